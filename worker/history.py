@@ -1,0 +1,186 @@
+"""Past queries with what every LLM scored and cost on them, read from a table.
+
+The layout is that of RouterBench and of the PORT reference code: one row per query; an id column (`query_id`, `index`
+or `sample_id`), optionally `prompt` (text), `source` (category) and `input_tokens`; and for each LLM two columns:
+`<llm>` (score in [0, 1]) and `<llm>|total_cost` (USD). An empty cell means that this LLM never saw this query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv, json, parquet
+
+from worker.errors import FixSetting
+
+COST_SUFFIX = "|total_cost"
+ID_COLUMNS = ("query_id", "index", "sample_id")
+MICROS_PER_USD = 1_000_000
+CHARACTERS_PER_TOKEN = 4
+
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class History:
+    """Rows of history: `n` queries, `M` LLMs, embeddings of dimension `d`.
+
+    `embeddings` float32 [n, d], L2-normalised. `quality` float64 [n, M] in [0, 1] and `cost_micros` float64 [n, M],
+    both nan where an LLM never saw a query. `input_tokens` float64 [n], nan where unknown. `categories`: one a row.
+    """
+
+    ids: list[str]
+    llms: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    quality: NDArray[np.float64]
+    cost_micros: NDArray[np.float64]
+    input_tokens: NDArray[np.float64]
+    categories: list[str] | None = None
+
+    def rows(self, which: NDArray[np.int64]) -> History:
+        """The same history with only these rows, in this order."""
+        categories = None if self.categories is None else [self.categories[row] for row in which]
+        return History(
+            [self.ids[row] for row in which],
+            self.llms,
+            self.embeddings[which],
+            self.quality[which],
+            self.cost_micros[which],
+            self.input_tokens[which],
+            categories,
+        )
+
+    def columns(self, which: Sequence[int]) -> History:
+        """The same history with only these LLMs."""
+        return History(
+            self.ids,
+            tuple(self.llms[llm] for llm in which),
+            self.embeddings,
+            self.quality[:, list(which)],
+            self.cost_micros[:, list(which)],
+            self.input_tokens,
+            self.categories,
+        )
+
+
+def approximate_tokens(text: str) -> int:
+    """Input tokens of a text when nobody counted them: a quarter of its characters, at least one.
+
+    Use it for history and for live queries alike, so that an index is asked in the unit in which it was built.
+    """
+    return max(1, round(len(text) / CHARACTERS_PER_TOKEN))
+
+
+def read_table(path: Path, embeddings: Path | None = None, embed: Embed | None = None) -> History:
+    """Read history from a parquet, CSV or JSONL file, or from a directory that holds one as `data.*`.
+
+    `embeddings` is a .npy file, float [n, d]; without it, the one `embeddings*.npy` beside the table is taken; without
+    that, `embed` makes them from the `prompt` column. Raises FixSetting for a table that does not have the layout.
+    """
+    file = _table_file(path)
+    table = _read(file)
+    llms = tuple(name.removesuffix(COST_SUFFIX) for name in table.column_names if name.endswith(COST_SUFFIX))
+    _check_columns(file, table, llms)
+    quality = np.stack([_numbers(file, table, llm) for llm in llms], axis=1)
+    cost = np.stack([_numbers(file, table, llm + COST_SUFFIX) for llm in llms], axis=1) * MICROS_PER_USD
+    _check_values(file, quality, cost)
+    vectors = _vectors(file, table, embeddings, embed)
+    return History(_ids(table), llms, vectors, quality, cost, _input_tokens(file, table), _categories(table))
+
+
+def _table_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = sorted(path.glob("data.*")) if path.is_dir() else []
+    if len(found) != 1:
+        raise FixSetting(f"{path}: no table here; name a parquet, CSV or JSONL file, or a directory with one data.*")
+    return found[0]
+
+
+def _read(file: Path) -> pa.Table:
+    readers = {".parquet": parquet.read_table, ".csv": csv.read_csv, ".jsonl": json.read_json}
+    if file.suffix not in readers:
+        raise FixSetting(f"{file}: history is read from {', '.join(readers)}, not from {file.suffix or 'this'}")
+    try:
+        table: pa.Table = readers[file.suffix](file)
+    except (pa.ArrowException, OSError) as error:
+        raise FixSetting(f"{file}: cannot be read as {file.suffix[1:]}: {error}") from error
+    return table
+
+
+def _check_columns(file: Path, table: pa.Table, llms: tuple[str, ...]) -> None:
+    if not llms:
+        raise FixSetting(f"{file}: no column ends in {COST_SUFFIX!r}; each LLM needs `<llm>` and `<llm>{COST_SUFFIX}`")
+    missing = [llm for llm in llms if llm not in table.column_names]
+    if missing:
+        raise FixSetting(f"{file}: no score column for {', '.join(missing)}")
+    if table.num_rows == 0:
+        raise FixSetting(f"{file}: the table has no rows")
+
+
+def _numbers(file: Path, table: pa.Table, name: str) -> NDArray[np.float64]:
+    try:
+        numbers: NDArray[np.float64] = table.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowException as error:
+        raise FixSetting(f"{file}: column {name!r} holds something that is no number: {error}") from error
+    return numbers.astype(np.float64)
+
+
+def _check_values(file: Path, quality: NDArray[np.float64], cost: NDArray[np.float64]) -> None:
+    if np.nanmin(quality, initial=0.0) < 0 or np.nanmax(quality, initial=0.0) > 1:
+        raise FixSetting(f"{file}: a score is outside [0, 1]; scale the scores")
+    if np.nanmin(cost, initial=0.0) < 0 or np.isinf(cost).any():
+        raise FixSetting(f"{file}: a cost is negative or infinite; costs are USD per query")
+
+
+def _vectors(file: Path, table: pa.Table, embeddings: Path | None, embed: Embed | None) -> NDArray[np.float32]:
+    beside = sorted(file.parent.glob("embeddings*.npy"))
+    if embeddings is None and embed is None and len(beside) == 1:
+        embeddings = beside[0]
+    if embeddings is not None:
+        vectors = np.load(embeddings, allow_pickle=False)
+    elif embed is not None and "prompt" in table.column_names:
+        vectors = embed(table.column("prompt").to_pylist())
+    else:
+        raise FixSetting(f"{file}: no embeddings; give an embeddings .npy file, or a `prompt` column and an embedder")
+    return normalised(_checked(embeddings or file, vectors, table.num_rows))
+
+
+def _checked(source: Path, vectors: NDArray[Any], rows: int) -> NDArray[np.float32]:
+    if vectors.ndim != 2 or vectors.shape[0] != rows:
+        raise FixSetting(f"{source}: embeddings of shape {vectors.shape} do not belong to a table of {rows} rows")
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
+        raise FixSetting(f"{source}: an embedding is all zeros or not finite")
+    return vectors
+
+
+def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [n, d], each row scaled to length 1."""
+    scaled: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(scaled, dtype=np.float32)
+
+
+def _ids(table: pa.Table) -> list[str]:
+    name = next((column for column in ID_COLUMNS if column in table.column_names), None)
+    return [str(row) for row in (range(table.num_rows) if name is None else table.column(name).to_pylist())]
+
+
+def _input_tokens(file: Path, table: pa.Table) -> NDArray[np.float64]:
+    if "input_tokens" in table.column_names:
+        return _numbers(file, table, "input_tokens")
+    if "prompt" in table.column_names:
+        texts = table.column("prompt").to_pylist()
+        return np.array([np.nan if text is None else approximate_tokens(text) for text in texts], dtype=np.float64)
+    return np.full(table.num_rows, np.nan)
+
+
+def _categories(table: pa.Table) -> list[str] | None:
+    name = next((column for column in ("source", "category") if column in table.column_names), None)
+    return None if name is None else [str(row) for row in table.column(name).to_pylist()]

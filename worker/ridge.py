@@ -1,0 +1,164 @@
+"""Kernel ridge on a Nystrom basis, cross-fitted over folds of history. Pure numpy and scipy.
+
+Minimises |y - Z a|**2 + n * ridge * a' P a with Z = [1, t, t**2, kernel to landmarks] and P the kernel between
+landmarks (Williams and Seeger 2001), so that asking it costs one small product and no pass over history.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from worker.features import (
+    KERNEL_BITS,
+    Float32,
+    Float64,
+    LinearMap,
+    exact_weights,
+    kernel,
+    rounded_units,
+    standard_tokens,
+)
+
+LANDMARKS = 384
+FOLDS = 8
+WIDTHS = (0.3, 0.6, 1.2)
+RIDGES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)
+PLAIN = 3
+JITTER = 1e-6
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a ridge is fitted on: embeddings [n, d], rounded landmarks [d, D], standardised log tokens [n] or nan."""
+
+    embeddings: Float32
+    landmarks: Float32
+    tokens: Float64
+    token_mean: float
+    token_spread: float
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """The chosen kernel width and ridges, and the held-out predictions [n, 2M] they give."""
+
+    width: float
+    quality_ridge: float
+    cost_ridge: float
+    held_out: Float64
+    error: float
+
+
+def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.Generator) -> Basis:
+    """Draw the landmarks from history and standardise the log token counts."""
+    chosen = generator.permutation(len(embeddings))[: min(LANDMARKS, len(embeddings))]
+    logs = np.log(np.maximum(input_tokens[~np.isnan(input_tokens)], 1.0))
+    mean = float(logs.mean()) if len(logs) else 0.0
+    spread = max(float(logs.std()), 0.05) if len(logs) else 1.0
+    landmarks = np.ascontiguousarray(rounded_units(embeddings[chosen]).T)
+    return Basis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread)
+
+
+def best_ridge(basis: Basis, targets: Float64, llms: int, generator: np.random.Generator) -> Ridge:
+    """Choose the kernel width and, for quality [:, :llms] and log cost [:, llms:] each, the ridge by cross-fitting."""
+    folds = generator.permutation(len(targets)) % FOLDS
+    return min((_ridge(basis, targets, llms, folds, width) for width in WIDTHS), key=lambda ridge: ridge.error)
+
+
+def _ridge(basis: Basis, targets: Float64, llms: int, folds: NDArray[np.int64], width: float) -> Ridge:
+    features, penalty = _features(basis, width), _penalty(basis, width)
+    held_out = _held_out(features, targets, penalty, folds)
+    errors = np.nanmean((targets - held_out) ** 2, axis=1) / np.maximum(np.nanvar(targets, axis=0), 1e-12)
+    quality, cost = errors[:, :llms].mean(axis=1), errors[:, llms:].mean(axis=1)
+    best = int(quality.argmin()), int(cost.argmin())
+    joined = np.hstack([held_out[best[0]][:, :llms], held_out[best[1]][:, llms:]])
+    return Ridge(width, RIDGES[best[0]], RIDGES[best[1]], joined, float(quality.min() + cost.min()))
+
+
+def _features(basis: Basis, width: float) -> Float64:
+    tokens = np.nan_to_num(basis.tokens)
+    mapped = kernel(basis.embeddings, basis.landmarks, width) * 2.0**-KERNEL_BITS
+    return np.column_stack([np.ones(len(tokens)), tokens, tokens * tokens, mapped])
+
+
+def _penalty(basis: Basis, width: float) -> Float64:
+    size = basis.landmarks.shape[1] + PLAIN
+    penalty = np.eye(size) * JITTER
+    units = np.ascontiguousarray(basis.landmarks.T) / np.float32(4000.0)
+    penalty[PLAIN:, PLAIN:] += kernel(units, basis.landmarks, width) * 2.0**-KERNEL_BITS
+    return penalty
+
+
+def _held_out(features: Float64, targets: Float64, penalty: Float64, folds: NDArray[np.int64]) -> Float64:
+    """Predictions [ridges, n, V] of each row by the fits that did not see its fold."""
+    held_out = np.empty((len(RIDGES), *targets.shape))
+    for columns in _alike(targets):
+        seen = ~np.isnan(targets[:, columns[0]])
+        z, y = features[seen], targets[np.ix_(seen, columns)]
+        gram, moment = z.T @ z, z.T @ y
+        for fold in range(FOLDS):
+            out, inside = folds == fold, z[folds[seen] == fold]
+            left, right = gram - inside.T @ inside, moment - inside.T @ y[folds[seen] == fold]
+            for index, ridge in enumerate(RIDGES):
+                solved = _solve(left, right, penalty * ridge * max(1, len(z) - len(inside)))
+                held_out[index][np.ix_(out, columns)] = features[out] @ solved
+    return held_out
+
+
+def _alike(targets: Float64) -> list[NDArray[np.int64]]:
+    """Columns grouped by which rows they are known for: each group is one fit."""
+    patterns: dict[bytes, list[int]] = {}
+    for column, known in enumerate(~np.isnan(targets.T)):
+        patterns.setdefault(known.tobytes(), []).append(column)
+    return [np.array(columns) for columns in patterns.values()]
+
+
+def _solve(left: Float64, right: Float64, penalty: Float64) -> Float64:
+    solved: Float64 = cho_solve(cho_factor(left + penalty + np.eye(len(left)) * JITTER), right)
+    return solved
+
+
+def linear_map(basis: Basis, targets: Float64, chosen: Ridge) -> LinearMap:
+    """Fit the chosen ridges on all of history and round them for exact arithmetic."""
+    features, penalty = _features(basis, chosen.width), _penalty(basis, chosen.width)
+    llms = targets.shape[1] // 2
+    ridges = np.repeat([chosen.quality_ridge, chosen.cost_ridge], llms)
+    solved = np.empty((features.shape[1], targets.shape[1]))
+    for ridge in set(ridges):
+        for columns in _alike(targets):
+            wanted = columns[ridges[columns] == ridge]
+            solved[:, wanted] = _fit(features, targets, penalty * ridge, wanted)
+    of_tokens = _fit_tokens(basis, features, penalty * chosen.cost_ridge)
+    weights, scales = exact_weights(np.column_stack([solved[PLAIN:], of_tokens[PLAIN:]]))
+    return LinearMap(
+        basis.landmarks,
+        chosen.width,
+        weights,
+        scales,
+        solved[:PLAIN],
+        basis.token_mean,
+        basis.token_spread,
+        float(of_tokens[0]),
+    )
+
+
+def _fit(features: Float64, targets: Float64, penalty: Float64, columns: NDArray[np.int64]) -> Float64:
+    if not len(columns):
+        return np.empty((features.shape[1], 0))
+    seen = ~np.isnan(targets[:, columns[0]])
+    z, y = features[seen], targets[np.ix_(seen, columns)]
+    return _solve(z.T @ z, z.T @ y, penalty * len(z))
+
+
+def _fit_tokens(basis: Basis, features: Float64, penalty: Float64) -> Float64:
+    """Coefficients of log tokens over the constant and the kernel features alone."""
+    known = ~np.isnan(basis.tokens)
+    if not known.any():
+        return np.zeros(features.shape[1])
+    z = features.copy()
+    z[:, 1:PLAIN] = 0.0
+    return _fit(z, basis.tokens[:, None], penalty, np.array([0]))[:, 0]
