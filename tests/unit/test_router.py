@@ -1,0 +1,188 @@
+"""The router: what a lane decides, and that neither crashes nor batches change it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from tests.drive import CRASH, Drive, completion, config, query
+from worker.events import Event, Reconfigured, Refused, Ticked
+from worker.journal import record_hash
+from worker.messages import Closed, Ignored, Priced, Rejected, Routed
+
+
+def story() -> list[Event]:
+    """Forty queries of which most complete, some fail and are retried, some expire, some repeat or are unusable."""
+    answers = Drive().run([query(offset) for offset in range(40)]).dispatches
+    events: list[Event] = []
+    for offset in range(40):
+        events.append(query(offset, query_id="q3" if offset == 5 else None))
+        if offset == 20:
+            events.append(Refused("queries", 20, 2_000, "not a query", "format"))
+    for number, dispatch in enumerate(answers):
+        again = query(dispatch.origin.offset, at_ms=4_100) if number % 5 == 0 else None
+        at_ms, ok = 4_100 + number, number % 5 != 0
+        fields = dict(at_ms=at_ms, ok=ok, cost_micros=150 if ok else None, basis="cost" if ok else "none", retry=again)
+        if number % 7 != 6:
+            events.append(completion(number, dispatch.id, dispatch.llm, **fields))
+    events.append(Refused("completions", 99, 5_000, "not a completion", "format"))
+    return [*events, Ticked(60_000), query(40, at_ms=60_100), query(41, at_ms=60_200)]
+
+
+@pytest.mark.parametrize("policy", ["priced", "port"])
+def test_a_crash_at_any_cut_changes_nothing(policy: str) -> None:
+    """drive([q1, q2, CRASH, q3]) == drive([q1, q2, q3]) for every cut, whichever policy decides."""
+    events, settings = story(), config(policy=policy)
+    whole = Drive(settings).run(events).outcome()
+    for cut in range(len(events) + 1):
+        assert Drive(settings).run([*events[:cut], CRASH, *events[cut:]]).outcome() == whole, f"cut at {cut}"
+
+
+@pytest.mark.parametrize("size", [2, 7, 1_000])
+def test_the_size_of_batches_changes_nothing(size: int) -> None:
+    """The same events give the same decisions however they are cut into transactions."""
+    events = story()
+    batches = [events[start : start + size] for start in range(0, len(events), size)]
+    assert Drive().run(batches).outcome() == Drive().run(events).outcome()
+
+
+def test_reading_the_topics_twice_changes_nothing() -> None:
+    """Records at or below the applied offsets are skipped."""
+    events = story()
+    twice = Drive().run(events).run(event for event in events if not isinstance(event, Ticked))
+    assert twice.outcome() == Drive().run(events).outcome()
+
+
+def test_every_record_is_chained_to_the_one_before() -> None:
+    """Each decision record carries the hash of the one before it, and the account row that of the last."""
+    drive = Drive()
+    records = [record for event in story() for _, record in drive.commit([event]).decisions]
+    assert [after.prev for _, after in pairwise(drive.decisions[1:])] == [record_hash(record) for record in records[:-1]]
+    assert drive.router.journal.head == record_hash(records[-1])
+
+
+def kinds(drive: Drive, *wanted: type) -> list[object]:
+    return [decision for decision in drive.decisions if isinstance(decision, wanted)]
+
+
+OPEN = [query(0)]
+CLOSES = [
+    ("its cost is spent", completion(0, "0-0-1", "large", cost_micros=500), ("settled", 500, "cost", 0)),
+    ("a dearer answer is an overrun", completion(0, "0-0-1", "large", cost_micros=800), ("settled", 800, "cost", 80)),
+    (
+        "an unknown cost is the reservation",
+        completion(0, "0-0-1", "large", cost_micros=None, basis="none"),
+        ("settled", 720, "reservation", 0),
+    ),
+    (
+        "an error costs nothing",
+        completion(0, "0-0-1", "large", ok=False, cost_micros=None, basis="none"),
+        ("released", 0, "none", 0),
+    ),
+    (
+        "an error that was charged is spent",
+        completion(0, "0-0-1", "large", ok=False, cost_micros=30),
+        ("settled", 30, "cost", 0),
+    ),
+    ("no answer expires", Ticked(10_000), ("expired", 0, "none", 0)),
+]
+
+
+@pytest.mark.parametrize(("event", "expected"), [case[1:] for case in CLOSES], ids=[case[0] for case in CLOSES])
+def test_a_reservation_closes(event: Event, expected: tuple[object, ...]) -> None:
+    """A reservation of 720 micro-dollars closes with the right outcome, spending, basis and overrun."""
+    drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0], cost_micros=[600, 0, 0]), event])
+    [closed] = kinds(drive, Closed)
+    account = drive.router.ledger.accounts["large"]
+    assert (closed.outcome, closed.spent_micros, closed.basis, closed.overrun_micros) == expected
+    assert (account.spent_micros, account.reserved_micros, account.overrun_micros) == (expected[1], 0, expected[3])
+
+
+IGNORED = [
+    ("never made", [completion(0, "0-7-1", "large")]),
+    ("settled before", [completion(0, "0-0-1", "large"), completion(1, "0-0-1", "large")]),
+    ("another LLM", [completion(0, "0-0-1", "small")]),
+    ("expired", [Ticked(20_000), completion(0, "0-0-1", "large", at_ms=20_001)]),
+]
+
+
+@pytest.mark.parametrize("events", [case[1] for case in IGNORED], ids=[case[0] for case in IGNORED])
+def test_a_completion_nobody_waits_for_changes_no_account(events: list[Event]) -> None:
+    """It is recorded as ignored and goes to the dead letters; the accounts stay as they were."""
+    drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0]), *events[:-1]])
+    before = dict(drive.router.ledger.accounts)
+    drive.run(events[-1:])
+    [ignored] = kinds(drive, Ignored)
+    assert (drive.router.ledger.accounts, drive.unmatched) == (before, [(ignored.offset, ignored.reason)])
+
+
+DEFERRED = [
+    ("priced_out", [query(0, quality=[0.0, 0.0, 0.0])]),
+    ("exhausted", [query(0, quality=[0.9, 0.0, 0.0])]),
+    ("expired", [query(0, at_ms=500, deadline_ms=500)]),
+    ("duplicate", [query(0), query(1, query_id="q0")]),
+]
+
+
+@pytest.mark.parametrize(("reason", "events"), DEFERRED, ids=[case[0] for case in DEFERRED])
+def test_what_is_not_served_now_is_deferred_with_its_reason(reason: str, events: list[Event]) -> None:
+    """The last query is deferred for `reason`, and its decision says the same."""
+    margin = 100.0 if reason == "exhausted" else 1.2
+    drive = Drive(config(margins=(margin,) * 3)).run(events)
+    decision = kinds(drive, Routed)[-1]
+    assert ([deferred.reason for deferred in drive.deferred], decision.reason, decision.llm) == ([reason], reason, None)
+
+
+def failure(offset: int, attempt: int, llm: str, retry: bool = True) -> Event:
+    again = query(0, at_ms=1_000 + offset) if retry else None
+    fields = dict(ok=False, cost_micros=None, basis="none", error="overloaded", retry=again, at_ms=1_000 + offset)
+    return completion(offset, f"0-0-{attempt}", llm, **fields)
+
+
+def test_a_failed_dispatch_goes_once_more_to_the_next_best_llm() -> None:
+    """With two attempts allowed: the best LLM, then the next best, then deferred as failed."""
+    drive = Drive().run([query(0)])
+    first = drive.dispatches[0].llm
+    drive.run([failure(0, 1, first)])
+    second = drive.dispatches[1].llm
+    drive.run([failure(1, 2, second)])
+    assert [(dispatch.id, dispatch.attempt) for dispatch in drive.dispatches] == [("0-0-1", 1), ("0-0-2", 2)]
+    assert first != second
+    assert [(deferred.reason, deferred.attempt) for deferred in drive.deferred] == [("failed", 3)]
+
+
+def test_a_failed_query_that_has_left_its_topic_is_deferred() -> None:
+    """Without the query there is nothing to dispatch again; the record says so."""
+    drive = Drive().run([query(0)])
+    drive.run([failure(0, 1, drive.dispatches[0].llm, retry=False)])
+    assert [(deferred.reason, deferred.remedy) for deferred in drive.deferred] == [
+        ("failed", "send it again: it has left its topic")
+    ]
+
+
+def test_prices_are_solved_on_schedule() -> None:
+    """Before the first query and then every seven; each solution is recorded with what it came from."""
+    drive = Drive().run([query(offset) for offset in range(15)])
+    assert [priced.seen for priced in kinds(drive, Priced)] == [0, 7, 14]
+
+
+def test_a_new_budget_is_recorded_and_keeps_the_books() -> None:
+    """A lowered budget below what is committed becomes overrun; a new LLM starts with its budget."""
+    drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0], cost_micros=[1000, 1, 1])])
+    changed = config(
+        llms=("large", "medium", "small", "tiny"),
+        margins=(1.2,) * 4,
+        budget_micros={"large": 1_000, "medium": 10_000, "small": 5_000, "tiny": 10},
+    )
+    drive.run([Reconfigured(1, changed), CRASH])
+    accounts = drive.router.ledger.accounts
+    assert (accounts["large"].overrun_micros, accounts["tiny"].budget_micros, drive.router.config) == (200, 10, changed)
+
+
+def test_a_refused_record_is_recorded_once() -> None:
+    """A record that cannot be used moves its offset on and has one decision record."""
+    drive = Drive().run([Refused("queries", 4, 0, "nonsense", "format"), Refused("queries", 4, 0, "nonsense", "format")])
+    assert [(record.topic, record.offset, record.reason) for record in kinds(drive, Rejected)] == [
+        ("queries", 4, "nonsense")
+    ]

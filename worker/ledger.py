@@ -1,0 +1,144 @@
+"""The ledger: accounts and open reservations of one partition, in integer micro-dollars. Pure.
+
+Rules, asserted in production after every change of an account:
+- nothing is negative;
+- reserved = the sum of the account's open reservations (in full on restore and at checkpoints);
+- spent + reserved <= budget + overrun, where overrun grows only when a provider charges more than was reserved, or
+  when a budget is lowered below what is already committed;
+- a reservation closes exactly once: reserve -> settle | release | expire (two-phase transfers, as in TigerBeetle).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import NoReturn
+
+from worker.messages import Account, Reservation
+
+
+class Reserve(Enum):
+    """What came of an attempt to reserve."""
+
+    RESERVED = "reserved"
+    EXHAUSTED = "exhausted"
+
+
+class BrokenInvariant(AssertionError):
+    """The books do not add up: a bug, or a ledger that somebody else wrote. Nothing may be decided on it."""
+
+
+class Ledger:
+    """The only place where money moves. Read `accounts` and `open` freely; change them through the methods."""
+
+    def __init__(self, accounts: Mapping[str, Account], reservations: Iterable[Reservation] = ()) -> None:
+        self.accounts = dict(accounts)
+        self.open = {reservation.dispatch_id: reservation for reservation in reservations}
+        self._by_query = {reservation.query_id: reservation.dispatch_id for reservation in self.open.values()}
+        self._deadlines = [(reservation.deadline_ms, reservation.dispatch_id) for reservation in self.open.values()]
+        heapq.heapify(self._deadlines)
+        self.check()
+
+    def budget(self, budgets_micros: Mapping[str, int]) -> None:
+        """Set the budgets. What a lowered budget no longer covers becomes overrun; other accounts keep theirs."""
+        for llm, budget in budgets_micros.items():
+            old = self.accounts.get(llm, Account(0))
+            uncovered = max(0, old.reserved_micros + old.spent_micros - budget)
+            self._put(llm, Account(budget, old.reserved_micros, old.spent_micros, max(old.overrun_micros, uncovered)))
+
+    def available_micros(self, llm: str) -> int:
+        """What may still be reserved: budget - spent - reserved, at least 0."""
+        account = self.accounts[llm]
+        return max(0, account.budget_micros - account.spent_micros - account.reserved_micros)
+
+    def reserve(self, reservation: Reservation) -> Reserve:
+        """Hold the reservation's money, if the account still has it."""
+        account = self.accounts[reservation.llm]
+        amount = reservation.reserved_micros
+        if account.spent_micros + account.reserved_micros + amount > account.budget_micros:
+            return Reserve.EXHAUSTED
+        if reservation.dispatch_id in self.open or reservation.query_id in self._by_query:
+            _broken(f"{reservation.dispatch_id} is already open")
+        self._move(reservation.llm, reserved=amount)
+        self.open[reservation.dispatch_id] = reservation
+        self._by_query[reservation.query_id] = reservation.dispatch_id
+        heapq.heappush(self._deadlines, (reservation.deadline_ms, reservation.dispatch_id))
+        return Reserve.RESERVED
+
+    def close(self, reservation: Reservation, spent_micros: int) -> int:
+        """End an open reservation with what it cost (0: released or expired). Returns the overrun in micro-dollars."""
+        if self.open.pop(reservation.dispatch_id, None) != reservation:
+            _broken(f"{reservation.dispatch_id} is not open")
+        del self._by_query[reservation.query_id]
+        overrun = max(0, spent_micros - reservation.reserved_micros)
+        self._move(reservation.llm, reserved=-reservation.reserved_micros, spent=spent_micros, overrun=overrun)
+        return overrun
+
+    def is_open_query(self, query_id: str) -> bool:
+        """Whether a dispatch of this query is still unanswered."""
+        return query_id in self._by_query
+
+    def next_deadline_ms(self) -> int | None:
+        """The earliest deadline of an open reservation."""
+        while self._deadlines and self._deadlines[0][1] not in self.open:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def oldest_ms(self) -> int | None:
+        """When the oldest open reservation was made. Reservations are kept in the order in which they were made."""
+        oldest = next(iter(self.open.copy().values()), None)
+        return None if oldest is None else oldest.at_ms
+
+    def due(self, now_ms: int) -> list[Reservation]:
+        """The open reservations whose deadline has passed, the earliest first."""
+        due = []
+        while self._deadlines and self._deadlines[0][0] <= now_ms:
+            _, dispatch_id = heapq.heappop(self._deadlines)
+            if dispatch_id in self.open:
+                due.append(self.open[dispatch_id])
+        return due
+
+    def check(self) -> None:
+        """Assert every rule over the whole ledger; raises BrokenInvariant."""
+        reserved: Counter[str] = Counter()
+        for reservation in self.open.values():
+            reserved[reservation.llm] += reservation.reserved_micros
+        if missing := reserved.keys() - self.accounts.keys():
+            _broken(f"reservations without an account: {sorted(missing)}")
+        for llm, account in self.accounts.items():
+            _check_account(llm, account)
+            if account.reserved_micros != reserved[llm]:
+                _broken(f"{llm}: {account.reserved_micros} reserved, but {reserved[llm]} in open reservations")
+
+    def _move(self, llm: str, reserved: int = 0, spent: int = 0, overrun: int = 0) -> None:
+        old = self.accounts[llm]
+        self._put(
+            llm,
+            Account(
+                old.budget_micros,
+                old.reserved_micros + reserved,
+                old.spent_micros + spent,
+                old.overrun_micros + overrun,
+            ),
+        )
+
+    def _put(self, llm: str, account: Account) -> None:
+        _check_account(llm, account)
+        self.accounts[llm] = account
+
+
+def _check_account(llm: str, account: Account) -> None:
+    budget, reserved, spent, overrun = (
+        account.budget_micros,
+        account.reserved_micros,
+        account.spent_micros,
+        account.overrun_micros,
+    )
+    if budget < 0 or reserved < 0 or spent < 0 or overrun < 0 or spent + reserved > budget + overrun:
+        _broken(f"{llm}: {account}")
+
+
+def _broken(what: str) -> NoReturn:
+    raise BrokenInvariant(f"the ledger's books do not add up: {what}")

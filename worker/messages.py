@@ -1,0 +1,303 @@
+"""Every message that Tollgate reads or writes, as frozen types. Names, units and defaults are the wire contract.
+
+Money is integer micro-dollars (`_micros`), time is integer milliseconds since the epoch (`_ms`), quality is in [0, 1].
+Lists of `quality`, `cost_micros` and `prices` run over the LLMs in the order of the last `Configured` record.
+JSON Schemas in schemas/ are generated from this module.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Raw, Struct
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Identity = Annotated[str, Meta(min_length=1, max_length=256)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+MAX_TOKENS = 100_000_000
+Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+
+DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed"]
+
+
+# What comes from outside: unknown fields are refused, so that a misspelt field is a dead letter and not a surprise.
+
+
+class Query(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One LLM query on `queries`. It needs an `embedding`, a `text` or a `body`.
+
+    `embedding` is little-endian float16 or float32 bytes of the index's dimension (base64 in JSON), or a list of
+    numbers. `body` is an OpenAI chat-completions request, passed on unchanged; its last user message is the text.
+    `deadline_ms` is the time after which an answer is worth nothing. `parameters` are passed on unchanged.
+    """
+
+    id: Identity | None = None
+    text: str | None = None
+    embedding: bytes | list[float] | None = None
+    body: dict[str, Any] | None = None
+    input_tokens: Tokens | None = None
+    max_output_tokens: Tokens | None = None
+    deadline_ms: Count | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Completion(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an inference worker says of a dispatch, on `completions`, in the partition `origin_partition`.
+
+    The cost is `cost_micros`, or `usage` as the provider returned it, priced with the configured price list; neither
+    means unknown, never zero. An error that cost money may carry it too.
+    """
+
+    dispatch_id: Identity
+    origin_partition: Count
+    llm: str
+    status: Literal["ok", "error"]
+    cost_micros: int | None = None
+    usage: dict[str, Any] | None = None
+    quality: Share | None = None
+    error: str | None = None
+
+
+# What Tollgate publishes.
+
+
+class Origin(Struct, frozen=True):
+    """Where a query stood in `queries`."""
+
+    partition: int
+    offset: int
+
+
+class Dispatch(Struct, frozen=True):
+    """One query sent to one LLM, on `dispatch.<llm>`. `id` is `<partition>-<offset>-<attempt>`."""
+
+    id: str
+    query_id: str
+    llm: str
+    origin: Origin
+    attempt: int
+    reserved_micros: int
+    quality: float
+    cost_micros: int
+    price: float
+    deadline_ms: int
+    query: Raw
+
+
+class Deferred(Struct, frozen=True):
+    """A query not served now, on `deferred`. `attempt` is the attempt that found no LLM (1: never dispatched).
+
+    `remedy` says what would change it; `best_llm` is the best LLM at the prices of that moment, with its score.
+    """
+
+    query_id: str
+    origin: Origin
+    attempt: int
+    reason: DeferReason
+    remedy: str
+    best_llm: str | None
+    best_score: float | None
+    query: Raw | None
+
+
+# The ledger topic: an `account` row, a `configuration` row (of type Configuration), a `reservation/<dispatch id>` row
+# while it is open, and `window/<block>` rows.
+
+
+class Account(Struct, frozen=True):
+    """One LLM's money in one partition. Always: spent + reserved <= budget + overrun, and none is negative.
+
+    `overrun_micros` is what providers charged beyond their reservations, and what a lowered budget no longer covers.
+    """
+
+    budget_micros: int
+    reserved_micros: int = 0
+    spent_micros: int = 0
+    overrun_micros: int = 0
+
+
+class Offsets(Struct, frozen=True):
+    """The last applied offset of each input; -1 before the first."""
+
+    queries: int = -1
+    completions: int = -1
+
+
+class Fit(Struct, frozen=True):
+    """How the prices in force were found. `status`: `prior`, `converged`, `kept` (the fit failed; old prices stay),
+    `observing` (no prices yet). `gap` is the share of the dual objective that the certificate leaves open."""
+
+    status: Literal["observing", "converged", "kept"]
+    objective: float
+    gap: float
+    iterations: int
+    message: str
+
+
+class AccountRow(Struct, frozen=True, omit_defaults=True):
+    """The state of one lane but for its open reservations, its window and its configuration; key `account`.
+
+    `seen` counts first-time queries priced; `sequence` counts transactions; `head` is the hash of the last decision
+    record and `decisions`, `dispatches` count all ever written; `digest` is over this transaction's dispatch ids and
+    `head`, so that a torn transaction would be seen. The window holds the estimates since `seen` was `window_from`.
+    """
+
+    offsets: Offsets
+    accounts: dict[str, Account]
+    prices: dict[str, float]
+    fit: Fit
+    seen: int
+    clock_ms: int
+    sequence: int
+    decisions: int
+    dispatches: int
+    head: bytes
+    digest: bytes
+    window_from: int
+
+
+class Reservation(Struct, frozen=True):
+    """Money held for one open dispatch; key `reservation/<dispatch_id>`, tombstoned when it closes."""
+
+    dispatch_id: str
+    query_id: str
+    llm: str
+    offset: int
+    attempt: int
+    reserved_micros: int
+    at_ms: int
+    deadline_ms: int
+    tried: tuple[str, ...] = ()
+
+
+class WindowBlock(Struct, frozen=True):
+    """Estimates of recent queries, so that a restored lane re-solves as the old one would; key `window/<block>`.
+
+    `quality` is little-endian float32 [rows, LLMs], `cost_micros` little-endian int64; rows in the ring's order.
+    """
+
+    quality: bytes
+    cost_micros: bytes
+
+
+# The audit: one record for each input record and each thing that happened by itself, hash-chained by `prev`.
+
+
+class Configuration(Struct, frozen=True, omit_defaults=True):
+    """All settings that a decision depends on, as one partition sees them (budgets already split)."""
+
+    llms: tuple[str, ...]
+    budget_micros: dict[str, int]
+    margins: tuple[float, ...]
+    policy: str
+    horizon_queries: int
+    horizon_floor_queries: int
+    resolve_every_queries: int
+    window_queries: int
+    observe_share: float
+    max_attempts: int
+    reservation_ms: int
+    checkpoint_every: int
+    seed: int
+    index: str
+
+
+class Configured(Struct, frozen=True, tag="configured", tag_field="kind"):
+    """The lane's settings from here on; the first record of every chain."""
+
+    prev: bytes
+    at_ms: int
+    partition: int
+    config: Configuration
+
+
+class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
+    """New prices in force from here on (or the old ones kept, with the reason in `fit`)."""
+
+    prev: bytes
+    at_ms: int
+    seen: int
+    prices: tuple[float, ...]
+    fit: Fit
+
+
+class Routed(Struct, frozen=True, tag="routed", tag_field="kind", omit_defaults=True):
+    """One decision. `llm` None means deferred, for `reason`. `skipped` scored higher but could not reserve."""
+
+    prev: bytes
+    at_ms: int
+    query_id: str
+    offset: int
+    attempt: int
+    quality: list[float]
+    cost_micros: list[int]
+    prices: tuple[float, ...]
+    llm: str | None
+    reason: Literal["best_score", "observing"] | DeferReason
+    reserved_micros: int = 0
+    deadline_ms: int = 0
+    skipped: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
+    query_deadline_ms: int | None = None
+
+
+class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind"):
+    """A record that went to `dead-letters`; `topic` is `queries` or `completions`."""
+
+    prev: bytes
+    at_ms: int
+    topic: Literal["queries", "completions"]
+    offset: int
+    reason: str
+
+
+class Closed(Struct, frozen=True, tag="closed", tag_field="kind", omit_defaults=True):
+    """A reservation closed: settled (spent), released (an error, nothing spent) or expired (past its deadline).
+
+    `offset` is the completion's, None for an expiry. `basis` says where the cost came from. `overrun_micros` is what
+    was charged beyond the reservation.
+    """
+
+    prev: bytes
+    at_ms: int
+    offset: int | None
+    dispatch_id: str
+    query_id: str
+    llm: str
+    outcome: Literal["settled", "released", "expired"]
+    reserved_micros: int
+    spent_micros: int
+    basis: Literal["cost", "usage", "reservation", "none"]
+    overrun_micros: int = 0
+    quality: float | None = None
+    error: str | None = None
+
+
+class Ignored(Struct, frozen=True, tag="ignored", tag_field="kind"):
+    """A completion that changed nothing: no such reservation is open, or it names another LLM."""
+
+    prev: bytes
+    at_ms: int
+    offset: int
+    dispatch_id: str
+    reason: str
+
+
+class Checkpoint(Struct, frozen=True, tag="checkpoint", tag_field="kind"):
+    """The whole state of the lane at this point, so that a replay can begin here; in `parts` records, `part` from 0.
+
+    The first part carries all but the reservations, and its `row.head` is its `prev`.
+    """
+
+    prev: bytes
+    at_ms: int
+    part: int
+    parts: int
+    row: AccountRow | None
+    config: Configuration | None
+    window: dict[int, WindowBlock]
+    reservations: list[Reservation]
+
+
+Decision = Configured | Priced | Routed | Rejected | Closed | Ignored | Checkpoint

@@ -1,0 +1,58 @@
+"""A router brought back from what it wrote: the compacted rows of its ledger, or a checkpoint in `decisions`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from worker.journal import Journal
+from worker.ledger import Ledger
+from worker.messages import AccountRow, Configuration, Reservation, WindowBlock
+from worker.policy import make_policy
+from worker.router import ACCOUNT_KEY, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX, Prior, Router
+from worker.window import Window
+
+_account = msgspec.msgpack.Decoder(AccountRow).decode
+_configuration = msgspec.msgpack.Decoder(Configuration).decode
+_reservation = msgspec.msgpack.Decoder(Reservation).decode
+_block = msgspec.msgpack.Decoder(WindowBlock).decode
+
+
+def restore(partition: int, prior: Prior, rows: Mapping[str, bytes]) -> Router:
+    """The router whose ledger partition holds `rows` (the last value of each key, tombstones left out).
+
+    No rows give a fresh router. Raises BrokenInvariant if the rows do not add up.
+    """
+    if ACCOUNT_KEY not in rows:
+        return Router(partition, prior)
+    reservations = (_reservation(row) for key, row in rows.items() if key.startswith(RESERVATION_PREFIX))
+    window = {
+        int(key.removeprefix(WINDOW_PREFIX)): _block(row) for key, row in rows.items() if key.startswith(WINDOW_PREFIX)
+    }
+    config = _configuration(rows[CONFIGURATION_KEY])
+    return assemble(partition, prior, _account(rows[ACCOUNT_KEY]), config, reservations, window)
+
+
+def assemble(
+    partition: int,
+    prior: Prior,
+    row: AccountRow,
+    config: Configuration,
+    reservations: Iterable[Reservation],
+    window: Mapping[int, WindowBlock],
+) -> Router:
+    """The router in the state that these parts describe. Raises BrokenInvariant if they do not add up."""
+    router = Router(partition, prior)
+    router.config = config
+    router.policy = make_policy(config, partition)
+    router.ledger = Ledger(row.accounts, reservations)
+    router.journal = Journal(row.head, row.decisions)
+    router.window = Window(config.window_queries, len(config.llms))
+    for block, content in window.items():
+        router.window.restore(block, content)
+    router.window_from, router.seen = row.window_from, row.seen
+    router.prices, router.fit = tuple(row.prices.values()), row.fit
+    router.offsets, router.clock_ms = row.offsets, row.clock_ms
+    router.sequence, router.dispatches = row.sequence, row.dispatches
+    return router
