@@ -1,0 +1,169 @@
+"""Both Kafka clients from one settings object, and reading a partition to its end.
+
+librdkafka (confluent-kafka) writes and reads ledgers; aiokafka, under Faust, consumes the inputs. Their security
+settings are two dialects; here both are named in full, so that neither falls back to a default of its own.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from worker.errors import CheckBroker
+from worker.record import StoredRecord
+from worker.settings import KafkaSettings, Settings
+
+TIMEOUT_SECONDS = 15.0
+READ_RECORDS = 10_000
+# `consume` waits this long for a full block, so it is what reading a short partition takes.
+READ_SECONDS = 0.05
+# Above the largest record that any topic of ours accepts; the topics' own limits are what is enforced.
+MAX_MESSAGE_BYTES = 160_000_000
+
+
+def common_config(settings: Settings) -> dict[str, Any]:
+    """librdkafka's connection settings."""
+    kafka = settings.kafka
+    config: dict[str, Any] = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "client.id": kafka.group,
+        "security.protocol": kafka.security_protocol,
+        "socket.timeout.ms": 10_000,
+        "log_level": 2,
+    }
+    if kafka.security_protocol.startswith("SASL"):
+        config |= {
+            "sasl.mechanism": kafka.sasl_mechanism,
+            "sasl.username": kafka.sasl_username,
+            "sasl.password": kafka.password(),
+        }
+    if kafka.security_protocol.endswith("SSL"):
+        config |= _ssl_config(kafka)
+    return config
+
+
+def _ssl_config(kafka: KafkaSettings) -> dict[str, Any]:
+    files = {
+        "ssl.ca.location": kafka.ssl_ca_file,
+        "ssl.certificate.location": kafka.ssl_certificate_file,
+        "ssl.key.location": kafka.ssl_key_file,
+    }
+    config: dict[str, Any] = {name: str(path) for name, path in files.items() if path is not None}
+    config["enable.ssl.certificate.verification"] = kafka.ssl_verify
+    config["ssl.endpoint.identification.algorithm"] = "https" if kafka.ssl_verify else "none"
+    return config
+
+
+def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
+    """The same for aiokafka, which takes a context; None where the protocol has no TLS."""
+    if not kafka.security_protocol.endswith("SSL"):
+        return None
+    context = ssl.create_default_context(cafile=kafka.ssl_ca_file)
+    if not kafka.ssl_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if kafka.ssl_certificate_file is not None:
+        context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file)
+    return context
+
+
+def producer_config(settings: Settings) -> dict[str, Any]:
+    """An idempotent producer. Partitioned as Java does (murmur2), where no partition is named."""
+    return common_config(settings) | {
+        "enable.idempotence": True,
+        "partitioner": "murmur2_random",
+        "linger.ms": 5,
+        "message.max.bytes": MAX_MESSAGE_BYTES,
+    }
+
+
+def transactional_config(settings: Settings, partition: int) -> dict[str, Any]:
+    """The producer of one lane: a fixed transactional id, so that a new owner fences the old one (KIP-98)."""
+    return producer_config(settings) | {
+        "transactional.id": f"{settings.kafka.group}-{partition}",
+        "transaction.timeout.ms": settings.kafka.transaction_timeout_ms,
+        # The commit flushes at once; until then a batch gathers into one request per partition.
+        "linger.ms": 100,
+        "compression.type": "none",
+    }
+
+
+def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
+    """A read_committed consumer that stores no offsets by itself."""
+    return common_config(settings) | {
+        "group.id": group,
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",
+        "fetch.wait.max.ms": 100,
+        "receive.message.max.bytes": MAX_MESSAGE_BYTES + 100_000_000,
+    }
+
+
+def end_offset(settings: Settings, topic: str, partition: int) -> int:
+    """The offset after the last committed record. Raises CheckBroker."""
+    consumer = Consumer(consumer_config(settings, f"{settings.kafka.group}-read"))
+    try:
+        return int(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_SECONDS)[1])
+    except KafkaException as error:
+        raise CheckBroker(f"{topic}/{partition}: {error.args[0].str()}") from error
+    finally:
+        consumer.close()
+
+
+def read_partition(
+    settings: Settings, topic: str, partition: int, start: int | None = None, end: int | None = None
+) -> Iterator[StoredRecord]:
+    """The committed records from `start` (None: the oldest) to before `end` (None: the end as it is now).
+
+    Raises CheckBroker if the broker does not answer in time.
+    """
+    consumer = Consumer(consumer_config(settings, f"{settings.kafka.group}-read"))
+    try:
+        where = TopicPartition(topic, partition)
+        low, high = consumer.get_watermark_offsets(where, timeout=TIMEOUT_SECONDS)
+        end = high if end is None else min(end, high)
+        first = max(low, start or 0)
+        if first < end:
+            consumer.assign([TopicPartition(topic, partition, first)])
+            yield from _read_to(consumer, where, end)
+    except KafkaException as error:
+        raise CheckBroker(f"{topic}/{partition}: {error.args[0].str()}") from error
+    finally:
+        consumer.close()
+
+
+def _read_to(consumer: Consumer, where: TopicPartition, end: int) -> Iterator[StoredRecord]:
+    patience = time.monotonic() + TIMEOUT_SECONDS
+    while consumer.position([where])[0].offset < end:
+        messages = consumer.consume(READ_RECORDS, timeout=READ_SECONDS)
+        if messages:
+            patience = time.monotonic() + TIMEOUT_SECONDS
+        elif time.monotonic() > patience:
+            raise CheckBroker(f"{where.topic}/{where.partition}: no answer in {TIMEOUT_SECONDS:.0f} s")
+        for message in messages:
+            if (error := message.error()) is not None:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    return
+                raise KafkaException(error)
+            if message.offset() >= end:
+                return
+            yield stored(message)
+
+
+def stored(message: Any) -> StoredRecord:
+    """A confluent-kafka message as a record."""
+    return StoredRecord(
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        message.headers() or (),
+    )

@@ -1,0 +1,253 @@
+"""All settings of Tollgate, as one frozen object: flag > environment > tollgate.toml > default.
+
+Environment variables are named TOLLGATE_<SECTION>__<NAME>, as in TOLLGATE_KAFKA__BOOTSTRAP_SERVERS. Secrets come from
+the environment or from a file named by a `*_file` setting, never from tollgate.toml itself.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from worker.errors import FixSetting
+from worker.manifest import Manifest
+from worker.messages import Configuration
+from worker.topic_names import TopicNames
+from worker.usage import PriceList
+
+MICROS_PER_USD = 1_000_000
+Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=6)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """One table of tollgate.toml; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(Section):
+    """[kafka]: where the broker is and how the lanes' group is called."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    group: str = Field("tollgate", pattern=r"^[A-Za-z0-9._-]+$", max_length=100)
+    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    partitions: int = Field(4, ge=1, le=1024)
+    replication_factor: int = Field(1, ge=1, le=10)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    ssl_ca_file: Path | None = None
+    ssl_certificate_file: Path | None = None
+    ssl_key_file: Path | None = None
+    ssl_verify: bool = True
+    session_timeout_ms: int = Field(10_000, ge=1_000, le=300_000)
+    transaction_timeout_ms: int = Field(20_000, ge=5_000, le=900_000)
+
+    @model_validator(mode="after")
+    def _credentials_are_whole(self) -> KafkaSettings:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.password()):
+            raise ValueError("security_protocol SASL_* needs sasl_username and a password, from the environment "
+                             "(TOLLGATE_KAFKA__SASL_PASSWORD) or sasl_password_file")
+        return self
+
+    def password(self) -> str | None:
+        """The SASL password, from the environment or its file."""
+        if self.sasl_password is not None:
+            return self.sasl_password.get_secret_value()
+        if self.sasl_password_file is None:
+            return None
+        try:
+            return self.sasl_password_file.read_text().strip()
+        except OSError as error:
+            raise ValueError(f"sasl_password_file cannot be read: {error.strerror}") from error
+
+
+class IndexSettings(Section):
+    """[index]: the history that queries are compared with."""
+
+    directory: Path = Path("index")
+    embedder: Literal["wordllama", "supplied"] = "wordllama"
+    search_threads: int = Field(1, ge=1, le=64)
+
+
+class RoutingSettings(Section):
+    """[routing]: how prices are found and how long money is held.
+
+    `horizon_queries` is how many queries the budgets are to last for, over all partitions; 0 is unknown, and then, as
+    when the horizon is used up, `horizon_floor_queries` (per partition) are taken to be still to come.
+    """
+
+    policy: Literal["priced", "port"] = "priced"
+    horizon_queries: int = Field(0, ge=0)
+    horizon_floor_queries: Positive = 1_000
+    resolve_every_queries: Positive = 250
+    window_queries: int = Field(1_000, ge=1, le=100_000)
+    observe_share: float = Field(0.025, gt=0, le=1)
+    max_attempts: int = Field(2, ge=1, le=100)
+    reservation_seconds: int = Field(600, ge=1, le=30 * 86_400)
+    checkpoint_every: Positive = 1_000
+    seed: int = 0
+
+
+class LimitSettings(Section):
+    """[limits]: what is accepted from outside."""
+
+    max_query_bytes: int = Field(1_000_000, ge=1_000, le=50_000_000)
+    max_completion_bytes: int = Field(100_000, ge=1_000, le=50_000_000)
+    max_dead_letter_bytes: int = Field(1_000_000, ge=1_000, le=50_000_000)
+    max_nesting: int = Field(64, ge=1, le=500)
+    max_cost_usd: Dollars = Decimal(100)
+
+    @property
+    def max_cost_micros(self) -> int:
+        """The most that one completion may cost."""
+        return int(self.max_cost_usd * MICROS_PER_USD)
+
+
+class WebSettings(Section):
+    """[web]: /healthz, /readyz and /metrics. Port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(6066, ge=0, le=65_535)
+
+
+class LogSettings(Section):
+    """[log]: structured events on standard error."""
+
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class LlmSettings(Section):
+    """[llms."<name>"]: one LLM's budget, and the price list for completions that carry token usage."""
+
+    budget_usd: Dollars
+    input_usd_per_mtok: Dollars | None = None
+    output_usd_per_mtok: Dollars | None = None
+    cached_input_usd_per_mtok: Dollars | None = None
+    margin: float | None = Field(None, ge=1, le=100)
+
+    @property
+    def price_list(self) -> PriceList | None:
+        """Prices of tokens, where they are configured."""
+        if self.input_usd_per_mtok is None or self.output_usd_per_mtok is None:
+            return None
+        return PriceList(self.input_usd_per_mtok, self.output_usd_per_mtok, self.cached_input_usd_per_mtok)
+
+
+class Settings(BaseSettings):
+    """Everything. `load_settings` makes one; nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TOLLGATE_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    index: IndexSettings = IndexSettings()
+    routing: RoutingSettings = RoutingSettings()
+    limits: LimitSettings = LimitSettings()
+    web: WebSettings = WebSettings()
+    log: LogSettings = LogSettings()
+    llms: dict[str, LlmSettings] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags first, then the environment, then the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def topics(self) -> TopicNames:
+        """The names of all topics."""
+        return TopicNames(self.kafka.topic_prefix)
+
+
+def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
+    """Settings from flags (nested dicts), the environment and the file at `path`. Raises FixSetting."""
+    if path is not None:
+        _refuse_secrets(path)
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        settings = FromFile(**(flags or {}))
+    except ValidationError as error:
+        raise FixSetting("\n".join(_problem(problem) for problem in error.errors())) from None
+    settings.topics.check(settings.llms)
+    return settings
+
+
+def _refuse_secrets(path: Path) -> None:
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise FixSetting(f"{path}: {error.strerror}; name the settings file with --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FixSetting(f"{path}: {error}") from None
+    if "sasl_password" in content.get("kafka", {}):
+        raise FixSetting("kafka.sasl_password: a secret does not belong in the settings file; set "
+                         "TOLLGATE_KAFKA__SASL_PASSWORD or kafka.sasl_password_file")
+
+
+def _problem(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    given = "" if problem["type"] in ("missing", "value_error") else f", not {problem['input']!r}"
+    return f"{name}: {problem['msg']}{given}"
+
+
+def configuration(settings: Settings, manifest: Manifest, partition: int) -> Configuration:
+    """What one partition decides by: budgets and horizon split, LLMs and margins in the order of the index.
+
+    Budgets split exactly: what does not divide goes to the lowest partitions. Raises FixSetting where the index and
+    the settings speak of different LLMs.
+    """
+    _same_llms(settings, manifest)
+    routing, partitions = settings.routing, settings.kafka.partitions
+    margins = zip(manifest.llms, manifest.margins, strict=True)
+    return Configuration(
+        llms=tuple(manifest.llms),
+        budget_micros={llm: _share(_micros(settings.llms[llm].budget_usd), partitions, partition) for llm in manifest.llms},
+        margins=tuple(float(settings.llms[llm].margin or margin) for llm, margin in margins),
+        policy=routing.policy,
+        horizon_queries=_share(routing.horizon_queries, partitions, partition),
+        horizon_floor_queries=routing.horizon_floor_queries,
+        resolve_every_queries=routing.resolve_every_queries,
+        window_queries=routing.window_queries,
+        observe_share=routing.observe_share,
+        max_attempts=routing.max_attempts,
+        reservation_ms=routing.reservation_seconds * 1000,
+        checkpoint_every=routing.checkpoint_every,
+        seed=routing.seed,
+        index=manifest.index,
+    )
+
+
+def _same_llms(settings: Settings, manifest: Manifest) -> None:
+    known, configured = set(manifest.llms), set(settings.llms)
+    if known != configured:
+        raise FixSetting(
+            f"llms: the index in {settings.index.directory} and the settings differ; only in the index: "
+            f"{sorted(known - configured)}, only in the settings: {sorted(configured - known)}. "
+            "Configure a budget for each LLM of the index, or build an index of these LLMs"
+        )
+
+
+def _micros(usd: Decimal) -> int:
+    return int(usd * MICROS_PER_USD)
+
+
+def _share(total: int, partitions: int, partition: int) -> int:
+    return total // partitions + (1 if partition < total % partitions else 0)
