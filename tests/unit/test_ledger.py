@@ -1,0 +1,108 @@
+"""The ledger: money moves in two phases, and the books always add up."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.ledger import BrokenInvariant, Ledger, Reserve
+from worker.messages import Account, Reservation
+
+
+def held(number: int, llm: str = "a", amount_micros: int = 100, deadline_ms: int = 1_000) -> Reservation:
+    """A reservation for query `q<number>`."""
+    return Reservation(f"0-{number}-1", f"q{number}", llm, number, 1, amount_micros, 0, deadline_ms)
+
+
+RESERVES = [
+    ("fits", 100, 0, Reserve.RESERVED, Account(100, 100, 0, 0)),
+    ("one micro-dollar too much", 101, 0, Reserve.EXHAUSTED, Account(100, 0, 0, 0)),
+    ("what is spent is gone", 61, 40, Reserve.EXHAUSTED, Account(100, 0, 40, 0)),
+    ("free of charge", 0, 100, Reserve.RESERVED, Account(100, 0, 100, 0)),
+]
+
+
+@pytest.mark.parametrize(("amount", "spent", "result", "after"), [c[1:] for c in RESERVES], ids=[c[0] for c in RESERVES])
+def test_reserve(amount: int, spent: int, result: Reserve, after: Account) -> None:
+    """Money is held only if budget - spent - reserved covers it, to the micro-dollar."""
+    ledger = Ledger({"a": Account(100, 0, spent, 0)})
+    assert (ledger.reserve(held(1, amount_micros=amount)), ledger.accounts["a"]) == (result, after)
+
+
+CLOSES = [
+    ("released", 0, Account(100, 0, 0, 0), 0),
+    ("cheaper", 30, Account(100, 0, 30, 0), 0),
+    ("exact", 60, Account(100, 0, 60, 0), 0),
+    ("dearer, still within the budget", 90, Account(100, 0, 90, 30), 30),
+    ("dearer than the budget", 160, Account(100, 0, 160, 100), 100),
+]
+
+
+@pytest.mark.parametrize(("cost", "after", "overrun"), [c[1:] for c in CLOSES], ids=[c[0] for c in CLOSES])
+def test_close(cost: int, after: Account, overrun: int) -> None:
+    """Closing a reservation of 60 books what it cost and records what was charged beyond it."""
+    ledger = Ledger({"a": Account(100)})
+    ledger.reserve(held(1, amount_micros=60))
+    assert (ledger.close(held(1, amount_micros=60), cost), ledger.accounts["a"], ledger.open) == (overrun, after, {})
+
+
+BROKEN = [
+    ("spent below zero", {"a": Account(100, 0, -1, 0)}, []),
+    ("reserved without a reservation", {"a": Account(100, 50, 0, 0)}, []),
+    ("a reservation that is not reserved", {"a": Account(100, 0, 0, 0)}, [held(1)]),
+    ("more than the budget", {"a": Account(100, 0, 101, 0)}, []),
+    ("a reservation without an account", {}, [held(1)]),
+]
+
+
+@pytest.mark.parametrize(("accounts", "reservations"), [c[1:] for c in BROKEN], ids=[c[0] for c in BROKEN])
+def test_books_that_do_not_add_up_are_refused(accounts: dict[str, Account], reservations: list[Reservation]) -> None:
+    """A ledger is never opened on rows that break a rule."""
+    with pytest.raises(BrokenInvariant):
+        Ledger(accounts, reservations)
+
+
+def test_a_reservation_closes_once() -> None:
+    """Closing what is not open is a bug of the caller, never a second booking."""
+    ledger = Ledger({"a": Account(100)})
+    ledger.reserve(held(1))
+    ledger.close(held(1), 10)
+    with pytest.raises(BrokenInvariant):
+        ledger.close(held(1), 10)
+
+
+def test_due_reservations_come_in_the_order_of_their_deadlines() -> None:
+    """Closed ones are not due, later ones not yet."""
+    ledger = Ledger({"a": Account(1_000)})
+    deadlines = {1: 300, 2: 100, 3: 200, 4: 900}
+    for number, deadline_ms in deadlines.items():
+        ledger.reserve(held(number, deadline_ms=deadline_ms))
+    ledger.close(held(3, deadline_ms=200), 0)
+    assert ([due.offset for due in ledger.due(300)], ledger.next_deadline_ms()) == ([2, 1], 900)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["reserve", "close", "budget"]),
+        st.integers(0, 9),
+        st.sampled_from(["a", "b"]),
+        st.integers(0, 300),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_any_history_keeps_the_books(steps: list[tuple[str, int, str, int]]) -> None:
+    """Whatever is reserved, closed and re-budgeted in whatever order, every rule holds after every step."""
+    ledger = Ledger({"a": Account(500), "b": Account(200)})
+    for step, number, llm, amount in steps:
+        reservation = ledger.open.get(f"0-{number}-1")
+        if step == "reserve" and reservation is None:
+            ledger.reserve(held(number, llm, amount))
+        elif step == "close" and reservation is not None:
+            ledger.close(reservation, amount)
+        elif step == "budget":
+            ledger.budget({llm: amount})
+        ledger.check()
