@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from worker.estimator import Estimates, finished
 from worker.features import Float32, Float64, LinearMap, neighbour_weights, weighted_rows
 from worker.history import History
-from worker.ridge import Ridge, best_ridge, linear_map, make_basis
+from worker.ridge import Ridge, best_ridge, linear_map, make_basis, rotated
 
 NEIGHBOURS = (16, 32, 64)
 TEMPERATURES = (0.03, 0.06, 0.12, 0.25, 0.5)
@@ -75,13 +75,14 @@ def fit(history: History, neighbours: int | None, seed: int) -> Fitted:
     targets = targets_of(history)
     generator = np.random.default_rng(seed)
     basis = make_basis(history.embeddings, history.input_tokens, generator)
-    chosen = best_ridge(basis, targets, len(history.llms), generator)
-    missed = np.nan_to_num(targets - chosen.held_out)
+    chosen = best_ridge(basis, targets, generator)
+    truth = rotated(targets - chosen.held_out, chosen.rotation)
+    missed = np.nan_to_num(truth)
     sample = generator.permutation(len(targets))[:SAMPLE_ROWS]
     sizes = tuple(size for size in NEIGHBOURS if size < len(targets)) if neighbours is None else (neighbours,)
     nearby = leave_one_out(history.embeddings, sample, min(max(sizes, default=1), len(targets) - 1))
-    trust = best_trust(missed, (targets - chosen.held_out)[sample], nearby, sizes or (len(targets) - 1,))
-    scaled = (missed * trust.share).astype(np.float32)
+    trust = best_trust(missed, truth[sample], nearby, sizes or (len(targets) - 1,))
+    scaled = ((missed * trust.share) @ chosen.rotation.T).astype(np.float32)
     predicted = chosen.held_out[sample] + _nearby_mean(scaled, nearby, trust)
     bias = cost_bias(predicted, history.cost_micros[sample])
     estimates = finished(predicted, bias, nearby.similarity[:, 0])
@@ -121,9 +122,10 @@ def _trust(missed: Float64, truth: Float64, nearby: Nearby, size: int, temperatu
     match, power = (known * signal).sum(axis=0), np.maximum((signal * signal).sum(axis=0), 1e-12)
     pooled = POOLED_WEIGHT * match.mean() / power.mean() * power.mean(), POOLED_WEIGHT * power.mean()
     share = np.clip((match + pooled[0]) / (power + pooled[1]), *TRUST_RANGE)
-    spread = np.maximum((known * known).sum(axis=0), 1e-12)
-    error = (((known - share * signal) ** 2).sum(axis=0) / spread).mean()
-    return Trust(size, temperature, np.round(share, 4), float(error))
+    left, all_ = ((known - share * signal) ** 2).sum(axis=0), (known * known).sum(axis=0)
+    halves = zip(np.split(left, 2), np.split(all_, 2), strict=True)
+    error = sum(float(half.sum() / max(whole.sum(), 1e-12)) for half, whole in halves)
+    return Trust(size, temperature, np.round(share, 4), error)
 
 
 def _mean_of(table: Float32, nearby: Nearby, size: int, temperature: float) -> Float64:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pyarrow import csv, json, parquet
 
 from worker.errors import FixSetting
+from worker.tokens import approximate_tokens
 
 COST_SUFFIX = "|total_cost"
 ID_COLUMNS = ("query_id", "index", "sample_id")
 MICROS_PER_USD = 1_000_000
-CHARACTERS_PER_TOKEN = 4
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -67,14 +67,6 @@ class History:
             self.input_tokens,
             self.categories,
         )
-
-
-def approximate_tokens(text: str) -> int:
-    """Input tokens of a text when nobody counted them: a quarter of its characters, at least one.
-
-    Use it for history and for live queries alike, so that an index is asked in the unit in which it was built.
-    """
-    return max(1, round(len(text) / CHARACTERS_PER_TOKEN))
 
 
 def read_table(path: Path, embeddings: Path | None = None, embed: Embed | None = None) -> History:

@@ -44,11 +44,15 @@ class Basis:
 
 @dataclass(frozen=True)
 class Ridge:
-    """The chosen kernel width and ridges, and the held-out predictions [n, 2M] they give."""
+    """The chosen kernel width, the ridge of each component [V], and the held-out predictions [n, V] they give.
+
+    Columns are rotated into their principal components by `rotation` [V, V], for what LLMs have in common (how hard a
+    query is) can be learned better than what sets them apart, and each gets the ridge that it needs.
+    """
 
     width: float
-    quality_ridge: float
-    cost_ridge: float
+    ridges: Float64
+    rotation: Float64
     held_out: Float64
     error: float
 
@@ -63,20 +67,37 @@ def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.
     return Basis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread)
 
 
-def best_ridge(basis: Basis, targets: Float64, llms: int, generator: np.random.Generator) -> Ridge:
-    """Choose the kernel width and, for quality [:, :llms] and log cost [:, llms:] each, the ridge by cross-fitting."""
+def best_ridge(basis: Basis, targets: Float64, generator: np.random.Generator) -> Ridge:
+    """Choose the kernel width, and the ridge of each component of the targets [n, 2M], by cross-fitting."""
     folds = generator.permutation(len(targets)) % FOLDS
-    return min((_ridge(basis, targets, llms, folds, width) for width in WIDTHS), key=lambda ridge: ridge.error)
+    rotation = components(targets)
+    return min((_ridge(basis, targets, rotation, folds, width) for width in WIDTHS), key=lambda ridge: ridge.error)
 
 
-def _ridge(basis: Basis, targets: Float64, llms: int, folds: NDArray[np.int64], width: float) -> Ridge:
-    features, penalty = _features(basis, width), _penalty(basis, width)
-    held_out = _held_out(features, targets, penalty, folds)
-    errors = np.nanmean((targets - held_out) ** 2, axis=1) / np.maximum(np.nanvar(targets, axis=0), 1e-12)
-    quality, cost = errors[:, :llms].mean(axis=1), errors[:, llms:].mean(axis=1)
-    best = int(quality.argmin()), int(cost.argmin())
-    joined = np.hstack([held_out[best[0]][:, :llms], held_out[best[1]][:, llms:]])
-    return Ridge(width, RIDGES[best[0]], RIDGES[best[1]], joined, float(quality.min() + cost.min()))
+def components(targets: Float64) -> Float64:
+    """A rotation [2M, 2M] into principal components, of quality and of log cost apart; columns with gaps stay."""
+    rotation = np.eye(targets.shape[1])
+    full = ~np.isnan(targets).any(axis=0)
+    for half in np.split(np.arange(targets.shape[1]), 2):
+        known = half[full[half]]
+        if len(known):
+            rotation[np.ix_(known, known)] = np.linalg.eigh(np.atleast_2d(np.cov(targets[:, known].T)))[1]
+    return rotation
+
+
+def rotated(targets: Float64, rotation: Float64) -> Float64:
+    """Targets [n, V] in components; gaps stay where they are."""
+    mixed: Float64 = np.nan_to_num(targets) @ rotation
+    return np.where(np.isnan(targets), np.nan, mixed)
+
+
+def _ridge(basis: Basis, targets: Float64, rotation: Float64, folds: NDArray[np.int64], width: float) -> Ridge:
+    turned = rotated(targets, rotation)
+    held_out = _held_out(_features(basis, width), turned, _penalty(basis, width), folds)
+    best = np.nanmean((turned - held_out) ** 2, axis=1).argmin(axis=0)
+    chosen = np.take_along_axis(held_out, best[None, None, :], axis=0)[0] @ rotation.T
+    errors = np.nanmean((targets - chosen) ** 2, axis=0) / np.maximum(np.nanvar(targets, axis=0), 1e-12)
+    return Ridge(width, np.array(RIDGES)[best], rotation, chosen, float(errors.mean()))
 
 
 def _features(basis: Basis, width: float) -> Float64:
@@ -125,14 +146,14 @@ def _solve(left: Float64, right: Float64, penalty: Float64) -> Float64:
 def linear_map(basis: Basis, targets: Float64, chosen: Ridge) -> LinearMap:
     """Fit the chosen ridges on all of history and round them for exact arithmetic."""
     features, penalty = _features(basis, chosen.width), _penalty(basis, chosen.width)
-    llms = targets.shape[1] // 2
-    ridges = np.repeat([chosen.quality_ridge, chosen.cost_ridge], llms)
+    turned = rotated(targets, chosen.rotation)
     solved = np.empty((features.shape[1], targets.shape[1]))
-    for ridge in set(ridges):
+    for ridge in set(chosen.ridges):
         for columns in _alike(targets):
-            wanted = columns[ridges[columns] == ridge]
-            solved[:, wanted] = _fit(features, targets, penalty * ridge, wanted)
-    of_tokens = _fit_tokens(basis, features, penalty * chosen.cost_ridge)
+            wanted = columns[chosen.ridges[columns] == ridge]
+            solved[:, wanted] = _fit(features, turned, penalty * ridge, wanted)
+    solved = solved @ chosen.rotation.T
+    of_tokens = _fit_tokens(basis, features, penalty * np.median(chosen.ridges))
     weights, scales = exact_weights(np.column_stack([solved[PLAIN:], of_tokens[PLAIN:]]))
     return LinearMap(
         basis.landmarks,
