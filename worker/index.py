@@ -91,8 +91,8 @@ def make_graph(embeddings: Float32, k: int) -> tuple[Any, float]:
 def _widen(graph: Any, embeddings: Float32, k: int) -> float:
     """Sets the least search effort that finds RECALL of the k nearest; returns the recall.
 
-    Asked with rows moved towards their k-th neighbour: a row itself stands in the graph and is found too easily. Rows as
-    similar as the k-th are as good as it: equal embeddings are common where prompts share a beginning.
+    Asked with rows moved towards their k-th neighbour: a row itself stands in the graph and is found too easily.
+    Rows as similar as the k-th are as good as it: equal embeddings are common where prompts share a beginning.
     """
     spread = np.ascontiguousarray(embeddings[:: max(1, len(embeddings) // RECALL_ROWS)])
     _, around = faiss.knn(spread, embeddings, k, metric=faiss.METRIC_INNER_PRODUCT)
@@ -156,8 +156,8 @@ def _parameters(fitted: Fitted, graph: Any, seed: int) -> Parameters:
         search_effort=graph.hnsw.efSearch,
         landmarks=fitted.ridge.landmarks.shape[1],
         kernel_width=fitted.chosen.width,
-        quality_ridge=fitted.chosen.quality_ridge,
-        cost_ridge=fitted.chosen.cost_ridge,
+        quality_ridge=tuple(float(ridge) for ridge in fitted.chosen.ridges[:llms]),
+        cost_ridge=tuple(float(ridge) for ridge in fitted.chosen.ridges[llms:]),
         quality_trust=tuple(float(share) for share in fitted.trust.share[:llms]),
         cost_trust=tuple(float(share) for share in fitted.trust.share[llms:]),
         seed=seed,

@@ -15,7 +15,8 @@ class Parameters(Struct, frozen=True):
 
     `neighbours` weigh exp(similarity / temperature). `links`, `build_effort`, `search_effort` are HNSW's M,
     efConstruction and efSearch. The kernel is exp((similarity - 1) / kernel_width) to each of `landmarks` rows, its
-    ridges are per row of history. `quality_trust` and `cost_trust` [M] scale what the neighbours add to the ridge.
+    ridges are per row of history. Ridges and trusts [M] belong to principal components of the LLMs, the least first;
+    a trust scales what the neighbours add to the ridge.
     """
 
     neighbours: int
@@ -25,8 +26,8 @@ class Parameters(Struct, frozen=True):
     search_effort: int
     landmarks: int
     kernel_width: float
-    quality_ridge: float
-    cost_ridge: float
+    quality_ridge: tuple[float, ...]
+    cost_ridge: tuple[float, ...]
     quality_trust: tuple[float, ...]
     cost_trust: tuple[float, ...]
     seed: int

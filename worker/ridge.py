@@ -77,7 +77,7 @@ def best_ridge(basis: Basis, targets: Float64, generator: np.random.Generator) -
 def components(targets: Float64) -> Float64:
     """A rotation [2M, 2M] into principal components, of quality and of log cost apart; columns with gaps stay."""
     rotation = np.eye(targets.shape[1])
-    full = ~np.isnan(targets).any(axis=0)
+    full = np.asarray(~np.isnan(targets).any(axis=0))
     for half in np.split(np.arange(targets.shape[1]), 2):
         known = half[full[half]]
         if len(known):
