@@ -85,7 +85,8 @@ class Priced:
     """Score = quality - price * cost; every LLM scoring above 0 is worth trying, best first.
 
     Re-solved every `resolve_every_queries` on the newest `window_queries` estimates, topped up from history, for what
-    is left: balance / max(horizon - seen, floor). An unknown horizon (0) leaves the floor.
+    is left: balance / (horizon - seen). When the horizon is unknown (0) or used up, as if `horizon_floor_queries` were
+    still to come, however many came: the price stays finite and the balance lasts.
     """
 
     config: Configuration
@@ -103,7 +104,8 @@ class Priced:
 
     def remaining_queries(self, seen: int) -> int:
         """The queries still to be paid from the balance; at least 1."""
-        return max(self.config.horizon_queries - seen, self.config.horizon_floor_queries, 1)
+        left = self.config.horizon_queries - seen
+        return left if left > 0 else max(self.config.horizon_floor_queries, 1)
 
     def rank(
         self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]

@@ -1,0 +1,97 @@
+"""`tollgate index build|inspect`: makes the index of history that queries are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from worker import index
+from worker.embedder import SUPPLIED, load_embedder
+from worker.errors import FixSetting
+from worker.history import Embed, read_table
+from worker.manifest import Manifest, encode
+
+app = typer.Typer(help="Build and inspect the index of history.", no_args_is_help=True)
+
+TablePath = Annotated[Path, typer.Argument(metavar="TABLE", help="Parquet, CSV or JSONL: one row per past query.")]
+Directory = Annotated[Path, typer.Argument(help="The index's directory.")]
+Embedder = Annotated[str, typer.Option(help="What embeds a text: wordllama, or supplied (every query brings its own).")]
+Embeddings = Annotated[Path | None, typer.Option(help="The table's embeddings, .npy [rows, d]; else it is embedded.")]
+Neighbours = Annotated[int | None, typer.Option(min=1, help="Neighbours asked; without it, leave-one-out chooses.")]
+Seed = Annotated[int, typer.Option(help="Seed of the samples and folds of the calibration.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")]
+
+
+@app.command()
+def build(
+    table: TablePath,
+    directory: Directory,
+    embedder: Embedder = "wordllama",
+    embeddings: Embeddings = None,
+    neighbours: Neighbours = None,
+    seed: Seed = 0,
+) -> None:
+    """Build an index from a table of past queries, calibrated on it."""
+    console = Console()
+    with console.status(f"reading {table}") as status:
+        history = read_table(table, embeddings, embed_with(embedder))
+        status.update(f"calibrating on {len(history.ids):,} rows of {len(history.llms)} LLMs")
+        manifest = index.build(history, directory, embedder, neighbours, seed)
+    _show(console, directory, manifest)
+
+
+@app.command()
+def inspect(directory: Directory, as_json: AsJson = False) -> None:
+    """Check every hash of an index and show what it is made of and how well it estimates."""
+    manifest = index.load(directory).manifest
+    if as_json:
+        typer.echo(encode(manifest).decode())
+    else:
+        _show(Console(), directory, manifest)
+
+
+def embed_with(embedder: str) -> Embed | None:
+    """A function from texts to embeddings [n, d], by the embedder of this name; None where they are supplied."""
+    loaded = None if embedder == SUPPLIED else load_embedder(embedder)
+    if loaded is None:
+        return None
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors, problems = loaded.embed(texts)
+        for row, problem in enumerate(problems):
+            if problem is not None:
+                raise FixSetting(f"history: row {row}: {problem}")
+        return vectors
+
+    return embed
+
+
+def _show(console: Console, directory: Path, manifest: Manifest) -> None:
+    parameters, errors = manifest.parameters, manifest.errors
+    console.print(f"{directory}: {manifest.rows:,} rows, {len(manifest.llms)} LLMs, {manifest.embedder}", style="bold")
+    console.print(f"hash {manifest.index}")
+    console.print(
+        f"{parameters.neighbours} neighbours, temperature {parameters.temperature}, recall {errors.recall:.1%}; "
+        f"{parameters.landmarks} landmarks, kernel width {parameters.kernel_width}"
+    )
+    console.print(
+        f"held-out error of quality {errors.quality:.4f} (neighbours alone {errors.quality_neighbours:.4f}, "
+        f"means {errors.quality_mean:.4f}); of log cost {errors.log_cost:.4f} "
+        f"({errors.log_cost_neighbours:.4f}, {errors.log_cost_mean:.4f})"
+    )
+    console.print(_by_llm(manifest))
+
+
+def _by_llm(manifest: Manifest) -> Table:
+    table = Table("LLM", "rows", "quality error", "log cost error", "margin")
+    rows = zip(manifest.llms, manifest.llm_rows, manifest.errors.by_llm, manifest.margins, strict=True)
+    for llm, seen, (quality, cost), margin in rows:
+        table.add_row(llm, f"{seen:,}", f"{quality:.4f}", f"{cost:.4f}", f"{margin:.3f}")
+    return table
