@@ -74,7 +74,6 @@ class IndexSettings(Section):
     """[index]: the history that queries are compared with."""
 
     directory: Path = Path("index")
-    embedder: Literal["wordllama", "supplied"] = "wordllama"
     search_threads: int = Field(1, ge=1, le=64)
 
 

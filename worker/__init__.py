@@ -1,0 +1,1 @@
+"""Tollgate: routes LLM queries on Kafka under budgets, decision and reservation in one transaction."""

@@ -1,0 +1,5 @@
+"""`python -m worker` is `tollgate`."""
+
+from worker.cli import main
+
+main()

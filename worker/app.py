@@ -1,0 +1,156 @@
+"""The Faust application: two agents over the lanes, and the process around them.
+
+Of Faust it uses the consumer group, the agents and the web server. Its tables, its transactions and its recovery are
+not safe for money (docs/ARCHITECTURE.md says why); the lanes keep the ledger themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import faust
+import structlog
+from faust.types import StreamT
+from faust.web import Request, Response, View, Web
+
+from worker import clients, topics
+from worker.committer import Committer, open_committer
+from worker.consumer import LaneConsumer
+from worker.embedder import load_embedder
+from worker.errors import FixSetting, TollgateError
+from worker.estimator import Estimator
+from worker.events import Reconfigured
+from worker.index import load
+from worker.intake import Intake
+from worker.lanes import Lanes
+from worker.metrics import Metrics
+from worker.processes import free_port
+from worker.recall import Recall
+from worker.router import Prior
+from worker.settings import Settings, configuration
+
+log = structlog.get_logger()
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT. Raises FixSetting and CheckBroker at start; a failure later ends the process."""
+    estimator = load(settings.index.directory)
+    check_topics(settings)
+    metrics = Metrics()
+    metrics.describe(version("tollgate"), settings.routing.policy, estimator.manifest.index)
+    lanes = make_lanes(settings, estimator, metrics)
+    worker = faust.Worker(make_app(settings, lanes, metrics), loglevel="WARN", redirect_stdouts=False, quiet=True)
+    worker.execute_from_commandline()
+
+
+def check_topics(settings: Settings) -> None:
+    """Raise FixSetting if a topic is not what the lanes need."""
+    if problems := topics.check(settings):
+        raise FixSetting("\n".join(str(problem) for problem in problems))
+
+
+def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> Lanes:
+    """The lanes of this process, none of them open yet. Raises FixSetting where index and settings differ."""
+    configurations = [configuration(settings, estimator.manifest, p) for p in range(settings.kafka.partitions)]
+    prior = Prior(estimator.prior.quality, estimator.prior.cost_micros.astype(float))
+    embedder = load_embedder(estimator.manifest.embedder)
+    intake = Intake(settings, estimator, embedder, Recall(settings), metrics)
+
+    def open_lane(partition: int) -> Committer:
+        committer = open_committer(partition, settings, prior, metrics)
+        if committer.router.config != configurations[partition]:
+            committer.commit([Reconfigured(intake.now_ms(), configurations[partition])], [])
+        return committer
+
+    lanes = Lanes(intake, open_lane, leave, settings.index.search_threads)
+    metrics.watch(lambda: [lane.committer.router for lane in lanes.open])
+    return lanes
+
+
+def leave(error: BaseException) -> None:
+    """End this process now: what is true is in Kafka, and the next owner restores it."""
+    log.critical("leaving", error=str(error) or repr(error), remedy="the next owner restores from Kafka; restart this one")
+    sys.stderr.flush()
+    os._exit(error.exit_code if isinstance(error, TollgateError) else 1)
+
+
+def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
+    """The application with its agents and pages."""
+    kafka = settings.kafka
+    app = faust.App(
+        kafka.group,
+        broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
+        broker_credentials=_credentials(settings),
+        store="memory://",
+        # The lanes' topics are made by `tollgate topics create`; Faust makes none.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=kafka.partitions,
+        # 1 or more keeps Faust's co-partitioning assignor; 0 is round robin, which splits queries from completions.
+        table_standby_replicas=1,
+        broker_session_timeout=kafka.session_timeout_ms / 1000,
+        broker_heartbeat_interval=kafka.session_timeout_ms / 5000,
+        broker_request_timeout=max(40.0, kafka.session_timeout_ms / 1000 + 10),
+        broker_rebalance_timeout=kafka.session_timeout_ms / 1000,
+        # One record batch becomes one transaction; 1,000 queries are about a tenth of a second of searching.
+        broker_max_poll_records=1_000,
+        stream_buffer_maxsize=64,
+        broker_commit_interval=1.0,
+        web_host=settings.web.host,
+        web_bind=settings.web.host,
+        web_port=settings.web.port or free_port(),
+        debug=False,
+    )
+    consumer = type("Consumer", (LaneConsumer,), {"lanes": lanes})
+    app.transport.Consumer = consumer
+    _add_agents(app, settings, lanes)
+    _add_pages(app, lanes, metrics)
+
+    @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
+    async def finish(*_: Any, **__: Any) -> None:
+        await lanes.stop()
+
+    return app
+
+
+def _add_agents(app: faust.App, settings: Settings, lanes: Lanes) -> None:
+    async def hand_over(stream: StreamT[bytes]) -> None:
+        async for event in stream.noack().events():
+            records, after = event.message.value
+            try:
+                await lanes.submit(event.message.partition, records, after, event.ack)
+            except Exception as error:
+                leave(error)
+
+    for name in (settings.topics.queries, settings.topics.completions):
+        topic = app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+        app.agent(topic, name=name, concurrency=1)(hand_over)
+
+
+def _add_pages(app: faust.App, lanes: Lanes, metrics: Metrics) -> None:
+    @app.page("/healthz")  # type: ignore[untyped-decorator]
+    async def healthz(view: View, request: Request) -> Response:
+        return view.text("ok\n")
+
+    @app.page("/readyz")  # type: ignore[untyped-decorator]
+    async def readyz(view: View, request: Request) -> Response:
+        partitions = sorted(lane.partition for lane in lanes.open)
+        return view.json({"ready": lanes.assigned, "partitions": partitions}, status=200 if lanes.assigned else 503)
+
+    @app.page("/metrics")  # type: ignore[untyped-decorator]
+    async def exposition(view: View, request: Request) -> Response:
+        return view.bytes(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _credentials(settings: Settings) -> Any:
+    kafka = settings.kafka
+    context = clients.ssl_context(kafka)
+    if kafka.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka.sasl_username, password=kafka.password(), mechanism=kafka.sasl_mechanism, ssl_context=context
+        )
+    return faust.SSLCredentials(context) if context is not None else None

@@ -1,0 +1,36 @@
+"""The command line `tollgate`. Verbs live in worker/commands; what they need is imported when they are called."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+
+from worker.commands import run, topics
+from worker.errors import TollgateError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Route LLM queries on Kafka under budgets. Begin with `tollgate demo`.",
+    epilog="Exit codes: 0 done, 1 a check failed, 2 usage, 3 broker unreachable or refused, 4 settings. "
+    "With --debug, errors show where they came from.",
+)
+app.command("run")(run.command)
+app.add_typer(topics.app, name="topics")
+
+
+def main() -> None:
+    """Run the command line; an error becomes one message on standard error and an exit code."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments, prog_name="tollgate")
+    except TollgateError as error:
+        if len(arguments) < len(sys.argv) - 1:
+            traceback.print_exc()
+        print(f"tollgate: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

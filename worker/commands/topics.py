@@ -1,0 +1,32 @@
+"""`tollgate topics`."""
+
+from __future__ import annotations
+
+import typer
+from rich import print as show
+
+from worker.commands.options import ConfigOption, settings_from
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Create or check the topics.")
+
+
+@app.command()
+def create(config: ConfigOption = None) -> None:
+    """Create every topic that is missing; what exists is left as it is. Example: `tollgate topics create -c t.toml`"""
+    from worker import topics
+
+    made = topics.create(settings_from(config))
+    show(f"{len(made)} topics created" + "".join(f"\n  {name}" for name in made))
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Check every topic: partitions, compaction, record sizes. Exit 1 if one is not as it must be."""
+    from worker import topics
+
+    problems = topics.check(settings_from(config))
+    for problem in problems:
+        show(str(problem))
+    if problems:
+        raise typer.Exit(1)
+    show("all topics are as they must be")

@@ -1,0 +1,154 @@
+"""Decides batches of one partition and publishes each as one Kafka transaction.
+
+The protocol (docs/ARCHITECTURE.md): `open_committer` fences the previous owner by `init_transactions` and only then
+restores the ledger. A commit that did not end cleanly raises LeaveProcess: memory may be ahead of Kafka, so the process
+ends and the next owner restores.
+
+librdkafka speaks the transaction protocol from before KIP-890 and retries a timed-out EndTxn inside, so a late EndTxn
+could end the *next* transaction. After a transaction in which the producer reported an error or that took suspiciously
+long, the producer is therefore replaced, and the new epoch makes the old one's late requests fail.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from worker import clients, wire
+from worker.errors import CheckBroker, LeaveProcess
+from worker.events import Effects, Event, Refused
+from worker.metrics import Metrics
+from worker.record import Record
+from worker.router import Prior, Router
+from worker.settings import Settings
+from worker.snapshot import restore
+
+# No request times out sooner (librdkafka's request timeouts are whole seconds), so a faster commit was not retried.
+SUSPICIOUS_SECONDS = 1.0
+
+Records = Mapping[tuple[str, int], Record]
+
+
+def open_committer(partition: int, settings: Settings, prior: Prior, metrics: Metrics) -> Committer:
+    """Fence the previous owner of `partition`, then restore its ledger.
+
+    Raises CheckBroker if the broker does not answer, BrokenInvariant if the ledger does not add up.
+    """
+    committer = Committer(partition, settings, Router(partition, prior), metrics)
+    committer.fence()
+    started = time.monotonic()
+    rows = read_rows(settings, partition)
+    committer.router = restore(partition, prior, rows)
+    metrics.restored(partition, time.monotonic() - started)
+    return committer
+
+
+def read_rows(settings: Settings, partition: int) -> dict[str, bytes]:
+    """The compacted rows of one ledger partition: the last value of each key, tombstones left out."""
+    rows: dict[str, bytes] = {}
+    for record in clients.read_partition(settings, settings.topics.ledger, partition):
+        key = record.key.decode() if record.key else ""
+        if record.value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = record.value
+    return rows
+
+
+class Committer:
+    """The router of one partition and the transactional producer that publishes what it decides."""
+
+    def __init__(self, partition: int, settings: Settings, router: Router, metrics: Metrics) -> None:
+        self.partition = partition
+        self.router = router
+        self._settings = settings
+        self._topics = settings.topics
+        self._metrics = metrics
+        self._producer: Producer | None = None
+        self._suspicious = False
+
+    def is_open(self, dispatch_id: str) -> bool:
+        """Whether a reservation is open under this id (as of the last decided batch)."""
+        return dispatch_id in self.router.ledger.open
+
+    def fence(self) -> None:
+        """A new producer under this partition's fixed transactional id: fences the old owner, aborts what it left."""
+        self._suspicious = False
+        config = clients.transactional_config(self._settings, self.partition)
+        self._producer = Producer({**config, "error_cb": self._on_error})
+        try:
+            self._producer.init_transactions(self._settings.kafka.transaction_timeout_ms / 1000)
+        except KafkaException as error:
+            raise CheckBroker(f"partition {self.partition}: init_transactions: {error.args[0]}") from error
+
+    def commit(self, events: Sequence[Event], records: Sequence[Record]) -> None:
+        """Decide the events and publish all that follows in one transaction.
+
+        `records` are those that the events came from. Raises LeaveProcess on anything but a clean commit.
+        """
+        if self._suspicious:
+            self.fence()
+        started = time.monotonic()
+        effects = self.router.handle(events)
+        try:
+            self._publish(effects, events, {(record.topic, record.offset): record for record in records})
+        except (KafkaException, BufferError) as error:
+            raise LeaveProcess(f"partition {self.partition}: {_reason(error)}") from error
+        seconds = time.monotonic() - started
+        self._suspicious = self._suspicious or seconds > SUSPICIOUS_SECONDS
+        self._metrics.committed(effects, events, seconds)
+
+    def _publish(self, effects: Effects, events: Sequence[Event], records: Records) -> None:
+        producer = self._producer
+        assert producer is not None, "fence() comes first"
+        producer.begin_transaction()
+        self._produce_queries(producer, effects, records)
+        self._produce_dead_letters(producer, effects, events, records)
+        for key, value in effects.decisions:
+            producer.produce(self._topics.decisions, value, key or None, self.partition, headers=wire.CONTENT_TYPE)
+        for key, row in effects.rows.items():
+            producer.produce(self._topics.ledger, row, key, self.partition, headers=wire.CONTENT_TYPE)
+        producer.commit_transaction(self._settings.kafka.transaction_timeout_ms / 1000)
+        producer.poll(0)
+
+    def _produce_queries(self, producer: Producer, effects: Effects, records: Records) -> None:
+        for dispatch in effects.dispatches:
+            headers = self._headers(dispatch.origin.offset, records)
+            topic = self._topics.dispatch(dispatch.llm)
+            producer.produce(topic, wire.encode(dispatch), dispatch.id, self.partition, headers=headers)
+        for deferred in effects.deferred:
+            headers = self._headers(deferred.origin.offset, records)
+            value = wire.encode(deferred)
+            producer.produce(self._topics.deferred, value, deferred.query_id, self.partition, headers=headers)
+
+    def _produce_dead_letters(
+        self, producer: Producer, effects: Effects, events: Sequence[Event], records: Records
+    ) -> None:
+        refused = [(event.topic, event.offset, event.reason, event.code) for event in events if isinstance(event, Refused)]
+        unmatched = [("completions", offset, reason, "unmatched") for offset, reason in effects.unmatched]
+        for topic, offset, reason, code in (*refused, *unmatched):
+            record = records.get((self._topics.prefix + topic, offset))
+            if record is None:
+                continue
+            letter = wire.dead_letter(record, reason, code, self._settings.limits.max_dead_letter_bytes)
+            producer.produce(
+                self._topics.dead_letters,
+                letter.value,
+                letter.key,
+                self.partition,
+                timestamp=letter.timestamp,
+                headers=letter.headers,
+            )
+
+    def _headers(self, offset: int, records: Records) -> list[tuple[str, bytes | None]]:
+        record = records.get((self._topics.queries, offset))
+        return wire.outgoing_headers(record.headers if record is not None else ())
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._suspicious = True
+
+
+def _reason(error: KafkaException | BufferError) -> str:
+    return str(error.args[0]) if error.args else repr(error)

@@ -1,0 +1,197 @@
+"""From records to events: decode, embed, search. Everything about a batch that does not depend on the lane's state.
+
+Runs in the search threads, off the event loop, while the batch before commits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker import usage, wire
+from worker.embedder import Embedder
+from worker.errors import RejectRecord
+from worker.estimator import Estimator
+from worker.events import Arrived, Completed, Event, Refused
+from worker.messages import Completion, Query
+from worker.metrics import Metrics
+from worker.recall import Recall
+from worker.record import Record
+from worker.settings import Settings
+
+T = TypeVar("T")
+Decoded = Query | RejectRecord
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Events in the order of their records, and all records they speak of: also queries read again for a retry."""
+
+    events: list[Event]
+    records: list[Record]
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Shared by all lanes of a process; keeps no state between batches. `embedder` None: queries bring embeddings."""
+
+    settings: Settings
+    estimator: Estimator
+    embedder: Embedder | None
+    recall: Recall
+    metrics: Metrics
+
+    def now_ms(self) -> int:
+        """The time that events carry into the core."""
+        return time.time_ns() // 1_000_000
+
+    def prepare(self, records: Sequence[Record], is_open: Callable[[str], bool]) -> Prepared:
+        """Events of records of one topic and partition. `is_open` tells which failed dispatches may be tried again.
+
+        Raises CheckBroker if a query that is to be tried again cannot be read.
+        """
+        started = time.monotonic()
+        if records[0].topic == self.settings.topics.queries:
+            prepared = Prepared([*self._arrivals(records)], list(records))
+        else:
+            prepared = self._completions(records, is_open)
+        self.metrics.searched(time.monotonic() - started)
+        return prepared
+
+    # Queries
+
+    def _arrivals(self, records: Sequence[Record]) -> list[Arrived | Refused]:
+        limits, at_ms = self.settings.limits, self.now_ms()
+        decoded = [
+            _attempt(wire.decode_query, record.value, limits.max_query_bytes, limits.max_nesting) for record in records
+        ]
+        queries, embeddings = self._embedded(decoded)
+        estimates = self._estimates(queries, embeddings)
+        return [
+            Refused("queries", record.offset, at_ms, str(query), query.code)
+            if isinstance(query, RejectRecord)
+            else _arrived(record, query, next(estimates), at_ms)
+            for record, query in zip(records, queries, strict=True)
+        ]
+
+    def _embedded(self, decoded: Sequence[Decoded]) -> tuple[list[Decoded], NDArray[np.float32]]:
+        """The queries with those refused that cannot be embedded, and the embeddings [n, dimension] of the others."""
+        queries = [query for query in decoded if isinstance(query, Query)]
+        embeddings, problems = wire.embedding_rows(queries, self.estimator.manifest.dimension)
+        bare = [row for row, query in enumerate(queries) if query.embedding is None]
+        if bare:
+            texts = [wire.query_text(queries[row]) for row in bare]
+            embeddings[bare], text_problems = self._embedded_texts(texts)
+            for row, problem in zip(bare, text_problems, strict=True):
+                problems[row] = problem
+        checked = iter([problem or query for query, problem in zip(queries, problems, strict=True)])
+        merged = [next(checked) if isinstance(query, Query) else query for query in decoded]
+        return merged, embeddings[[problem is None for problem in problems]]
+
+    def _embedded_texts(
+        self, texts: Sequence[str | None]
+    ) -> tuple[NDArray[np.float32], Sequence[RejectRecord | None]]:
+        if self.embedder is None:
+            problem = RejectRecord("no_embedding", "the index was built on supplied embeddings: send an embedding")
+            return np.zeros((len(texts), self.estimator.manifest.dimension), np.float32), [problem] * len(texts)
+        embeddings, problems = self.embedder.embed([text or "" for text in texts])
+        nothing = RejectRecord("no_text", "neither embedding, text nor body with a user message")
+        return embeddings, [problem if text else nothing for text, problem in zip(texts, problems, strict=True)]
+
+    def _estimates(
+        self, queries: Sequence[Decoded], embeddings: NDArray[np.float32]
+    ) -> Iterator[tuple[list[float], list[int]]]:
+        tokens = [wire.input_tokens(query, wire.query_text(query)) for query in queries if isinstance(query, Query)]
+        if not tokens:
+            return iter(())
+        estimates = self.estimator.estimate(embeddings, np.array(tokens))
+        return zip(estimates.quality.tolist(), estimates.cost_micros.tolist(), strict=True)
+
+    # Completions
+
+    def _completions(self, records: Sequence[Record], is_open: Callable[[str], bool]) -> Prepared:
+        limits, at_ms = self.settings.limits, self.now_ms()
+        decoded = [
+            _attempt(self._completion, record, limits.max_completion_bytes, limits.max_nesting) for record in records
+        ]
+        failed = [
+            completion.dispatch_id
+            for completion in decoded
+            if isinstance(completion, Completion) and completion.status == "error" and is_open(completion.dispatch_id)
+        ]
+        origins = {dispatch_id: int(dispatch_id.split("-")[1]) for dispatch_id in failed}
+        again = self.recall.fetch(records[0].partition, origins.values()) if origins else {}
+        retries = {
+            event.offset: event for event in self._arrivals(list(again.values())) if isinstance(event, Arrived)
+        }
+        events: list[Event] = []
+        for record, completion in zip(records, decoded, strict=True):
+            if isinstance(completion, Completion):
+                retry = retries.get(origins.get(completion.dispatch_id, -1))
+                completion = _attempt(self._completed, record, completion, at_ms, retry)
+            if isinstance(completion, RejectRecord):
+                events.append(Refused("completions", record.offset, at_ms, str(completion), completion.code))
+            else:
+                events.append(completion)
+        return Prepared(events, [*records, *again.values()])
+
+    def _completion(self, record: Record, max_bytes: int, max_nesting: int) -> Completion:
+        completion = wire.decode_completion(record.value, max_bytes, max_nesting, self.settings.limits.max_cost_micros)
+        if completion.origin_partition != record.partition:
+            raise RejectRecord(
+                "partition", f"origin_partition is {completion.origin_partition}, but this is partition {record.partition}"
+            )
+        return completion
+
+    def _completed(self, record: Record, completion: Completion, at_ms: int, retry: Arrived | None) -> Completed:
+        cost_micros, basis = self._cost(completion)
+        return Completed(
+            offset=record.offset,
+            at_ms=at_ms,
+            dispatch_id=completion.dispatch_id,
+            llm=completion.llm,
+            ok=completion.status == "ok",
+            cost_micros=cost_micros,
+            basis=basis,
+            quality=completion.quality,
+            error=completion.error,
+            retry=retry,
+        )
+
+    def _cost(self, completion: Completion) -> tuple[int | None, Literal["cost", "usage", "none"]]:
+        if completion.cost_micros is not None:
+            return completion.cost_micros, "cost"
+        llm = self.settings.llms.get(completion.llm)
+        prices = llm.price_list if llm is not None else None
+        if completion.usage is None or prices is None:
+            return None, "none"
+        cost = usage.cost_micros(completion.usage, prices)
+        if not isinstance(cost, int):
+            return None, "none"
+        if cost > self.settings.limits.max_cost_micros:
+            raise RejectRecord("cost", f"usage: costs {cost} micro-dollars, above limits.max_cost_usd")
+        return cost, "usage"
+
+
+def _attempt(work: Callable[..., T], *arguments: object) -> T | RejectRecord:
+    try:
+        return work(*arguments)
+    except RejectRecord as problem:
+        return problem
+
+
+def _arrived(record: Record, query: Query, estimate: tuple[list[float], list[int]], at_ms: int) -> Arrived:
+    return Arrived(
+        offset=record.offset,
+        at_ms=at_ms,
+        query_id=query.id or f"{record.partition}-{record.offset}",
+        quality=estimate[0],
+        cost_micros=estimate[1],
+        deadline_ms=query.deadline_ms,
+        query=wire.query_payload(record.value),
+    )

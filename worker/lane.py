@@ -1,0 +1,132 @@
+"""A lane: the single writer of everything that follows from one partition. Two stages, one transaction at a time.
+
+    submit -> [prepare: decode, embed, search]  -> [commit: decide, publish, one Kafka transaction] -> acknowledge
+                 of the next batch, meanwhile          of this batch
+
+What arrives while a transaction commits becomes the next one (group commit), so batches grow by themselves under load.
+Anything that is not a clean commit ends the process (LeaveProcess): what is true is in Kafka, and the next owner
+restores it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from worker.committer import Committer
+from worker.errors import LeaveProcess
+from worker.events import Event, Ticked
+from worker.intake import Intake
+from worker.record import Record
+
+# Two batches beside the one that commits keep both stages busy; more would only add latency.
+PREPARED_BATCHES = 2
+
+
+@dataclass
+class Batch:
+    """Events ready to be decided, the records they came from, and who wants to hear of the commit."""
+
+    events: list[Event] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    acknowledge: list[Callable[[], None]] = field(default_factory=list)
+
+    def add(self, other: Batch) -> None:
+        self.events += other.events
+        self.records += other.records
+        self.acknowledge += other.acknowledge
+
+
+class Lane:
+    """Runs one partition's two stages as tasks on the event loop; the work itself is in threads."""
+
+    def __init__(self, committer: Committer, intake: Intake, searchers: Executor, committers: Executor) -> None:
+        self.partition = committer.partition
+        self.committer = committer
+        self._intake = intake
+        self._searchers, self._committers = searchers, committers
+        self._waiting: asyncio.Queue[tuple[Sequence[Record], Callable[[], None]]] = asyncio.Queue(maxsize=2)
+        self._prepared: asyncio.Queue[Batch] = asyncio.Queue(maxsize=PREPARED_BATCHES)
+        self._committing = asyncio.Lock()
+        self._paused = False
+        self._submitted: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, on_failure: Callable[[BaseException], None]) -> None:
+        """Begin; `on_failure` hears of the first error, after which the lane does nothing more."""
+        for stage in (self._prepare(), self._commit(), self._tick()):
+            task = asyncio.ensure_future(stage)
+            task.add_done_callback(lambda done: _report(done, on_failure))
+            self._tasks.append(task)
+
+    def applied(self, topic: str) -> int:
+        """The last applied offset of an input topic; -1 before the first."""
+        offsets = self.committer.router.offsets
+        return offsets.queries if topic == self._intake.settings.topics.queries else offsets.completions
+
+    async def submit(self, records: Sequence[Record], after: int, acknowledge: Callable[[], None]) -> None:
+        """Hand over records of one topic in their order; waits while the lane has enough to do.
+
+        `after` is the offset that the reader had reached before them. Raises LeaveProcess if records between what the
+        lane has and these were never handed over: going on would lose them.
+        """
+        topic = records[0].topic
+        reached = max(self._submitted.get(topic, -1), self.applied(topic))
+        if after > reached:
+            raise LeaveProcess(f"{topic}/{self.partition}: records {reached + 1} to {after} were never handed over")
+        self._submitted[topic] = max(reached, records[-1].offset)
+        await self._waiting.put((records, acknowledge))
+
+    async def pause(self) -> None:
+        """Finish the transaction under way and begin no other until `resume`."""
+        if not self._paused:
+            self._paused = True
+            await self._committing.acquire()
+
+    def resume(self) -> None:
+        """Go on after a `pause`."""
+        if self._paused:
+            self._paused = False
+            self._committing.release()
+
+    async def stop(self) -> None:
+        """Finish the transaction under way, drop what was not begun, and end."""
+        await self.pause()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _prepare(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            records, acknowledge = await self._waiting.get()
+            work = (self._intake.prepare, list(records), self.committer.is_open)
+            prepared = await loop.run_in_executor(self._searchers, *work)
+            await self._prepared.put(Batch(prepared.events, prepared.records, [acknowledge]))
+
+    async def _commit(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = await self._prepared.get()
+            async with self._committing:
+                while not self._prepared.empty():
+                    batch.add(self._prepared.get_nowait())
+                await loop.run_in_executor(self._committers, self.committer.commit, batch.events, batch.records)
+            for acknowledge in batch.acknowledge:
+                acknowledge()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            now_ms = self._intake.now_ms()
+            deadline_ms = self.committer.router.ledger.next_deadline_ms()
+            if deadline_ms is not None and deadline_ms <= now_ms:
+                await self._prepared.put(Batch([Ticked(now_ms)]))
+
+
+
+def _report(task: asyncio.Task[None], on_failure: Callable[[BaseException], None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        on_failure(error)

@@ -1,0 +1,102 @@
+"""Prometheus metrics of one worker process: `tollgate_*`, in base units (seconds, US dollars).
+
+Counters and histograms are moved by the lanes; gauges are read from the lanes when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from worker.events import Effects, Event, Refused
+from worker.router import Router
+
+MICROS_PER_USD = 1_000_000
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+class Metrics:
+    """One registry for one process; nothing global."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        make = {"registry": self.registry}
+        self._decisions = Counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"], **make)
+        self._deferrals = Counter("tollgate_deferrals", "Queries not served now, by reason", ["reason"], **make)
+        self._dead = Counter("tollgate_dead_letters", "Records that could not be used", ["topic", "reason"], **make)
+        self._batch = Histogram("tollgate_batch_records", "Records per transaction", buckets=RECORDS, **make)
+        self._transaction = Histogram("tollgate_transaction_seconds", "Decide and commit", buckets=SECONDS, **make)
+        self._search = Histogram("tollgate_search_seconds", "Decode, embed and search", buckets=SECONDS, **make)
+        self._restore = Gauge("tollgate_restore_seconds", "Last restore of the ledger", ["partition"], **make)
+        self._build = Gauge("tollgate_build_info", "What runs here", ["version", "policy", "index"], **make)
+
+    def describe(self, version: str, policy: str, index: str) -> None:
+        """Say what runs here, and show every reason from the start, at 0."""
+        self._build.labels(version, policy, index).set(1)
+        for reason in ("priced_out", "exhausted", "expired", "duplicate", "failed"):
+            self._deferrals.labels(reason)
+
+    def watch(self, routers: Callable[[], Sequence[Router]]) -> None:
+        """Read the gauges from these routers at every scrape."""
+        self.registry.register(_Ledgers(routers))
+
+    def searched(self, seconds: float) -> None:
+        """One batch went through the search stage."""
+        self._search.observe(seconds)
+
+    def restored(self, partition: int, seconds: float) -> None:
+        """A lane's ledger was restored."""
+        self._restore.labels(partition).set(seconds)
+
+    def committed(self, effects: Effects, events: Sequence[Event], seconds: float) -> None:
+        """One transaction was committed."""
+        self._batch.observe(len(events))
+        self._transaction.observe(seconds)
+        for llm, count in Tally(dispatch.llm for dispatch in effects.dispatches).items():
+            self._decisions.labels(llm, "dispatched").inc(count)
+        for deferred in effects.deferred:
+            self._decisions.labels("", "deferred").inc()
+            self._deferrals.labels(deferred.reason).inc()
+        for event in events:
+            if isinstance(event, Refused):
+                self._dead.labels(event.topic, event.code).inc()
+        self._dead.labels("completions", "unmatched").inc(len(effects.unmatched))
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Ledgers(Collector):
+    def __init__(self, routers: Callable[[], Sequence[Router]]) -> None:
+        self._routers = routers
+
+    def collect(self) -> Iterable[Metric]:
+        routers = [router for router in self._routers() if router.config is not None]
+        money = ["llm", "partition"]
+        budget = GaugeMetricFamily("tollgate_budget_usd", "Budget of an LLM", labels=money)
+        reserved = GaugeMetricFamily("tollgate_reserved_usd", "Held by open reservations", labels=money)
+        spent = GaugeMetricFamily("tollgate_spent_usd", "Settled", labels=money)
+        overrun = GaugeMetricFamily("tollgate_overrun_usd", "Charged beyond reservations", labels=money)
+        price = GaugeMetricFamily("tollgate_price_per_usd", "Quality that a dollar must buy", labels=money)
+        opened = GaugeMetricFamily("tollgate_open_reservations", "Dispatches not answered", labels=["partition"])
+        age = GaugeMetricFamily("tollgate_oldest_reservation_age_seconds", "Oldest of them", labels=["partition"])
+        for router in routers:
+            lane = str(router.partition)
+            for llm, account in router.ledger.accounts.copy().items():
+                budget.add_metric([llm, lane], account.budget_micros / MICROS_PER_USD)
+                reserved.add_metric([llm, lane], account.reserved_micros / MICROS_PER_USD)
+                spent.add_metric([llm, lane], account.spent_micros / MICROS_PER_USD)
+                overrun.add_metric([llm, lane], account.overrun_micros / MICROS_PER_USD)
+            for llm, value in zip(router.settings.llms, router.prices, strict=False):
+                price.add_metric([llm, lane], value * MICROS_PER_USD)
+            opened.add_metric([lane], len(router.ledger.open))
+            oldest_ms = router.ledger.oldest_ms()
+            age.add_metric([lane], 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
+        return [budget, reserved, spent, overrun, price, opened, age]
