@@ -1,0 +1,52 @@
+# `make` alone lists the verbs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?= ../shared/data
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test quick lint format bench evaluate schemas simulate clean
+
+help: ## List these verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv from requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tollgate needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## Run the whole job on a real Kafka, kill a worker midway, prove the books
+	$(BIN)/tollgate demo
+
+test: $(READY) ## Run all tests, those on a real Kafka too
+	$(BIN)/python -m pytest
+
+quick: $(READY) ## Run the tests that need no Kafka
+	$(BIN)/python -m pytest tests/unit tests/quality
+
+lint: $(READY) ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## Measure throughput, latency, restore and memory
+	$(BIN)/tollgate bench
+
+evaluate: $(READY) ## Compare all routing policies on the data sets in DATA
+	@for set in $(DATA)/*/; do $(BIN)/tollgate evaluate $$set --all || exit 1; done
+
+schemas: $(READY) ## Write schemas/ anew from worker/messages.py
+	$(BIN)/python -m worker.schemas
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
