@@ -32,7 +32,9 @@ def main(folder: Path) -> None:
     texts = table["prompt"].to_pylist()
     embeddings, problems = WordLlamaEmbedder.load().embed(texts)
     assert not any(problems), "every question has an embedding"
-    categories, category = np.unique([source.split("/")[-1] for source in table["source"].to_pylist()], return_inverse=True)
+    categories, category = np.unique(
+        [source.split("/")[-1] for source in table["source"].to_pylist()], return_inverse=True
+    )
     costs = np.stack([table[llm + COST].to_numpy() for llm in llms], axis=1) * 1e6
     np.savez_compressed(
         Path("worker/data/mmlu_pro.npz"),

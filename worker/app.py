@@ -6,7 +6,6 @@ not safe for money (docs/ARCHITECTURE.md says why); the lanes keep the ledger th
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from importlib.metadata import version
@@ -15,7 +14,7 @@ from typing import Any
 import faust
 import structlog
 from faust.types import StreamT
-from faust.web import Request, Response, View, Web
+from faust.web import Request, Response, View
 
 from worker import clients, topics
 from worker.committer import Committer, open_committer
@@ -73,7 +72,9 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
 
 def leave(error: BaseException) -> None:
     """End this process now: what is true is in Kafka, and the next owner restores it."""
-    log.critical("leaving", error=str(error) or repr(error), remedy="the next owner restores from Kafka; restart this one")
+    log.critical(
+        "leaving", error=str(error) or repr(error), remedy="the next owner restores from Kafka; restart this one"
+    )
     sys.stderr.flush()
     os._exit(error.exit_code if isinstance(error, TollgateError) else 1)
 

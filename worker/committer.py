@@ -126,7 +126,9 @@ class Committer:
     def _produce_dead_letters(
         self, producer: Producer, effects: Effects, events: Sequence[Event], records: Records
     ) -> None:
-        refused = [(event.topic, event.offset, event.reason, event.code) for event in events if isinstance(event, Refused)]
+        refused = [
+            (event.topic, event.offset, event.reason, event.code) for event in events if isinstance(event, Refused)
+        ]
         unmatched = [("completions", offset, reason, "unmatched") for offset, reason in effects.unmatched]
         for topic, offset, reason, code in (*refused, *unmatched):
             record = records.get((self._topics.prefix + topic, offset))

@@ -93,9 +93,7 @@ class Intake:
         merged = [next(checked) if isinstance(query, Query) else query for query in decoded]
         return merged, embeddings[[problem is None for problem in problems]]
 
-    def _embedded_texts(
-        self, texts: Sequence[str | None]
-    ) -> tuple[NDArray[np.float32], Sequence[RejectRecord | None]]:
+    def _embedded_texts(self, texts: Sequence[str | None]) -> tuple[NDArray[np.float32], Sequence[RejectRecord | None]]:
         if self.embedder is None:
             problem = RejectRecord("no_embedding", "the index was built on supplied embeddings: send an embedding")
             return np.zeros((len(texts), self.estimator.manifest.dimension), np.float32), [problem] * len(texts)
@@ -126,9 +124,7 @@ class Intake:
         ]
         origins = {dispatch_id: int(dispatch_id.split("-")[1]) for dispatch_id in failed}
         again = self.recall.fetch(records[0].partition, origins.values()) if origins else {}
-        retries = {
-            event.offset: event for event in self._arrivals(list(again.values())) if isinstance(event, Arrived)
-        }
+        retries = {event.offset: event for event in self._arrivals(list(again.values())) if isinstance(event, Arrived)}
         events: list[Event] = []
         for record, completion in zip(records, decoded, strict=True):
             if isinstance(completion, Completion):
@@ -144,7 +140,8 @@ class Intake:
         completion = wire.decode_completion(record.value, max_bytes, max_nesting, self.settings.limits.max_cost_micros)
         if completion.origin_partition != record.partition:
             raise RejectRecord(
-                "partition", f"origin_partition is {completion.origin_partition}, but this is partition {record.partition}"
+                "partition",
+                f"origin_partition is {completion.origin_partition}, but this is partition {record.partition}",
             )
         return completion
 

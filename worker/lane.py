@@ -126,7 +126,6 @@ class Lane:
                 await self._prepared.put(Batch([Ticked(now_ms)]))
 
 
-
 def _report(task: asyncio.Task[None], on_failure: Callable[[BaseException], None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         on_failure(error)

@@ -54,8 +54,10 @@ class KafkaSettings(Section):
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> KafkaSettings:
         if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.password()):
-            raise ValueError("security_protocol SASL_* needs sasl_username and a password, from the environment "
-                             "(TOLLGATE_KAFKA__SASL_PASSWORD) or sasl_password_file")
+            raise ValueError(
+                "security_protocol SASL_* needs sasl_username and a password, from the environment "
+                "(TOLLGATE_KAFKA__SASL_PASSWORD) or sasl_password_file"
+            )
         return self
 
     def password(self) -> str | None:
@@ -146,7 +148,11 @@ class Settings(BaseSettings):
     """Everything. `load_settings` makes one; nothing else reads the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TOLLGATE_", env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix="TOLLGATE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
     )
 
     kafka: KafkaSettings = KafkaSettings()
@@ -159,8 +165,11 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource,
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags first, then the environment, then the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
@@ -195,8 +204,10 @@ def _refuse_secrets(path: Path) -> None:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FixSetting(f"{path}: {error}") from None
     if "sasl_password" in content.get("kafka", {}):
-        raise FixSetting("kafka.sasl_password: a secret does not belong in the settings file; set "
-                         "TOLLGATE_KAFKA__SASL_PASSWORD or kafka.sasl_password_file")
+        raise FixSetting(
+            "kafka.sasl_password: a secret does not belong in the settings file; set "
+            "TOLLGATE_KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
+        )
 
 
 def _problem(problem: Any) -> str:
@@ -218,7 +229,9 @@ def configuration(settings: Settings, manifest: Manifest, partition: int) -> Con
     margins = zip(manifest.llms, manifest.margins, strict=True)
     return Configuration(
         llms=tuple(manifest.llms),
-        budget_micros={llm: _share(_micros(settings.llms[llm].budget_usd), partitions, partition) for llm in manifest.llms},
+        budget_micros={
+            llm: _share(_micros(settings.llms[llm].budget_usd), partitions, partition) for llm in manifest.llms
+        },
         margins=tuple(float(settings.llms[llm].margin or margin) for llm, margin in margins),
         policy=routing.policy,
         horizon_queries=_share(routing.horizon_queries, partitions, partition),

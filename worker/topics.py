@@ -55,7 +55,9 @@ def create(settings: Settings) -> list[str]:
     admin = _admin(settings)
     missing = {topic: config for topic, config in wanted(settings).items() if topic not in _partitions(admin)}
     kafka = settings.kafka
-    new = [NewTopic(name, kafka.partitions, kafka.replication_factor, config=config) for name, config in missing.items()]
+    new = [
+        NewTopic(name, kafka.partitions, kafka.replication_factor, config=config) for name, config in missing.items()
+    ]
     try:
         for future in admin.create_topics(new, request_timeout=TIMEOUT_SECONDS).values() if new else ():
             future.result()
@@ -69,16 +71,23 @@ def check(settings: Settings) -> list[Problem]:
     admin = _admin(settings)
     partitions, topics = _partitions(admin), wanted(settings)
     problems = [
-        Problem(topic, "missing", "create it with `tollgate topics create`") for topic in topics if topic not in partitions
+        Problem(topic, "missing", "create it with `tollgate topics create`")
+        for topic in topics
+        if topic not in partitions
     ]
     problems += [
-        Problem(topic, f"{partitions[topic]} partitions, not {settings.kafka.partitions}",
-                "all topics need the number of kafka.partitions: change the setting, or make the topic anew")
+        Problem(
+            topic,
+            f"{partitions[topic]} partitions, not {settings.kafka.partitions}",
+            "all topics need the number of kafka.partitions: change the setting, or make the topic anew",
+        )
         for topic in topics
         if partitions.get(topic, settings.kafka.partitions) != settings.kafka.partitions
     ]
     present = [topic for topic in topics if topic in partitions]
-    return problems + [found for topic in present for found in _config_problems(topic, topics[topic], _config(admin, topic))]
+    return problems + [
+        found for topic in present for found in _config_problems(topic, topics[topic], _config(admin, topic))
+    ]
 
 
 def _config_problems(topic: str, want: dict[str, str], have: dict[str, str]) -> list[Problem]:

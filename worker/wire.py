@@ -92,9 +92,7 @@ def input_tokens(query: Query, text: str | None) -> float:
     return float(approximate_tokens(text)) if text else float("nan")
 
 
-def embedding_rows(
-    queries: Sequence[Query], dimension: int
-) -> tuple[NDArray[np.float32], list[RejectRecord | None]]:
+def embedding_rows(queries: Sequence[Query], dimension: int) -> tuple[NDArray[np.float32], list[RejectRecord | None]]:
     """The embeddings that queries bring, float32 [n, dimension], L2-normalised, and what is wrong with each.
 
     A query without an embedding has a row of zeros and no problem.

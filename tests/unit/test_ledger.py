@@ -23,7 +23,9 @@ RESERVES = [
 ]
 
 
-@pytest.mark.parametrize(("amount", "spent", "result", "after"), [c[1:] for c in RESERVES], ids=[c[0] for c in RESERVES])
+@pytest.mark.parametrize(
+    ("amount", "spent", "result", "after"), [c[1:] for c in RESERVES], ids=[c[0] for c in RESERVES]
+)
 def test_reserve(amount: int, spent: int, result: Reserve, after: Account) -> None:
     """Money is held only if budget - spent - reserved covers it, to the micro-dollar."""
     ledger = Ledger({"a": Account(100, 0, spent, 0)})

@@ -58,7 +58,9 @@ def test_every_record_is_chained_to_the_one_before() -> None:
     """Each decision record carries the hash of the one before it, and the account row that of the last."""
     drive = Drive()
     records = [record for event in story() for _, record in drive.commit([event]).decisions]
-    assert [after.prev for _, after in pairwise(drive.decisions[1:])] == [record_hash(record) for record in records[:-1]]
+    assert [after.prev for _, after in pairwise(drive.decisions[1:])] == [
+        record_hash(record) for record in records[:-1]
+    ]
     assert drive.router.journal.head == record_hash(records[-1])
 
 
@@ -182,7 +184,9 @@ def test_a_new_budget_is_recorded_and_keeps_the_books() -> None:
 
 def test_a_refused_record_is_recorded_once() -> None:
     """A record that cannot be used moves its offset on and has one decision record."""
-    drive = Drive().run([Refused("queries", 4, 0, "nonsense", "format"), Refused("queries", 4, 0, "nonsense", "format")])
+    drive = Drive().run(
+        [Refused("queries", 4, 0, "nonsense", "format"), Refused("queries", 4, 0, "nonsense", "format")]
+    )
     assert [(record.topic, record.offset, record.reason) for record in kinds(drive, Rejected)] == [
         ("queries", 4, "nonsense")
     ]

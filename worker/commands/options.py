@@ -11,7 +11,9 @@ from worker.settings import Settings, load_settings
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Settings file; default ./tollgate.toml if it is there, then the running demo."),
+    typer.Option(
+        "--config", "-c", help="Settings file; default ./tollgate.toml if it is there, then the running demo."
+    ),
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file as JSON.")]
 

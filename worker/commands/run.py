@@ -11,7 +11,9 @@ from worker.commands.options import ConfigOption, settings_from
 
 def command(
     config: ConfigOption = None,
-    web_port: Annotated[int | None, typer.Option(help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")] = None,
+    web_port: Annotated[
+        int | None, typer.Option(help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
+    ] = None,
 ) -> None:
     """Run a worker: route the queries of its partitions until SIGTERM or Ctrl-C.
 
