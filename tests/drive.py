@@ -23,22 +23,22 @@ decode = msgspec.msgpack.Decoder(Decision).decode
 
 def config(**changes: object) -> Configuration:
     """A configuration of three LLMs, with `changes`."""
-    defaults = dict(
-        llms=LLMS,
-        budget_micros={"large": 20_000, "medium": 10_000, "small": 5_000},
-        margins=(1.2, 1.2, 1.2),
-        policy="priced",
-        horizon_queries=60,
-        horizon_floor_queries=5,
-        resolve_every_queries=7,
-        window_queries=30,
-        observe_share=0.1,
-        max_attempts=2,
-        reservation_ms=10_000,
-        checkpoint_every=4,
-        seed=1,
-        index="index",
-    )
+    defaults = {
+        "llms": LLMS,
+        "budget_micros": {"large": 20_000, "medium": 10_000, "small": 5_000},
+        "margins": (1.2, 1.2, 1.2),
+        "policy": "priced",
+        "horizon_queries": 60,
+        "horizon_floor_queries": 5,
+        "resolve_every_queries": 7,
+        "window_queries": 30,
+        "observe_share": 0.1,
+        "max_attempts": 2,
+        "reservation_ms": 10_000,
+        "checkpoint_every": 4,
+        "seed": 1,
+        "index": "index",
+    }
     return Configuration(**{**defaults, **changes})
 
 
@@ -46,14 +46,14 @@ def query(offset: int, *, at_ms: int | None = None, query_id: str | None = None,
     """A query whose estimates vary with its offset, in a way that needs no random numbers."""
     quality = [0.5 + (offset * 7 % 50) / 100, 0.3 + (offset * 11 % 60) / 100, 0.1 + (offset * 13 % 40) / 100]
     cost = [600 + offset * 37 % 700, 200 + offset * 53 % 300, 20 + offset * 17 % 60]
-    fields = dict(quality=quality, cost_micros=cost, deadline_ms=None, query=QUERY)
+    fields = {"quality": quality, "cost_micros": cost, "deadline_ms": None, "query": QUERY}
     at_ms = offset * 100 if at_ms is None else at_ms
     return Arrived(offset=offset, at_ms=at_ms, query_id=query_id or f"q{offset}", **{**fields, **changes})
 
 
 def completion(offset: int, dispatch_id: str, llm: str, **changes: object) -> Completed:
     """A good answer that cost 100 micro-dollars, with `changes`."""
-    fields = dict(at_ms=offset * 100, ok=True, cost_micros=100, basis="cost", quality=1.0)
+    fields = {"at_ms": offset * 100, "ok": True, "cost_micros": 100, "basis": "cost", "quality": 1.0}
     return Completed(offset=offset, dispatch_id=dispatch_id, llm=llm, **{**fields, **changes})
 
 

@@ -23,7 +23,13 @@ def story() -> list[Event]:
     for number, dispatch in enumerate(answers):
         again = query(dispatch.origin.offset, at_ms=4_100) if number % 5 == 0 else None
         at_ms, ok = 4_100 + number, number % 5 != 0
-        fields = dict(at_ms=at_ms, ok=ok, cost_micros=150 if ok else None, basis="cost" if ok else "none", retry=again)
+        fields = {
+            "at_ms": at_ms,
+            "ok": ok,
+            "cost_micros": 150 if ok else None,
+            "basis": "cost" if ok else "none",
+            "retry": again,
+        }
         if number % 7 != 6:
             events.append(completion(number, dispatch.id, dispatch.llm, **fields))
     events.append(Refused("completions", 99, 5_000, "not a completion", "format"))
@@ -138,7 +144,14 @@ def test_what_is_not_served_now_is_deferred_with_its_reason(reason: str, events:
 
 def failure(offset: int, attempt: int, llm: str, retry: bool = True) -> Event:
     again = query(0, at_ms=1_000 + offset) if retry else None
-    fields = dict(ok=False, cost_micros=None, basis="none", error="overloaded", retry=again, at_ms=1_000 + offset)
+    fields = {
+        "ok": False,
+        "cost_micros": None,
+        "basis": "none",
+        "error": "overloaded",
+        "retry": again,
+        "at_ms": 1_000 + offset,
+    }
     return completion(offset, f"0-0-{attempt}", llm, **fields)
 
 
