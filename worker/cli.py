@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from worker.commands import run, topics
+from worker.commands import index, infer, run, topics
 from worker.errors import TollgateError
 
 app = typer.Typer(
@@ -19,7 +19,9 @@ app = typer.Typer(
     "With --debug, errors show where they came from.",
 )
 app.command("run")(run.command)
+app.command("infer")(infer.command)
 app.add_typer(topics.app, name="topics")
+app.add_typer(index.app, name="index")
 
 
 def main() -> None:

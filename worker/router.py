@@ -66,7 +66,7 @@ class Prior:
 
 
 class Router:
-    """The state of lane `partition`. Fresh until its first Reconfigured event, or brought back by `snapshot.restore`."""
+    """The state of lane `partition`: fresh until its first Reconfigured event, or as `snapshot.restore` found it."""
 
     def __init__(self, partition: int, prior: Prior) -> None:
         self.partition = partition

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from typing_extensions import override
 
 from worker.errors import FixSetting
 from worker.manifest import Manifest
@@ -35,10 +36,10 @@ class KafkaSettings(Section):
     """[kafka]: where the broker is and how the lanes' group is called."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
-    group: str = Field("tollgate", pattern=r"^[A-Za-z0-9._-]+$", max_length=100)
-    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
-    partitions: int = Field(4, ge=1, le=1024)
-    replication_factor: int = Field(1, ge=1, le=10)
+    group: str = Field(default="tollgate", pattern=r"^[A-Za-z0-9._-]+$", max_length=100)
+    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    partitions: int = Field(default=4, ge=1, le=1024)
+    replication_factor: int = Field(default=1, ge=1, le=10)
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     sasl_username: str | None = None
@@ -48,8 +49,8 @@ class KafkaSettings(Section):
     ssl_certificate_file: Path | None = None
     ssl_key_file: Path | None = None
     ssl_verify: bool = True
-    session_timeout_ms: int = Field(10_000, ge=1_000, le=300_000)
-    transaction_timeout_ms: int = Field(20_000, ge=5_000, le=900_000)
+    session_timeout_ms: int = Field(default=10_000, ge=1_000, le=300_000)
+    transaction_timeout_ms: int = Field(default=20_000, ge=5_000, le=900_000)
 
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> KafkaSettings:
@@ -76,7 +77,7 @@ class IndexSettings(Section):
     """[index]: the history that queries are compared with."""
 
     directory: Path = Path("index")
-    search_threads: int = Field(1, ge=1, le=64)
+    search_threads: int = Field(default=1, ge=1, le=64)
 
 
 class RoutingSettings(Section):
@@ -87,13 +88,13 @@ class RoutingSettings(Section):
     """
 
     policy: Literal["priced", "port"] = "priced"
-    horizon_queries: int = Field(0, ge=0)
+    horizon_queries: int = Field(default=0, ge=0)
     horizon_floor_queries: Positive = 1_000
     resolve_every_queries: Positive = 250
-    window_queries: int = Field(1_000, ge=1, le=100_000)
-    observe_share: float = Field(0.025, gt=0, le=1)
-    max_attempts: int = Field(2, ge=1, le=100)
-    reservation_seconds: int = Field(600, ge=1, le=30 * 86_400)
+    window_queries: int = Field(default=1_000, ge=1, le=100_000)
+    observe_share: float = Field(default=0.025, gt=0, le=1)
+    max_attempts: int = Field(default=2, ge=1, le=100)
+    reservation_seconds: int = Field(default=600, ge=1, le=30 * 86_400)
     checkpoint_every: Positive = 1_000
     seed: int = 0
 
@@ -101,10 +102,10 @@ class RoutingSettings(Section):
 class LimitSettings(Section):
     """[limits]: what is accepted from outside."""
 
-    max_query_bytes: int = Field(1_000_000, ge=1_000, le=50_000_000)
-    max_completion_bytes: int = Field(100_000, ge=1_000, le=50_000_000)
-    max_dead_letter_bytes: int = Field(1_000_000, ge=1_000, le=50_000_000)
-    max_nesting: int = Field(64, ge=1, le=500)
+    max_query_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
+    max_completion_bytes: int = Field(default=100_000, ge=1_000, le=50_000_000)
+    max_dead_letter_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
+    max_nesting: int = Field(default=64, ge=1, le=500)
     max_cost_usd: Dollars = Decimal(100)
 
     @property
@@ -117,7 +118,7 @@ class WebSettings(Section):
     """[web]: /healthz, /readyz and /metrics. Port 0 takes a free one."""
 
     host: str = "127.0.0.1"
-    port: int = Field(6066, ge=0, le=65_535)
+    port: int = Field(default=6066, ge=0, le=65_535)
 
 
 class LogSettings(Section):
@@ -134,7 +135,7 @@ class LlmSettings(Section):
     input_usd_per_mtok: Dollars | None = None
     output_usd_per_mtok: Dollars | None = None
     cached_input_usd_per_mtok: Dollars | None = None
-    margin: float | None = Field(None, ge=1, le=100)
+    margin: float | None = Field(default=None, ge=1, le=100)
 
     @property
     def price_list(self) -> PriceList | None:
@@ -164,12 +165,14 @@ class Settings(BaseSettings):
     llms: dict[str, LlmSettings] = {}
 
     @classmethod
+    @override
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags first, then the environment, then the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

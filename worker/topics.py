@@ -67,7 +67,7 @@ def create(settings: Settings) -> list[str]:
 
 
 def check(settings: Settings) -> list[Problem]:
-    """Everything about the topics that would lose, tear or refuse records; empty when all is well. Raises CheckBroker."""
+    """What about the topics would lose, tear or refuse records; empty when all is well. Raises CheckBroker."""
     admin = _admin(settings)
     partitions, topics = _partitions(admin), wanted(settings)
     problems = [

@@ -60,7 +60,7 @@ def decode_query(value: bytes | None, max_bytes: int, max_nesting: int) -> Query
 
 
 def query_payload(value: bytes) -> msgspec.Raw:
-    """The query to pass on, as MessagePack: the bytes as they came, or JSON written anew. `value` was decoded before."""
+    """The query to pass on, as MessagePack: the bytes as they came, or JSON written anew. `value` decoded before."""
     body = _unframed(value)
     return msgspec.Raw(_encode.encode(_any_json.decode(body)) if body[0] == JSON_OBJECT else body)
 
