@@ -2,8 +2,8 @@
 
     python deploy/make_demo_data.py FOLDER
 
-FOLDER holds data.parquet: one row per question with `query_id`, `prompt`, `source`, and for each LLM `<llm>` (score) and
-`<llm>|total_cost` (USD). Kept are ids, categories, scores, costs in micro-dollars, approximate input tokens and
+FOLDER holds data.parquet: one row per question with `query_id`, `prompt`, `source`, and for each LLM `<llm>` (score)
+and `<llm>|total_cost` (USD). Kept are ids, categories, scores, costs in micro-dollars, approximate input tokens and
 wordllama embeddings (float16).
 """
 

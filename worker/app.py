@@ -134,16 +134,16 @@ def _add_agents(app: faust.App, settings: Settings, lanes: Lanes) -> None:
 
 def _add_pages(app: faust.App, lanes: Lanes, metrics: Metrics) -> None:
     @app.page("/healthz")  # type: ignore[untyped-decorator]
-    async def healthz(view: View, request: Request) -> Response:
+    async def healthz(view: View, _: Request) -> Response:
         return view.text("ok\n")
 
     @app.page("/readyz")  # type: ignore[untyped-decorator]
-    async def readyz(view: View, request: Request) -> Response:
+    async def readyz(view: View, _: Request) -> Response:
         partitions = sorted(lane.partition for lane in lanes.open)
         return view.json({"ready": lanes.assigned, "partitions": partitions}, status=200 if lanes.assigned else 503)
 
     @app.page("/metrics")  # type: ignore[untyped-decorator]
-    async def exposition(view: View, request: Request) -> Response:
+    async def exposition(view: View, _: Request) -> Response:
         return view.bytes(metrics.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -51,14 +51,13 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Fence and restore the lanes of the new assignment, then seek each input to what its ledger has applied."""
-        positions = dict(await super().seek_to_committed())
+        positions = await super().seek_to_committed()
         await self.lanes.assign({tp.partition for tp in positions})
         self._reached: dict[TP, int] = {}
         for tp in positions:
             self._reached[tp] = self.lanes.applied(tp.partition, tp.topic)
-            positions[tp] = self._reached[tp] + 1
-            await self._seek(tp, positions[tp])
-        return positions
+            await self._seek(tp, self._reached[tp] + 1)
+        return {tp: applied + 1 for tp, applied in self._reached.items()}
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """One message per partition and fetch, its value a `Fetched`."""

@@ -127,13 +127,13 @@ class Intake:
         retries = {event.offset: event for event in self._arrivals(list(again.values())) if isinstance(event, Arrived)}
         events: list[Event] = []
         for record, completion in zip(records, decoded, strict=True):
+            done: Completed | RejectRecord
             if isinstance(completion, Completion):
                 retry = retries.get(origins.get(completion.dispatch_id, -1))
-                completion = _attempt(self._completed, record, completion, at_ms, retry)
-            if isinstance(completion, RejectRecord):
-                events.append(Refused("completions", record.offset, at_ms, str(completion), completion.code))
+                done = _attempt(self._completed, record, completion, at_ms, retry)
             else:
-                events.append(completion)
+                done = completion
+            events.append(_refused(record, done, at_ms) if isinstance(done, RejectRecord) else done)
         return Prepared(events, [*records, *again.values()])
 
     def _completion(self, record: Record, max_bytes: int, max_nesting: int) -> Completion:
@@ -190,5 +190,9 @@ def _arrived(record: Record, query: Query, estimate: tuple[list[float], list[int
         quality=estimate[0],
         cost_micros=estimate[1],
         deadline_ms=query.deadline_ms,
-        query=wire.query_payload(record.value),
+        query=wire.query_payload(record.value, query),
     )
+
+
+def _refused(record: Record, problem: RejectRecord, at_ms: int) -> Refused:
+    return Refused("completions", record.offset, at_ms, str(problem), problem.code)

@@ -102,8 +102,9 @@ class Lane:
         loop = asyncio.get_running_loop()
         while True:
             records, acknowledge = await self._waiting.get()
-            work = (self._intake.prepare, list(records), self.committer.is_open)
-            prepared = await loop.run_in_executor(self._searchers, *work)
+            prepared = await loop.run_in_executor(
+                self._searchers, self._intake.prepare, list(records), self.committer.is_open
+            )
             await self._prepared.put(Batch(prepared.events, prepared.records, [acknowledge]))
 
     async def _commit(self) -> None:

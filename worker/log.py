@@ -6,18 +6,19 @@ import logging
 import sys
 
 import structlog
+from structlog.typing import Processor
 
 from worker.settings import LogSettings
 
 
 def configure(settings: LogSettings) -> None:
     """Send every event to standard error: JSON, or lines for a person. Other packages from `warning` on."""
-    shared = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last = (
+    last: Processor = (
         structlog.processors.JSONRenderer()
         if settings.format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())

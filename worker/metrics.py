@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -26,15 +27,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        make = {"registry": self.registry}
-        self._decisions = Counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"], **make)
-        self._deferrals = Counter("tollgate_deferrals", "Queries not served now, by reason", ["reason"], **make)
-        self._dead = Counter("tollgate_dead_letters", "Records that could not be used", ["topic", "reason"], **make)
-        self._batch = Histogram("tollgate_batch_records", "Records per transaction", buckets=RECORDS, **make)
-        self._transaction = Histogram("tollgate_transaction_seconds", "Decide and commit", buckets=SECONDS, **make)
-        self._search = Histogram("tollgate_search_seconds", "Decode, embed and search", buckets=SECONDS, **make)
-        self._restore = Gauge("tollgate_restore_seconds", "Last restore of the ledger", ["partition"], **make)
-        self._build = Gauge("tollgate_build_info", "What runs here", ["version", "policy", "index"], **make)
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self._decisions = counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"])
+        self._deferrals = counter("tollgate_deferrals", "Queries not served now, by reason", ["reason"])
+        self._dead = counter("tollgate_dead_letters", "Records that could not be used", ["topic", "reason"])
+        self._batch = histogram("tollgate_batch_records", "Records per transaction", buckets=RECORDS)
+        self._transaction = histogram("tollgate_transaction_seconds", "Decide and commit", buckets=SECONDS)
+        self._search = histogram("tollgate_search_seconds", "Decode, embed and search", buckets=SECONDS)
+        self._restore = gauge("tollgate_restore_seconds", "Last restore of the ledger", ["partition"])
+        self._build = gauge("tollgate_build_info", "What runs here", ["version", "policy", "index"])
 
     def describe(self, version: str, policy: str, index: str) -> None:
         """Say what runs here, and show every reason from the start, at 0."""

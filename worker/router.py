@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -275,7 +276,8 @@ class Router:
                 self._retry(reservation, completion.retry)
 
     def _settle(self, reservation: Reservation, completion: Completed) -> None:
-        spent, basis = completion.cost_micros, completion.basis
+        spent = completion.cost_micros
+        basis: Literal["cost", "usage", "reservation", "none"] = completion.basis
         if spent is None:
             # Unknown is not zero: an answer of unknown cost is booked at what was held for it.
             spent, basis = (reservation.reserved_micros, "reservation") if completion.ok else (0, "none")

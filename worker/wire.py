@@ -26,6 +26,7 @@ FRAME_BYTES = 5
 JSON_OBJECT = 0x7B
 SMALL_MAPS = range(0x80, 0x90)
 MAP_16, MAP_32 = 0xDE, 0xDF
+PACKED_INTEGERS = range(-(2**63), 2**64)
 
 T = TypeVar("T")
 
@@ -34,7 +35,6 @@ _query_msgpack = msgspec.msgpack.Decoder(Query)
 _query_json = msgspec.json.Decoder(Query)
 _completion_msgpack = msgspec.msgpack.Decoder(Completion)
 _completion_json = msgspec.json.Decoder(Completion)
-_any_json = msgspec.json.Decoder()
 
 decode_dispatch = msgspec.msgpack.Decoder(Dispatch).decode
 decode_deferred = msgspec.msgpack.Decoder(Deferred).decode
@@ -55,14 +55,15 @@ def decode_query(value: bytes | None, max_bytes: int, max_nesting: int) -> Query
     """A record's value as a Query. Raises RejectRecord."""
     query = _decoded(value, max_bytes, _query_msgpack, _query_json)
     for name, inside in (("body", query.body), ("parameters", query.parameters)):
-        _check_nesting(name, inside, max_nesting)
+        _check_inside(name, inside, max_nesting)
     return query
 
 
-def query_payload(value: bytes) -> msgspec.Raw:
-    """The query to pass on, as MessagePack: the bytes as they came, or JSON written anew. `value` decoded before."""
+def query_payload(value: bytes | None, query: Query) -> msgspec.Raw:
+    """The query to pass on, as MessagePack: the bytes of `value` as they came, or, if they are JSON, `query` anew."""
+    assert value is not None, "`query` was decoded from it"
     body = _unframed(value)
-    return msgspec.Raw(_encode.encode(_any_json.decode(body)) if body[0] == JSON_OBJECT else body)
+    return msgspec.Raw(_encode.encode(query) if body[0] == JSON_OBJECT else body)
 
 
 def query_text(query: Query) -> str | None:
@@ -103,11 +104,12 @@ def embedding_rows(queries: Sequence[Query], dimension: int) -> tuple[NDArray[np
         if query.embedding is not None:
             problems[row] = _read_embedding(query.embedding, rows[row])
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    for row in np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0))):
+    usable = np.isfinite(lengths) & (lengths > 0)
+    for row in np.flatnonzero(~usable).tolist():
         if queries[row].embedding is not None and problems[row] is None:
             problems[row] = _bad_numbers(lengths[row])
-    usable = np.isfinite(lengths) & (lengths > 0)
-    rows[usable] /= lengths[usable, None].astype(np.float32)
+    # In float64: the length of a row of large float32 numbers need not be a float32.
+    rows[usable] = rows[usable] / lengths[usable, None]
     rows[~usable] = 0.0
     return rows, problems
 
@@ -146,7 +148,7 @@ def _bad_numbers(length: float) -> RejectRecord:
 def decode_completion(value: bytes | None, max_bytes: int, max_nesting: int, max_cost_micros: int) -> Completion:
     """A record's value as a Completion of a cost that can be. Raises RejectRecord."""
     completion = _decoded(value, max_bytes, _completion_msgpack, _completion_json)
-    _check_nesting("usage", completion.usage, max_nesting)
+    _check_inside("usage", completion.usage, max_nesting)
     cost_micros = completion.cost_micros
     if cost_micros is not None and not 0 <= cost_micros <= max_cost_micros:
         raise RejectRecord(
@@ -200,12 +202,15 @@ def _scrubbed(text: str) -> str:
     return re.sub(r"\s+", " ", text)[:200]
 
 
-def _check_nesting(name: str, inside: Any, limit: int) -> None:
+def _check_inside(name: str, inside: Any, max_nesting: int) -> None:
+    """Raise RejectRecord for what has no type of ours and cannot be passed on."""
     level, values = 0, [inside]
     while values := [child for value in values for child in _children(value)]:
         level += 1
-        if level > limit:
-            raise RejectRecord("nesting", f"{name}: nested deeper than {limit} levels")
+        if level > max_nesting:
+            raise RejectRecord("nesting", f"{name}: nested deeper than {max_nesting} levels")
+        if any(type(value) is int and value not in PACKED_INTEGERS for value in values):
+            raise RejectRecord("number", f"{name}: holds an integer beyond 64 bits, which MessagePack has not")
 
 
 def _children(value: Any) -> Sequence[Any]:
