@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 
+from worker.ledger import BrokenInvariant
 from worker.messages import Decision
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -25,12 +25,14 @@ class Journal:
         self.count = count
         self._records: list[tuple[str, bytes]] = []
 
-    def append(self, kind: type[Decision], key: str, **fields: Any) -> None:
-        """Add one record of `kind`, under the Kafka key `key`."""
-        record = _encode(kind(prev=self.head, **fields))
-        self.head = record_hash(record)
+    def append(self, key: str, record: Decision) -> None:
+        """Add one record, made with `head` as its `prev`, under the Kafka key `key`."""
+        if record.prev != self.head:
+            raise BrokenInvariant(f"a {type(record).__name__} record does not follow the last one")
+        encoded = _encode(record)
+        self.head = record_hash(encoded)
         self.count += 1
-        self._records.append((key, record))
+        self._records.append((key, encoded))
 
     def take(self) -> list[tuple[str, bytes]]:
         """The records added since the last call, in order, with their keys."""

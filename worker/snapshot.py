@@ -9,9 +9,9 @@ import msgspec
 from worker.journal import Journal
 from worker.ledger import Ledger
 from worker.messages import AccountRow, Configuration, Reservation, WindowBlock
-from worker.policy import make_policy
-from worker.router import ACCOUNT_KEY, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX, Prior, Router
-from worker.window import Window
+from worker.outbox import ACCOUNT_KEY, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX
+from worker.pricing import Pricing, Prior
+from worker.router import Router
 
 _account = msgspec.msgpack.Decoder(AccountRow).decode
 _configuration = msgspec.msgpack.Decoder(Configuration).decode
@@ -44,15 +44,20 @@ def assemble(
 ) -> Router:
     """The router in the state that these parts describe. Raises BrokenInvariant if they do not add up."""
     router = Router(partition, prior)
-    router.config = config
-    router.policy = make_policy(config, partition)
     router.ledger = Ledger(row.accounts, reservations)
     router.journal = Journal(row.head, row.decisions)
-    router.window = Window(config.window_queries, len(config.llms))
-    for block, content in window.items():
-        router.window.restore(block, content)
-    router.window_from, router.seen = row.window_from, row.seen
-    router.prices, router.fit = tuple(row.prices.values()), row.fit
     router.offsets, router.clock_ms = row.offsets, row.clock_ms
     router.sequence, router.dispatches = row.sequence, row.dispatches
+    router.pricing = _pricing(partition, prior, row, config, window)
     return router
+
+
+def _pricing(
+    partition: int, prior: Prior, row: AccountRow, config: Configuration, window: Mapping[int, WindowBlock]
+) -> Pricing:
+    pricing = Pricing(config, partition, prior, row.seen)
+    pricing.window_from = row.window_from
+    pricing.prices, pricing.fit = tuple(row.prices.values()), row.fit
+    for block, content in window.items():
+        pricing.window.restore(block, content)
+    return pricing

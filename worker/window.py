@@ -40,12 +40,11 @@ class Window:
     def take_touched(self) -> dict[int, WindowBlock]:
         """The blocks changed since the last call, by number."""
         touched, self._touched = self._touched, set()
-        return {block: self.block(block) for block in sorted(touched)}
+        return {block: self._block(block) for block in sorted(touched)}
 
-    def block(self, block: int) -> WindowBlock:
-        """One block as it is written to the ledger."""
-        rows = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)
-        return WindowBlock(self._quality[rows].tobytes(), self._cost_micros[rows].tobytes())
+    def all_blocks(self) -> dict[int, WindowBlock]:
+        """Every block, by number."""
+        return {block: self._block(block) for block in range(self.blocks)}
 
     def restore(self, block: int, row: WindowBlock) -> None:
         """Put back one block as it was written."""
@@ -53,3 +52,7 @@ class Window:
         shape = self._quality[rows].shape
         self._quality[rows] = np.frombuffer(row.quality, "<f4").reshape(shape)
         self._cost_micros[rows] = np.frombuffer(row.cost_micros, "<i8").reshape(shape)
+
+    def _block(self, block: int) -> WindowBlock:
+        rows = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)
+        return WindowBlock(self._quality[rows].tobytes(), self._cost_micros[rows].tobytes())
