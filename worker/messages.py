@@ -88,7 +88,8 @@ class Dispatch(Struct, frozen=True):
 class Deferred(Struct, frozen=True):
     """A query not served now, on `deferred`. `attempt` is the attempt that found no LLM (1: never dispatched).
 
-    `remedy` says what would change it; `best_llm` is the best LLM at the prices of that moment, with its score.
+    `remedy` says what would change it; `best_llm` is the best LLM at the prices of that moment, with its score. `query`
+    is nil if it has left its topic.
     """
 
     query_id: str
@@ -98,7 +99,7 @@ class Deferred(Struct, frozen=True):
     remedy: str
     best_llm: str | None
     best_score: float | None
-    query: Raw | None
+    query: Raw
 
 
 # The ledger topic: an `account` row, a `configuration` row (of type Configuration), a `reservation/<dispatch id>` row
@@ -125,8 +126,8 @@ class Offsets(Struct, frozen=True):
 
 
 class Fit(Struct, frozen=True):
-    """How the prices in force were found. `status`: `prior`, `converged`, `kept` (the fit failed; old prices stay),
-    `observing` (no prices yet). `gap` is the share of the dual objective that the certificate leaves open."""
+    """How the prices in force were found. `status`: `converged`, `kept` (the fit failed; old prices stay), `observing`
+    (no prices yet). `gap` is the share of the dual objective that the certificate leaves open."""
 
     status: Literal["observing", "converged", "kept"]
     objective: float
