@@ -6,21 +6,26 @@ ends and the next owner restores.
 
 librdkafka speaks the transaction protocol from before KIP-890 and retries a timed-out EndTxn inside, so a late EndTxn
 could end the *next* transaction. After a transaction in which the producer reported an error or that took suspiciously
-long, the producer is therefore replaced, and the new epoch makes the old one's late requests fail.
+long, the producer is therefore replaced, and the new epoch makes the old one's late requests fail. A process that was
+stopped for a while looks just like this, but another owner may have written meanwhile: having fenced, the committer
+checks that the last account row is still its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from worker import clients, wire
 from worker.errors import CheckBroker, LeaveProcess
 from worker.events import Effects, Event, Refused
+from worker.ledger import BrokenInvariant
 from worker.metrics import Metrics
-from worker.record import Record
+from worker.outbox import ACCOUNT_KEY
+from worker.record import Record, StoredRecord
 from worker.router import Prior, Router
 from worker.settings import Settings
 from worker.snapshot import restore
@@ -31,24 +36,45 @@ SUSPICIOUS_SECONDS = 1.0
 Records = Mapping[tuple[str, int], Record]
 
 
-def open_committer(partition: int, settings: Settings, prior: Prior, metrics: Metrics) -> Committer:
+class TransactionalProducer(Protocol):
+    """What a committer uses of confluent_kafka.Producer."""
+
+    def init_transactions(self, timeout: float) -> None: ...
+    def begin_transaction(self) -> None: ...
+    def produce(self, topic: str, value: bytes | None, key: Any, partition: int, **options: Any) -> None: ...
+    def commit_transaction(self, timeout: float) -> None: ...
+    def poll(self, timeout: float) -> int: ...
+
+
+class Kafka(NamedTuple):
+    """How a committer reaches Kafka: a producer of a configuration, and the committed records of a partition."""
+
+    producer: Callable[[dict[str, Any]], TransactionalProducer] = Producer
+    read_partition: Callable[[Settings, str, int], Iterable[StoredRecord]] = clients.read_partition
+
+
+KAFKA = Kafka()
+
+
+def open_committer(
+    partition: int, settings: Settings, prior: Prior, metrics: Metrics, kafka: Kafka = KAFKA
+) -> Committer:
     """Fence the previous owner of `partition`, then restore its ledger.
 
     Raises CheckBroker if the broker does not answer, BrokenInvariant if the ledger does not add up.
     """
-    committer = Committer(partition, settings, Router(partition, prior), metrics)
+    committer = Committer(partition, settings, Router(partition, prior), metrics, kafka)
     committer.fence()
     started = time.monotonic()
-    rows = read_rows(settings, partition)
-    committer.router = restore(partition, prior, rows)
+    committer.restore(prior)
     metrics.restored(partition, time.monotonic() - started)
     return committer
 
 
-def read_rows(settings: Settings, partition: int) -> dict[str, bytes]:
+def read_rows(settings: Settings, partition: int, kafka: Kafka = KAFKA) -> dict[str, bytes]:
     """The compacted rows of one ledger partition: the last value of each key, tombstones left out."""
     rows: dict[str, bytes] = {}
-    for record in clients.read_partition(settings, settings.topics.ledger, partition):
+    for record in kafka.read_partition(settings, settings.topics.ledger, partition):
         key = record.key.decode() if record.key else ""
         if record.value is None:
             rows.pop(key, None)
@@ -60,13 +86,17 @@ def read_rows(settings: Settings, partition: int) -> dict[str, bytes]:
 class Committer:
     """The router of one partition and the transactional producer that publishes what it decides."""
 
-    def __init__(self, partition: int, settings: Settings, router: Router, metrics: Metrics) -> None:
+    def __init__(
+        self, partition: int, settings: Settings, router: Router, metrics: Metrics, kafka: Kafka = KAFKA
+    ) -> None:
         self.partition = partition
         self.router = router
         self._settings = settings
         self._topics = settings.topics
         self._metrics = metrics
-        self._producer: Producer | None = None
+        self._kafka = kafka
+        self._producer: TransactionalProducer | None = None
+        self._account_row: bytes | None = None
         self._suspicious = False
 
     def is_open(self, dispatch_id: str) -> bool:
@@ -77,11 +107,17 @@ class Committer:
         """A new producer under this partition's fixed transactional id: fences the old owner, aborts what it left."""
         self._suspicious = False
         config = clients.transactional_config(self._settings, self.partition)
-        self._producer = Producer({**config, "error_cb": self._on_error})
+        self._producer = self._kafka.producer({**config, "error_cb": self._on_error})
         try:
             self._producer.init_transactions(self._settings.kafka.transaction_timeout_ms / 1000)
         except KafkaException as error:
             raise CheckBroker(f"partition {self.partition}: init_transactions: {error.args[0]}") from error
+
+    def restore(self, prior: Prior) -> None:
+        """Make the router anew from the ledger; nobody else writes to it after `fence`. Raises BrokenInvariant."""
+        rows = read_rows(self._settings, self.partition, self._kafka)
+        self.router = restore(self.partition, prior, rows)
+        self._account_row = rows.get(ACCOUNT_KEY)
 
     def commit(self, events: Sequence[Event], records: Sequence[Record]) -> None:
         """Decide the events and publish all that follows in one transaction.
@@ -90,19 +126,26 @@ class Committer:
         """
         if self._suspicious:
             self.fence()
+            self._check_owner()
         started = time.monotonic()
         effects = self.router.handle(events)
         try:
             self._publish(effects, events, {(record.topic, record.offset): record for record in records})
         except (KafkaException, BufferError) as error:
             raise LeaveProcess(f"partition {self.partition}: {_reason(error)}") from error
+        self._account_row = effects.rows[ACCOUNT_KEY]
         seconds = time.monotonic() - started
         self._suspicious = self._suspicious or seconds > SUSPICIOUS_SECONDS
         self._metrics.committed(effects, events, seconds)
 
+    def _check_owner(self) -> None:
+        if read_rows(self._settings, self.partition, self._kafka).get(ACCOUNT_KEY) != self._account_row:
+            raise LeaveProcess(f"partition {self.partition}: another owner has written to its ledger since")
+
     def _publish(self, effects: Effects, events: Sequence[Event], records: Records) -> None:
         producer = self._producer
-        assert producer is not None, "fence() comes first"
+        if producer is None:
+            raise BrokenInvariant("fence() comes first")
         producer.begin_transaction()
         self._produce_queries(producer, effects, records)
         self._produce_dead_letters(producer, effects, events, records)
@@ -113,7 +156,7 @@ class Committer:
         producer.commit_transaction(self._settings.kafka.transaction_timeout_ms / 1000)
         producer.poll(0)
 
-    def _produce_queries(self, producer: Producer, effects: Effects, records: Records) -> None:
+    def _produce_queries(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:
         for dispatch in effects.dispatches:
             headers = self._headers(dispatch.origin.offset, records)
             topic = self._topics.dispatch(dispatch.llm)
@@ -124,7 +167,7 @@ class Committer:
             producer.produce(self._topics.deferred, value, deferred.query_id, self.partition, headers=headers)
 
     def _produce_dead_letters(
-        self, producer: Producer, effects: Effects, events: Sequence[Event], records: Records
+        self, producer: TransactionalProducer, effects: Effects, events: Sequence[Event], records: Records
     ) -> None:
         refused = [
             (event.topic, event.offset, event.reason, event.code) for event in events if isinstance(event, Refused)
