@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from worker.commands import index, infer, run, topics
+from worker.commands import evaluate, index, infer, run, topics
 from worker.errors import TollgateError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("run")(run.command)
 app.command("infer")(infer.command)
+app.command("evaluate", help=evaluate.HELP)(evaluate.command)
 app.add_typer(topics.app, name="topics")
 app.add_typer(index.app, name="index")
 

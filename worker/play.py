@@ -27,6 +27,7 @@ from worker.router import Prior, Router
 from worker.scene import Scene
 
 Rule = Literal["paper", "tollgate"]
+RULES: tuple[Rule, ...] = ("paper", "tollgate")
 BATCH_ROWS = 50
 
 _nothing = msgspec.Raw(msgspec.msgpack.encode(None))

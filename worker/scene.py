@@ -7,7 +7,7 @@ split over the LLMs by sqrt(mean quality / mean cost) in history.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +91,7 @@ class Scene:
 
 def divide(history: History, test: int | None, seed: int) -> tuple[History, History]:
     """Draw the queries to route from history: (past, live). Rows that some LLM never saw stay in the past."""
-    whole = ~np.isnan(history.quality + history.cost_micros).any(axis=1)
+    whole: NDArray[np.bool_] = np.asarray(~np.isnan(history.quality + history.cost_micros).any(axis=1))
     drawn = np.random.default_rng(seed).permutation(len(history.ids))
     wanted = round(len(drawn) * TEST_SHARE) if test is None else test
     full = drawn[whole[drawn]]
@@ -101,15 +101,15 @@ def divide(history: History, test: int | None, seed: int) -> tuple[History, Hist
     return history.rows(drawn[~np.isin(drawn, live)]), history.rows(live)
 
 
-def arranged(live: History, order: Order) -> History:
-    """The queries in another order of arrival: as drawn, by category, or by falling mean quality."""
+def arrival(live: History, order: Order) -> NDArray[np.int64]:
+    """The rows of `live` in their order of arrival: as drawn, by category, or by falling mean quality."""
     if order == "random":
-        return live
+        return np.arange(len(live.ids))
     if order == "hardest-last":
-        return live.rows(np.argsort(-live.quality.mean(axis=1), kind="stable"))
+        return np.argsort(-live.quality.mean(axis=1), kind="stable")
     if live.categories is None:
         raise FixSetting("order: source needs a `source` or `category` column in the table")
-    return live.rows(np.argsort(np.array(live.categories), kind="stable"))
+    return np.argsort(np.array(live.categories), kind="stable")
 
 
 def budgets(past: History, live: History, plan: Plan, seed: int) -> NDArray[np.int64]:
@@ -122,27 +122,43 @@ def budgets(past: History, live: History, plan: Plan, seed: int) -> NDArray[np.i
         "quality": quality,
         "random": np.random.default_rng(seed).random(len(cost)),
     }[plan.split]
-    total = plan.budget * live.cost_micros.sum(axis=0).min()
-    return np.floor(shares / shares.sum() * total).astype(np.int64)
+    total = plan.budget * float(live.cost_micros.sum(axis=0).min())
+    split: NDArray[np.int64] = np.floor(shares / shares.sum() * total).astype(np.int64)
+    return split
 
 
 def make_scene(past: History, live: History, plan: Plan, seed: int, neighbours: int | None = None) -> Scene:
     """Build an index of `past` as the worker would, estimate `live` with it, and set the budgets."""
-    arrived = arranged(live, plan.order)
     estimator = built(past, seed, neighbours)
     exact: Any = faiss.IndexFlatIP(past.embeddings.shape[1])
     exact.add(past.embeddings)
-    return Scene(
-        plan=plan,
+    drawn = Scene(
+        plan=Plan(),
         seed=seed,
         past=past,
-        live=arrived,
+        live=live,
         budget_micros=budgets(past, live, plan, seed),
         estimator=estimator,
-        estimates=estimator.estimate(arrived.embeddings, arrived.input_tokens),
-        plain=paper_estimates(estimator.graph, past, arrived),
-        exact=paper_estimates(exact, past, arrived),
-        ridge=ridge_estimates(estimator, arrived),
+        estimates=estimator.estimate(live.embeddings, live.input_tokens),
+        plain=paper_estimates(estimator.graph, past, live),
+        exact=paper_estimates(exact, past, live),
+        ridge=ridge_estimates(estimator, live),
+    )
+    return replanned(drawn, plan)
+
+
+def replanned(scene: Scene, plan: Plan) -> Scene:
+    """The same queries and estimates under another plan. Of a scene that was reordered, the order stays."""
+    rows = arrival(scene.live, plan.order)
+    return replace(
+        scene,
+        plan=plan,
+        live=scene.live.rows(rows),
+        budget_micros=budgets(scene.past, scene.live, plan, scene.seed),
+        estimates=scene.estimates.rows(rows),
+        plain=scene.plain.rows(rows),
+        exact=scene.exact.rows(rows),
+        ridge=scene.ridge.rows(rows),
     )
 
 
