@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker import usage, wire
+from worker.ceilings import ceilings_micros
 from worker.embedder import Embedder
 from worker.errors import RejectRecord
 from worker.estimator import Estimator
@@ -104,11 +105,14 @@ class Intake:
     def _estimates(
         self, queries: Sequence[Decoded], embeddings: NDArray[np.float32]
     ) -> Iterator[tuple[list[float], list[int]]]:
-        tokens = [wire.input_tokens(query, wire.query_text(query)) for query in queries if isinstance(query, Query)]
-        if not tokens:
+        usable = [query for query in queries if isinstance(query, Query)]
+        if not usable:
             return iter(())
-        estimates = self.estimator.estimate(embeddings, np.array(tokens))
-        return zip(estimates.quality.tolist(), estimates.cost_micros.tolist(), strict=True)
+        tokens = np.array([wire.input_tokens(query, wire.query_text(query)) for query in usable])
+        estimates = self.estimator.estimate(embeddings, tokens)
+        prices = [self.settings.llms[llm].price_list for llm in self.estimator.manifest.llms]
+        costs = np.minimum(estimates.cost_micros, ceilings_micros(usable, prices)).astype(np.int64)
+        return zip(estimates.quality.tolist(), costs.tolist(), strict=True)
 
     # Completions
 

@@ -5,8 +5,8 @@ One US dollar per million tokens is one micro-dollar per token. Field names as t
 - OpenAI responses: input_tokens, output_tokens, input_tokens_details.cached_tokens (part of the input);
 - Anthropic messages: input_tokens, output_tokens, and *beside* the input cache_read_input_tokens and
   cache_creation_input_tokens;
-- Gemini: promptTokenCount, candidatesTokenCount, thoughtsTokenCount (beside the candidates), cachedContentTokenCount
-  (part of the prompt); also in snake_case.
+- Gemini: promptTokenCount, toolUsePromptTokenCount (beside the prompt), cachedContentTokenCount (part of the prompt),
+  candidatesTokenCount, thoughtsTokenCount (beside the candidates); also in snake_case.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def _input_output(usage: Mapping[str, Any]) -> _Tokens | Unknown:
 def _gemini(usage: Mapping[str, Any]) -> _Tokens | Unknown:
     answer, thoughts = _count(usage, "candidatesTokenCount"), _count(usage, "thoughtsTokenCount")
     output = None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0)
-    return _including(_count(usage, "promptTokenCount"), _count(usage, "cachedContentTokenCount") or 0, output)
+    prompt, tools = _count(usage, "promptTokenCount"), _count(usage, "toolUsePromptTokenCount")
+    given = None if prompt is None else prompt + (tools or 0)
+    return _including(given, _count(usage, "cachedContentTokenCount") or 0, output)
 
 
 def _including(given: int | None, cached: int, output: int | None) -> _Tokens | Unknown:
