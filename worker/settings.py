@@ -6,12 +6,14 @@ the environment or from a file named by a `*_file` setting, never from tollgate.
 
 from __future__ import annotations
 
+import os
 import tomllib
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from typing_extensions import override
 
@@ -23,7 +25,7 @@ from worker.usage import PriceList
 
 MICROS_PER_USD = 1_000_000
 Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=6)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Section(BaseModel):
@@ -45,12 +47,18 @@ class KafkaSettings(Section):
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     sasl_password_file: Path | None = None
-    ssl_ca_file: Path | None = None
-    ssl_certificate_file: Path | None = None
-    ssl_key_file: Path | None = None
+    ssl_ca_file: FilePath | None = None
+    ssl_certificate_file: FilePath | None = None
+    ssl_key_file: FilePath | None = None
     ssl_verify: bool = True
     session_timeout_ms: int = Field(default=10_000, ge=1_000, le=300_000)
     transaction_timeout_ms: int = Field(default=20_000, ge=5_000, le=900_000)
+
+    @model_validator(mode="after")
+    def _key_has_a_certificate(self) -> KafkaSettings:
+        if self.ssl_key_file is not None and self.ssl_certificate_file is None:
+            raise ValueError("ssl_key_file needs the ssl_certificate_file that it belongs to")
+        return self
 
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> KafkaSettings:
@@ -88,7 +96,7 @@ class RoutingSettings(Section):
     """
 
     policy: Literal["priced", "port"] = "priced"
-    horizon_queries: int = Field(default=0, ge=0)
+    horizon_queries: int = Field(default=0, ge=0, le=10**15)
     horizon_floor_queries: Positive = 1_000
     resolve_every_queries: Positive = 250
     window_queries: int = Field(default=1_000, ge=1, le=100_000)
@@ -96,7 +104,7 @@ class RoutingSettings(Section):
     max_attempts: int = Field(default=2, ge=1, le=100)
     reservation_seconds: int = Field(default=600, ge=1, le=30 * 86_400)
     checkpoint_every: Positive = 1_000
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class LimitSettings(Section):
@@ -136,6 +144,13 @@ class LlmSettings(Section):
     output_usd_per_mtok: Dollars | None = None
     cached_input_usd_per_mtok: Dollars | None = None
     margin: float | None = Field(default=None, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _price_list_is_whole(self) -> LlmSettings:
+        prices = (self.input_usd_per_mtok, self.output_usd_per_mtok)
+        if None in prices and {*prices, self.cached_input_usd_per_mtok} != {None}:
+            raise ValueError("a price list needs both input_usd_per_mtok and output_usd_per_mtok")
+        return self
 
     @property
     def price_list(self) -> PriceList | None:
@@ -185,6 +200,7 @@ class Settings(BaseSettings):
 
 def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
     """Settings from flags (nested dicts), the environment and the file at `path`. Raises FixSetting."""
+    _refuse_unknown_sections(os.environ)
     if path is not None:
         _refuse_secrets(path)
 
@@ -199,6 +215,14 @@ def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None)
     return settings
 
 
+def _refuse_unknown_sections(environment: Iterable[str]) -> None:
+    """A misspelt section is an error here as it is in the file; names without `__` may be somebody else's."""
+    for name in environment:
+        section, nested, _ = name.lower().removeprefix("tollgate_").partition("__")
+        if nested and name.lower().startswith("tollgate_") and section not in Settings.model_fields:
+            raise FixSetting(f"{name}: there is no section {section!r}, only {', '.join(Settings.model_fields)}")
+
+
 def _refuse_secrets(path: Path) -> None:
     try:
         content = tomllib.loads(path.read_text())
@@ -206,7 +230,8 @@ def _refuse_secrets(path: Path) -> None:
         raise FixSetting(f"{path}: {error.strerror}; name the settings file with --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FixSetting(f"{path}: {error}") from None
-    if "sasl_password" in content.get("kafka", {}):
+    kafka = content.get("kafka")
+    if isinstance(kafka, dict) and "sasl_password" in kafka:
         raise FixSetting(
             "kafka.sasl_password: a secret does not belong in the settings file; set "
             "TOLLGATE_KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
@@ -217,8 +242,9 @@ def _problem(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
-    given = "" if problem["type"] in ("missing", "value_error") else f", not {problem['input']!r}"
-    return f"{name}: {problem['msg']}{given}"
+    silent = problem["type"] in ("missing", "value_error") or name.endswith("password")
+    given = "" if silent else f", not {problem['input']!r}"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')}{given}"
 
 
 def configuration(settings: Settings, manifest: Manifest, partition: int) -> Configuration:

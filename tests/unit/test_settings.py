@@ -1,0 +1,240 @@
+"""One settings object: flag > environment > file > default, secrets never from the file, mistakes refused by name."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.errors import FixSetting
+from worker.manifest import Manifest
+from worker.settings import LlmSettings, Settings, configuration, load_settings
+from worker.usage import PriceList
+
+GROUP = "TOLLGATE_KAFKA__GROUP"
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own environment says nothing."""
+    for name in list(os.environ):
+        if name.lower().startswith("tollgate_"):
+            monkeypatch.delenv(name)
+
+
+def load(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, variables: dict[str, str], flags: dict[str, Any]
+) -> Settings:
+    """Settings from all sources."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    path = folder / "tollgate.toml"
+    path.write_text(text)
+    return load_settings(path, flags)
+
+
+FILE = '[kafka]\ngroup = "file"\npartitions = 8\n'
+PRECEDENCE = [
+    ("default", "", {}, {}, ("tollgate", 4)),
+    ("file over default", FILE, {}, {}, ("file", 8)),
+    ("environment over file, name by name", FILE, {GROUP: "environment"}, {}, ("environment", 8)),
+    (
+        "flag over environment, name by name",
+        FILE,
+        {GROUP: "environment", "TOLLGATE_KAFKA__PARTITIONS": "16"},
+        {"kafka": {"group": "flag"}},
+        ("flag", 16),
+    ),
+    ("flag over file", FILE, {}, {"kafka": {"group": "flag"}}, ("flag", 8)),
+    ("small letters", FILE, {GROUP.lower(): "environment"}, {}, ("environment", 8)),
+    ("variables of others", "", {"TOLLGATE_PORT": "tcp://10.0.0.1:80", "TOLL__GATE": "1"}, {}, ("tollgate", 4)),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "flags", "expected"), [c[1:] for c in PRECEDENCE], ids=[c[0] for c in PRECEDENCE]
+)
+def test_precedence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    variables: dict[str, str],
+    flags: dict[str, Any],
+    expected: tuple[str, int],
+) -> None:
+    """The nearer source wins, setting by setting."""
+    kafka = load(tmp_path, monkeypatch, text, variables, flags).kafka
+    assert (kafka.group, kafka.partitions) == expected
+
+
+SASL = {"TOLLGATE_KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "TOLLGATE_KAFKA__SASL_USERNAME": "ada"}
+LLM = '[llms."a"]\nbudget_usd = 1\n'
+REFUSED: list[tuple[str, str, dict[str, str], list[str]]] = [
+    ("an unknown section", "[kafak]\n", {}, ["kafak: there is no such setting"]),
+    ("an unknown name", "[kafka]\ngruop = 'x'\n", {}, ["kafka.gruop: there is no such setting"]),
+    ("an unknown variable", "", {"TOLLGATE_KAFKA__GRUOP": "x"}, ["kafka.gruop: there is no such setting"]),
+    (
+        "an unknown section in a variable",
+        "",
+        {"TOLLGATE_KAFAK__GROUP": "x"},
+        ["TOLLGATE_KAFAK__GROUP: there is no section 'kafak', only kafka, index, routing, limits, web, log, llms"],
+    ),
+    (
+        "a value that is not allowed",
+        '[routing]\npolicy = "best"\n',
+        {},
+        ["routing.policy: Input should be 'priced' or 'port', not 'best'"],
+    ),
+    (
+        "a number out of range",
+        "[kafka]\npartitions = 0\n",
+        {},
+        ["kafka.partitions: Input should be greater than or equal to 1, not 0"],
+    ),
+    (
+        "all mistakes at once",
+        '[log]\nlevel = "loud"\n[web]\nport = 70000\n',
+        {},
+        [
+            "web.port: Input should be less than or equal to 65535, not 70000",
+            "log.level: Input should be 'debug', 'info', 'warning' or 'error', not 'loud'",
+        ],
+    ),
+    ("an LLM without a budget", "[llms.a]\n", {}, ["llms.a.budget_usd: Field required"]),
+    ("half a price list", LLM + "input_usd_per_mtok = 1\n", {}, ["llms.a: a price list needs both"]),
+    ("a cached price alone", LLM + "cached_input_usd_per_mtok = 1\n", {}, ["llms.a: a price list needs both"]),
+    ("a negative budget", "[llms.a]\nbudget_usd = -1\n", {}, ["llms.a.budget_usd: Input should be greater than or"]),
+    ("no budget at all", "[llms.a]\nbudget_usd = nan\n", {}, ["llms.a.budget_usd: Input should be a finite number"]),
+    ("less than a micro-dollar", "[llms.a]\nbudget_usd = 0.0000001\n", {}, ["llms.a.budget_usd: Decimal input"]),
+    ("two LLMs on one topic", LLM + '[llms."x y"]\nbudget_usd = 1\n[llms.x-y]\nbudget_usd = 1\n', {}, ["llms: 'x y'"]),
+    ("no TOML", "[kafka\n", {}, ["{path}: Expected ']'"]),
+    ("a section that is none", "kafka = 3\n", {}, ["kafka: Input should be a valid dictionary"]),
+    ("a password in the file", '[kafka]\nsasl_password = "x"\n', {}, ["kafka.sasl_password: a secret does not belong"]),
+    ("SASL without a password", "", SASL, ["kafka: security_protocol SASL_* needs sasl_username and a password"]),
+    (
+        "a password's file that is not there",
+        "",
+        {**SASL, "TOLLGATE_KAFKA__SASL_PASSWORD_FILE": "/nowhere"},
+        ["kafka: sasl_password_file cannot be read: No such file or directory"],
+    ),
+    (
+        "a certificate that is not there",
+        '[kafka]\nssl_ca_file = "/nowhere"\n',
+        {},
+        ["kafka.ssl_ca_file: Path does not point to a file, not '/nowhere'"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "variables", "lines"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
+def test_a_mistake_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, variables: dict[str, str], lines: list[str]
+) -> None:
+    """Each is named, with what is allowed in its place, one on a line."""
+    with pytest.raises(FixSetting) as caught:
+        load(tmp_path, monkeypatch, text, variables, {})
+    wanted = [line.format(path=tmp_path / "tollgate.toml") for line in lines]
+    assert [said[: len(line)] for said, line in zip(str(caught.value).splitlines(), wanted, strict=True)] == wanted
+
+
+def test_a_key_needs_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key alone would be ignored by both clients."""
+    key = tmp_path / "key.pem"
+    key.touch()
+    with pytest.raises(FixSetting, match="ssl_key_file needs the ssl_certificate_file"):
+        load(tmp_path, monkeypatch, f'[kafka]\nssl_key_file = "{key}"\n', {}, {})
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """The message says how to name another."""
+    with pytest.raises(FixSetting, match="No such file or directory; name the settings file with --config"):
+        load_settings(tmp_path / "nowhere.toml")
+
+
+PASSWORDS = [
+    ("from the environment", {"TOLLGATE_KAFKA__SASL_PASSWORD": "secret"}),
+    ("from a file that the environment names", {"TOLLGATE_KAFKA__SASL_PASSWORD_FILE": "{folder}/password"}),
+]
+
+
+@pytest.mark.parametrize("variables", [c[1] for c in PASSWORDS], ids=[c[0] for c in PASSWORDS])
+def test_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    """It is read, without the end of its line, and never shown."""
+    (tmp_path / "password").write_text("secret\n")
+    named = {name: value.format(folder=tmp_path) for name, value in variables.items()}
+    settings = load(tmp_path, monkeypatch, "", {**SASL, **named}, {})
+    assert (settings.kafka.password(), "secret" in repr(settings)) == ("secret", False)
+
+
+# What one partition decides by
+
+
+def manifest(llms: tuple[str, ...] = ("a", "b")) -> Manifest:
+    """An index of these LLMs."""
+    names = dict.fromkeys(Manifest.__struct_fields__)
+    return Manifest(**{**names, "llms": llms, "margins": tuple(1.5 for _ in llms), "index": "index"})
+
+
+def budgets(partitions: int, usd: str, horizon: int = 0) -> Settings:
+    """Settings of two LLMs with the same budget."""
+    llms = {name: LlmSettings(budget_usd=Decimal(usd)) for name in ("a", "b")}
+    return Settings(kafka={"partitions": partitions}, routing={"horizon_queries": horizon}, llms=llms)
+
+
+SPLITS = [
+    ("even", 4, "1", [250_000] * 4),
+    ("what is left goes to the first", 3, "0.000011", [4, 4, 3]),
+    ("fewer micro-dollars than partitions", 4, "0.000002", [1, 1, 0, 0]),
+    ("nothing", 2, "0", [0, 0]),
+]
+
+
+@pytest.mark.parametrize(("partitions", "usd", "shares"), [c[1:] for c in SPLITS], ids=[c[0] for c in SPLITS])
+def test_budgets_are_split_exactly(partitions: int, usd: str, shares: list[int]) -> None:
+    """The shares of all partitions add up to the budget, to the micro-dollar."""
+    settings = budgets(partitions, usd)
+    split = [configuration(settings, manifest(), partition).budget_micros for partition in range(partitions)]
+    assert split == [{"a": share, "b": share} for share in shares]
+
+
+def test_the_horizon_is_split_as_budgets_are() -> None:
+    """Each partition expects its share of the queries."""
+    settings = budgets(3, "1", horizon=10)
+    assert [configuration(settings, manifest(), partition).horizon_queries for partition in range(3)] == [4, 3, 3]
+
+
+def test_a_margin_of_the_settings_wins() -> None:
+    """Margins come from the index, unless the operator says otherwise; both in the order of the index."""
+    llms = {"b": LlmSettings(budget_usd=Decimal(1), margin=2.0), "a": LlmSettings(budget_usd=Decimal(1))}
+    made = configuration(Settings(llms=llms), manifest(), 0)
+    assert (made.llms, made.margins, list(made.budget_micros)) == (("a", "b"), (1.5, 2.0), ["a", "b"])
+
+
+def test_an_index_of_other_llms_is_refused() -> None:
+    """The message names what each side has alone."""
+    with pytest.raises(FixSetting, match=r"only in the index: \['c'\], only in the settings: \['b'\]"):
+        configuration(budgets(1, "1"), manifest(("a", "c")), 0)
+
+
+PRICE_LISTS = [
+    ("none", {}, None),
+    (
+        "input and output",
+        {"input_usd_per_mtok": "0.15", "output_usd_per_mtok": "0.6"},
+        PriceList(Decimal("0.15"), Decimal("0.6")),
+    ),
+    (
+        "free of charge",
+        {"input_usd_per_mtok": "0", "output_usd_per_mtok": "0", "cached_input_usd_per_mtok": "0"},
+        PriceList(Decimal(0), Decimal(0), Decimal(0)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("prices", "price_list"), [c[1:] for c in PRICE_LISTS], ids=[c[0] for c in PRICE_LISTS])
+def test_a_price_list(prices: dict[str, str], price_list: PriceList | None) -> None:
+    """A price of zero is a price; no price is none."""
+    assert LlmSettings.model_validate({"budget_usd": 1, **prices}).price_list == price_list
