@@ -87,7 +87,7 @@ def transactional_config(settings: Settings, partition: int) -> dict[str, Any]:
         "transactional.id": f"{settings.kafka.group}-{partition}",
         "transaction.timeout.ms": settings.kafka.transaction_timeout_ms,
         # The commit flushes at once; until then a batch gathers into one request per partition.
-        "linger.ms": 100,
+        "linger.ms": 0,
         "compression.type": "none",
     }
 

@@ -54,7 +54,10 @@ class Solution:
 
 
 class Policy(Protocol):
-    """When to solve for prices, how, and which LLMs to try for one query."""
+    """When to solve for prices, how, and which LLMs to try for one query.
+
+    Prices are also solved whenever a configuration comes into force, so that the first query need not wait for them.
+    """
 
     def due(self, seen: int) -> bool:
         """Whether to solve before pricing query number `seen` (from 0)."""
@@ -92,7 +95,7 @@ class Priced:
     config: Configuration
 
     def due(self, seen: int) -> bool:
-        return seen % self.config.resolve_every_queries == 0
+        return seen > 0 and seen % self.config.resolve_every_queries == 0
 
     def solve(self, view: View) -> Solution:
         quality = self._topped_up(view.window_quality, view.prior_quality)
@@ -145,7 +148,7 @@ class Port:
 
     def solve(self, view: View) -> Solution:
         if not len(view.window_quality):
-            return Solution(view.prices, Fit("kept", 0.0, 1.0, 0, "kept: nothing was observed"))
+            return Solution(view.prices, Fit("observing", 0.0, 1.0, 0, "nothing was observed yet"))
         found = port_weights(
             view.window_quality,
             view.window_cost_micros / MICROS_PER_USD,

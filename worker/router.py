@@ -198,6 +198,7 @@ class Router:
         self.ledger.budget(config.budget_micros)
         dropped = 0 if old is None or self._pricing.take_over(old) else old.window.blocks
         self._outbox.configured(config, dropped)
+        self._price()
 
     def _account_row(self) -> AccountRow:
         pricing = self.pricing

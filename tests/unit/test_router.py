@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.drive import CRASH, Drive, completion, config, query
+from tests.drive import CRASH, LLMS, Drive, completion, config, query
 from worker.events import Event, Reconfigured, Refused, Ticked
 from worker.journal import record_hash
 from worker.messages import Closed, Ignored, Priced, Rejected, Routed
@@ -63,8 +63,9 @@ def test_reading_the_topics_twice_changes_nothing() -> None:
 def test_every_record_is_chained_to_the_one_before() -> None:
     """Each decision record carries the hash of the one before it, and the account row that of the last."""
     drive = Drive()
+    before = len(drive.decisions)
     records = [record for event in story() for _, record in drive.commit([event]).decisions]
-    assert [after.prev for _, after in pairwise(drive.decisions[1:])] == [
+    assert [after.prev for _, after in pairwise(drive.decisions[before:])] == [
         record_hash(record) for record in records[:-1]
     ]
     assert drive.router.journal.head == record_hash(records[-1])
@@ -183,16 +184,21 @@ def test_prices_are_solved_on_schedule() -> None:
 
 
 def test_a_new_budget_is_recorded_and_keeps_the_books() -> None:
-    """A lowered budget below what is committed becomes overrun; a new LLM starts with its budget."""
+    """A lowered budget below what is committed becomes overrun; another LLM starts with its own."""
     drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0], cost_micros=[1000, 1, 1])])
-    changed = config(
-        llms=("large", "medium", "small", "tiny"),
-        margins=(1.2,) * 4,
-        budget_micros={"large": 1_000, "medium": 10_000, "small": 5_000, "tiny": 10},
-    )
+    budgets = {"large": 1_000, "medium": 10_000, "tiny": 10}
+    changed = config(llms=("large", "medium", "tiny"), budget_micros=budgets)
     drive.run([Reconfigured(1, changed), CRASH])
     accounts = drive.router.ledger.accounts
     assert (accounts["large"].overrun_micros, accounts["tiny"].budget_micros, drive.router.config) == (200, 10, changed)
+
+
+def test_a_configuration_brings_its_prices() -> None:
+    """Prices are in force before the first query, and anew as soon as a budget changes."""
+    drive = Drive()
+    first = drive.router.prices
+    drive.run([query(0), Reconfigured(1, config(budget_micros=dict.fromkeys(LLMS, 100)))])
+    assert (len(first), drive.router.prices != first) == (3, True)
 
 
 def test_a_refused_record_is_recorded_once() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.settings import Settings, load_settings
+if TYPE_CHECKING:
+    from worker.settings import Settings
 
 ConfigOption = Annotated[
     Path | None,
@@ -21,6 +22,7 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the 
 def settings_from(config: Path | None, flags: dict[str, Any] | None = None) -> Settings:
     """Settings from --config, ./tollgate.toml or the running demo. Raises FixSetting."""
     from worker.demo_data import demo_directory
+    from worker.settings import load_settings
 
     for path in (Path("tollgate.toml"), demo_directory() / "tollgate.toml"):
         if config is None and path.exists():
