@@ -1,0 +1,237 @@
+"""Records become events: each one exactly one, in order, and none depends on the others of its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Any
+
+import msgpack
+import msgspec
+import numpy as np
+import pytest
+
+from worker import demo_data, index
+from worker.embedder import Embedder, WordLlamaEmbedder
+from worker.events import Arrived, Completed, Refused
+from worker.history import History
+from worker.intake import Intake
+from worker.metrics import Metrics
+from worker.recall import Recall
+from worker.record import StoredRecord
+from worker.settings import LlmSettings, Settings
+
+ROWS = 300
+
+
+class Shelf(Recall):
+    """Queries that can be read again, without a broker; `asked` is what was asked for."""
+
+    def __init__(self, records: Iterable[StoredRecord] = ()) -> None:
+        self._records = {record.offset: record for record in records}
+        self.asked: list[int] = []
+
+    def fetch(self, partition: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
+        wanted = list(offsets)
+        self.asked += wanted
+        return {offset: self._records[offset] for offset in wanted if offset in self._records}
+
+
+@pytest.fixture(scope="module")
+def history() -> History:
+    """A part of the demo's data: 300 questions, 3 LLMs."""
+    return demo_data.load().rows(np.arange(ROWS)).columns([0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def make(history: History, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Intake]:
+    """Intakes on one small index of that history."""
+    directory = tmp_path_factory.mktemp("index") / "index"
+    index.build(history, directory, "wordllama", neighbours=16)
+    estimator, embedder = index.load(directory), WordLlamaEmbedder.load()
+
+    def made(recall: Recall | None = None, embedder: Embedder | None = embedder, **llm: Any) -> Intake:
+        llms = {name: LlmSettings(budget_usd=Decimal(1), **llm) for name in history.llms}
+        return Intake(Settings(llms=llms), estimator, embedder, recall or Shelf(), Metrics())
+
+    return made
+
+
+def record(offset: int, topic: str = "queries", **fields: Any) -> StoredRecord:
+    """A record of partition 3."""
+    return StoredRecord(topic, 3, offset, 1_000, b"key", msgpack.packb(fields), ())
+
+
+def events(intake: Intake, records: list[StoredRecord], open_ids: Iterable[str] = ()) -> list[Any]:
+    """The events of one batch, without the time."""
+    prepared = intake.prepare(records, set(open_ids).__contains__)
+    return [msgspec.structs.replace(event, at_ms=0) for event in prepared.events]
+
+
+def mixed(history: History) -> list[StoredRecord]:
+    """Good and bad queries, one behind the other."""
+    embedding = history.embeddings[0].astype("<f4").tobytes()
+    return [
+        record(10, text="Which planet is the largest?"),
+        record(11, txt="misspelt"),
+        record(12, embedding=embedding, id="mine", deadline_ms=5),
+        StoredRecord("queries", 3, 13, 1_000, None, b"\xc1", ()),
+        record(14, embedding=bytes(1024)),
+        record(15, embedding=b"\x00"),
+        record(16),
+        record(17, text=""),
+        record(18, body={"messages": [{"role": "user", "content": "Which planet is the largest?"}]}),
+        record(19, embedding=history.embeddings[1].astype("<f2").tobytes(), text="never embedded"),
+    ]
+
+
+def test_every_query_becomes_one_event(make: Callable[..., Intake], history: History) -> None:
+    """In the order of the records; what cannot be used says why, and the good ones around it arrive."""
+    got = events(make(), mixed(history))
+    assert [(event.offset, event.code if isinstance(event, Refused) else event.query_id) for event in got] == [
+        (10, "3-10"),
+        (11, "unknown_field"),
+        (12, "mine"),
+        (13, "format"),
+        (14, "embedding_zero"),
+        (15, "embedding_dimension"),
+        (16, "no_text"),
+        (17, "no_text"),
+        (18, "3-18"),
+        (19, "3-19"),
+    ]
+
+
+def test_a_query_alone_is_as_in_a_batch(make: Callable[..., Intake], history: History) -> None:
+    """Bit for bit: estimates, id, deadline and the bytes that are passed on."""
+    intake, records = make(), mixed(history)
+    assert [event for one in records for event in events(intake, [one])] == events(intake, records)
+
+
+def test_a_chat_request_is_estimated_by_its_last_user_message(make: Callable[..., Intake], history: History) -> None:
+    """`body` and `text` of the same words are the same query."""
+    got = events(make(), mixed(history))
+    assert (got[8].quality, got[8].cost_micros) == (got[0].quality, got[0].cost_micros)
+
+
+def test_an_index_of_supplied_embeddings_refuses_text(make: Callable[..., Intake], history: History) -> None:
+    """There is nothing to embed it with; embeddings are routed all the same."""
+    got = events(make(embedder=None), mixed(history)[:3])
+    assert [getattr(event, "code", "arrived") for event in got] == ["no_embedding", "unknown_field", "arrived"]
+
+
+CAPS = [
+    ("no price list", {}, {"input_tokens": 1, "max_output_tokens": 1}, False),
+    (
+        "counts and prices",
+        {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2},
+        {"input_tokens": 4, "max_output_tokens": 3},
+        True,
+    ),
+    ("no maximum", {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2}, {"input_tokens": 4}, False),
+]
+
+
+@pytest.mark.parametrize(("prices", "counts", "capped"), [c[1:] for c in CAPS], ids=[c[0] for c in CAPS])
+def test_a_query_cannot_cost_more_than_its_own_counts(
+    make: Callable[..., Intake], prices: dict[str, int], counts: dict[str, int], capped: bool
+) -> None:
+    """4 tokens at 1 and 3 at 2 micro-dollars cost 10 at most, where both counts and a price list are known."""
+    (got,) = events(make(**prices), [record(1, text="Why?", **counts)])
+    assert all(cost <= 10 for cost in got.cost_micros) is capped
+
+
+# Completions
+
+PRICES = {"input_usd_per_mtok": 2, "output_usd_per_mtok": 10}
+USAGE = {"prompt_tokens": 5, "completion_tokens": 3}
+COSTS = [
+    ("a cost", PRICES, {"cost_micros": 7}, (7, "cost")),
+    ("a cost of nothing", PRICES, {"cost_micros": 0}, (0, "cost")),
+    ("a cost and usage", PRICES, {"cost_micros": 7, "usage": USAGE}, (7, "cost")),
+    ("usage", PRICES, {"usage": USAGE}, (40, "usage")),
+    ("usage of nothing", PRICES, {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}, (0, "usage")),
+    ("usage without a price list", {}, {"usage": USAGE}, (None, "none")),
+    ("usage that says nothing", PRICES, {"usage": {}}, (None, "none")),
+    ("neither", PRICES, {}, (None, "none")),
+    ("another LLM", PRICES, {"usage": USAGE, "llm": "nobody"}, (None, "none")),
+]
+
+
+@pytest.mark.parametrize(("prices", "fields", "cost"), [c[1:] for c in COSTS], ids=[c[0] for c in COSTS])
+def test_the_cost_of_a_completion(
+    make: Callable[..., Intake],
+    history: History,
+    prices: dict[str, int],
+    fields: dict[str, Any],
+    cost: tuple[int | None, str],
+) -> None:
+    """What the provider charged, or its usage priced, or unknown: never zero because nothing was said."""
+    completion = {"dispatch_id": "3-1-1", "origin_partition": 3, "llm": history.llms[0], "status": "ok", **fields}
+    (got,) = events(make(**prices), [record(1, "completions", **completion)])
+    assert (got.cost_micros, got.basis) == cost
+
+
+DONE = {"dispatch_id": "3-1-1", "origin_partition": 3, "llm": "x", "status": "ok"}
+REFUSED = [
+    ("another partition", {"origin_partition": 2}, "partition"),
+    ("a negative cost", {"cost_micros": -1}, "cost"),
+    ("more than any query costs", {"cost_micros": 100_000_001}, "cost"),
+    ("usage that costs more than any query", {"usage": {"prompt_tokens": 60_000_000, "completion_tokens": 0}}, "cost"),
+    ("usage that cannot be", {"usage": {"prompt_tokens": -5, "completion_tokens": 0}}, "usage"),
+    ("an unknown field", {"price": 1}, "unknown_field"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
+def test_a_completion_is_refused_and_the_next_is_read(
+    make: Callable[..., Intake], history: History, fields: dict[str, Any], code: str
+) -> None:
+    """A bad completion settles nothing and stops nothing."""
+    done = {**DONE, "llm": history.llms[0]}
+    got = events(make(**PRICES), [record(1, "completions", **{**done, **fields}), record(2, "completions", **done)])
+    assert [getattr(event, "code", "completed") for event in got] == [code, "completed"]
+
+
+RETRIES = [
+    ("an open dispatch failed", "error", ["3-10-1"], [10], True),
+    ("its query has left the topic", "error", ["3-99-1"], [99], False),
+    ("nothing is open", "error", [], [], False),
+    ("all went well", "ok", ["3-10-1"], [], False),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "open_ids", "asked", "found"), [c[1:] for c in RETRIES], ids=[c[0] for c in RETRIES]
+)
+def test_a_failed_dispatch_brings_its_query_again(
+    make: Callable[..., Intake], history: History, status: str, open_ids: list[str], asked: list[int], found: bool
+) -> None:
+    """A query is read again only for an error of an open dispatch, and is then estimated as it was."""
+    query = record(10, text="Which planet is the largest?")
+    shelf = Shelf([query])
+    dispatch_id = open_ids[0] if open_ids else "3-10-1"
+    completion = {**DONE, "dispatch_id": dispatch_id, "llm": history.llms[0], "status": status}
+    prepared = make(shelf).prepare([record(5, "completions", **completion)], set(open_ids).__contains__)
+    (arrived,) = events(make(), [query])
+    (completed,) = prepared.events
+    assert isinstance(completed, Completed)
+    retry = completed.retry and msgspec.structs.replace(completed.retry, at_ms=0)
+    assert (shelf.asked, retry) == (asked, arrived if found else None)
+
+
+def test_the_records_of_a_retry_are_handed_on(make: Callable[..., Intake], history: History) -> None:
+    """The committer needs the headers of the query that is dispatched once more."""
+    query = record(10, text="Which planet is the largest?")
+    failed = record(5, "completions", **{**DONE, "dispatch_id": "3-10-1", "status": "error"})
+    assert make(Shelf([query])).prepare([failed], {"3-10-1"}.__contains__).records == [failed, query]
+
+
+def test_estimates_are_of_the_index(make: Callable[..., Intake], history: History) -> None:
+    """One quality in [0, 1] and one whole cost for each LLM."""
+    (got,) = [event for event in events(make(), mixed(history)[:1]) if isinstance(event, Arrived)]
+    sound = [
+        0 <= quality <= 1 and type(cost) is int and cost >= 0
+        for quality, cost in zip(got.quality, got.cost_micros, strict=True)
+    ]
+    assert sound == [True] * len(history.llms)
