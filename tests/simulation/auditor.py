@@ -1,0 +1,319 @@
+"""Reads every transaction as it commits and keeps books of its own: what must hold after every step, held against it.
+
+Nothing here calls the router, but for two things: `restore` must give what the owner has in memory, and at the end a
+fresh router must decide the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from tests.simulation.log import Log, Transaction
+from worker import wire
+from worker.events import Reconfigured
+from worker.journal import record_hash
+from worker.messages import (
+    Account,
+    Checkpoint,
+    Closed,
+    Configuration,
+    Configured,
+    Decision,
+    Ignored,
+    Offsets,
+    Priced,
+    Rejected,
+    Routed,
+)
+from worker.record import StoredRecord
+from worker.router import Prior, Router
+from worker.snapshot import restore
+from worker.topic_names import TopicNames
+
+TOPICS = TopicNames("")
+
+
+NO_PRIOR = Prior(np.zeros((0, 0)), np.zeros((0, 0)))
+
+
+def prior_for(llms: Sequence[str]) -> Prior:
+    """What an index of these LLMs knows beforehand."""
+    rows, columns = np.arange(8)[:, None], np.arange(len(llms))[None, :]
+    return Prior((rows * 7 + columns * 3) % 10 / 10, 100.0 + (rows * 5 + columns * 11) % 13 * 50)
+
+
+class Violation(Exception):
+    """What must always hold does not."""
+
+
+def require(claim: bool, text: str) -> None:
+    """Raise Violation unless `claim` holds."""
+    if not claim:
+        raise Violation(text)
+
+
+@dataclass
+class Books:
+    """One partition's state as its decision records tell it."""
+
+    accounts: dict[str, Account] = field(default_factory=dict)
+    open: dict[str, Routed] = field(default_factory=dict)
+    closed: set[str] = field(default_factory=set)
+    config: Configuration | None = None
+    prices: tuple[float, ...] = ()
+    offsets: Offsets = field(default_factory=Offsets)
+    head: bytes = b""
+    decisions: int = 0
+    dispatches: int = 0
+    sequence: int = 0
+    queries: set[int] = field(default_factory=set)
+    completions: set[int] = field(default_factory=set)
+    transactions: list[Transaction] = field(default_factory=list)
+
+
+class Auditor:
+    """The books of all partitions. Each method raises Violation at the first thing that is wrong."""
+
+    def __init__(self, log: Log, partitions: int) -> None:
+        self.log = log
+        self.books = [Books() for _ in range(partitions)]
+
+    # Every transaction
+
+    def committed(self, transaction: Transaction) -> None:
+        """Check one transaction that has just become visible, and book it."""
+        partition = int(transaction.transactional_id.rpartition("-")[2])
+        books, topics = self.books[partition], _by_topic(transaction.records)
+        books.transactions.append(transaction)
+        decisions = [wire.decode_decision(record.value or b"") for record in topics.pop(TOPICS.decisions, [])]
+        for record, decision in zip(_values(transaction.records, TOPICS.decisions), decisions, strict=True):
+            require(decision.prev == books.head, f"partition {partition}: the chain breaks at {decision}")
+            self._book(partition, books, decision)
+            books.head, books.decisions = record_hash(record), books.decisions + 1
+        self._check_messages(partition, decisions, topics)
+        self._check_ledger(partition, books, topics)
+
+    def _book(self, partition: int, books: Books, decision: Decision) -> None:
+        match decision:
+            case Configured():
+                books.config, books.prices = decision.config, ()
+                _set_budgets(books, decision.config)
+            case Priced():
+                books.prices = decision.prices
+            case Routed():
+                self._routed(partition, books, decision)
+            case Rejected():
+                self._input(partition, books, decision.topic, decision.offset)
+            case Closed():
+                self._closed(partition, books, decision)
+            case Ignored():
+                self._input(partition, books, "completions", decision.offset)
+            case Checkpoint():
+                self._checkpoint(books, decision)
+
+    def _input(self, partition: int, books: Books, topic: str, offset: int) -> None:
+        """An input record has its first decision record; every committed one before it must have had one."""
+        done = books.queries if topic == "queries" else books.completions
+        applied = books.offsets.queries if topic == "queries" else books.offsets.completions
+        require(offset > applied, f"{topic}/{partition}: offset {offset} is decided after {applied}")
+        done.add(offset)
+        for record in self.log.read((topic, partition), applied + 1):
+            if record.offset >= offset:
+                break
+            raise Violation(f"{topic}/{partition}: offset {record.offset} is skipped")
+        queries, completions = books.offsets.queries, books.offsets.completions
+        books.offsets = Offsets(offset, completions) if topic == "queries" else Offsets(queries, offset)
+
+    def _routed(self, partition: int, books: Books, routed: Routed) -> None:
+        if routed.attempt == 1:
+            self._input(partition, books, "queries", routed.offset)
+        else:
+            before = f"{partition}-{routed.offset}-{routed.attempt - 1}"
+            require(before in books.closed, f"{routed}, but {before} is not closed")
+        require(routed.prices == books.prices, f"partition {partition}: {routed} is not at the prices in force")
+        _check_choice(books, routed)
+        if routed.llm is None:
+            return
+        dispatch_id = f"{partition}-{routed.offset}-{routed.attempt}"
+        require(dispatch_id not in books.closed and dispatch_id not in books.open, f"{dispatch_id} is dispatched twice")
+        require(routed.query_id not in {other.query_id for other in books.open.values()}, f"{routed}: already open")
+        books.open[dispatch_id] = routed
+        _move(books, routed.llm, reserved=routed.reserved_micros)
+
+    def _closed(self, partition: int, books: Books, closed: Closed) -> None:
+        require(closed.dispatch_id not in books.closed, f"{closed.dispatch_id} is closed twice")
+        routed = books.open.pop(closed.dispatch_id, None)
+        require(routed is not None and routed.llm == closed.llm, f"{closed}: no such reservation is open")
+        books.closed.add(closed.dispatch_id)
+        require(closed.overrun_micros == max(0, closed.spent_micros - closed.reserved_micros), f"{closed}: overrun")
+        _move(books, closed.llm, -closed.reserved_micros, closed.spent_micros, closed.overrun_micros)
+        if closed.offset is not None:
+            self._input(partition, books, "completions", closed.offset)
+            self._check_charge(partition, closed)
+
+    def _check_charge(self, partition: int, closed: Closed) -> None:
+        record = next(self.log.read((TOPICS.completions, partition), closed.offset or 0))
+        said = wire.decode_completion(record.value, 100_000, 64, 10**12)
+        require((said.dispatch_id, said.llm) == (closed.dispatch_id, closed.llm), f"{closed} answers {said}")
+        if said.cost_micros is not None:
+            require(said.cost_micros == closed.spent_micros, f"{closed}, but {said}")
+
+    def _checkpoint(self, books: Books, checkpoint: Checkpoint) -> None:
+        if checkpoint.row is not None:
+            require(checkpoint.row.head == checkpoint.prev, "a checkpoint's row is of another place")
+            require(checkpoint.row.accounts == books.accounts, f"a checkpoint says {checkpoint.row.accounts}")
+
+    def _check_messages(self, partition: int, decisions: list[Decision], topics: dict[str, list[StoredRecord]]) -> None:
+        """Dispatches, deferred queries and dead letters are those of the decision records, one for one."""
+        routed = [decision for decision in decisions if isinstance(decision, Routed)]
+        wanted = {f"{partition}-{r.offset}-{r.attempt}": (r.llm, r.reserved_micros) for r in routed if r.llm}
+        sent = [wire.decode_dispatch(r.value or b"") for topic in topics if "dispatch." in topic for r in topics[topic]]
+        require({d.id: (d.llm, d.reserved_micros) for d in sent} == wanted, f"dispatches {sent}, decided {wanted}")
+        require(len(sent) == len(wanted), f"a dispatch is there twice: {sent}")
+        for dispatch in sent:
+            original = next(self.log.read((TOPICS.queries, partition), dispatch.origin.offset))
+            if original.offset == dispatch.origin.offset:
+                same = msgspec.msgpack.decode(dispatch.query) == msgspec.msgpack.decode(original.value or b"")
+                require(same, f"{dispatch.id} passes on another query")
+        deferred = [wire.decode_deferred(record.value or b"") for record in topics.get(TOPICS.deferred, [])]
+        said = [(d.origin.offset, d.attempt, d.reason) for d in deferred]
+        require(said == [(r.offset, r.attempt, r.reason) for r in routed if r.llm is None], f"deferred {said}")
+        dead = sorted(_dead_letter_origin(record) for record in topics.get(TOPICS.dead_letters, []))
+        refused = sorted(
+            (d.topic if isinstance(d, Rejected) else "completions", d.offset)
+            for d in decisions
+            if isinstance(d, Rejected | Ignored)
+        )
+        require(dead == refused, f"partition {partition}: dead letters {dead}, decided {refused}")
+
+    def _check_ledger(self, partition: int, books: Books, topics: dict[str, list[StoredRecord]]) -> None:
+        written = {(record.key or b"").decode(): record.value for record in topics[TOPICS.ledger]}
+        row = wire.decode_account(written["account"] or b"")
+        sent = [wire.decode_dispatch(r.value or b"").id for t in topics if "dispatch." in t for r in topics[t]]
+        books.dispatches, books.sequence = books.dispatches + len(sent), books.sequence + 1
+        said = (row.offsets, row.accounts, tuple(row.prices.values()), row.head, row.decisions, row.dispatches)
+        own = (books.offsets, books.accounts, books.prices, books.head, books.decisions, books.dispatches)
+        require(said == own, f"partition {partition}: the account row says {said}, the decisions {own}")
+        require(row.sequence == books.sequence, f"partition {partition}: transaction {row.sequence}")
+        for llm, account in row.accounts.items():
+            within = account.spent_micros + account.reserved_micros <= account.budget_micros + account.overrun_micros
+            require(within and min(msgspec.structs.astuple(account)) >= 0, f"{llm}: {account}")
+        rows = self.rows(partition)
+        held = {key.removeprefix("reservation/") for key in rows if key.startswith("reservation/")}
+        require(held == books.open.keys(), f"partition {partition}: reservation rows {held}, open {set(books.open)}")
+
+    # After a commit, and at the end
+
+    def rows(self, partition: int) -> dict[str, bytes]:
+        """The compacted rows of a ledger partition."""
+        rows: dict[str, bytes] = {}
+        for record in self.log.read((TOPICS.ledger, partition)):
+            key = (record.key or b"").decode()
+            rows.pop(key, None)
+            if record.value is not None:
+                rows[key] = record.value
+        return rows
+
+    def check_memory(self, router: Router) -> None:
+        """Whoever has just committed has in memory what the ledger says."""
+        restored = restore(router.partition, router.prior, self.rows(router.partition))
+        require(state(restored) == state(router), f"partition {router.partition}: memory is not what restore gives")
+
+    def check_acknowledged(self, topic: str, partition: int, offset: int) -> None:
+        """Nothing is acknowledged before it is applied."""
+        applied = self.books[partition].offsets
+        limit = applied.queries if topic == TOPICS.queries else applied.completions
+        require(offset <= limit, f"{topic}/{partition}: offset {offset} is acknowledged, {limit} is applied")
+
+    def unapplied(self) -> list[str]:
+        """The inputs that still have records to apply."""
+        return [
+            f"{topic}/{partition}"
+            for partition, books in enumerate(self.books)
+            for topic, applied in (
+                (TOPICS.queries, books.offsets.queries),
+                (TOPICS.completions, books.offsets.completions),
+            )
+            if next(self.log.read((topic, partition), applied + 1), None) is not None
+        ]
+
+    def check_end(self, queries: Iterable[tuple[int, int]]) -> None:
+        """Each query (partition, offset) has exactly one outcome, and a fresh router decides all of it again."""
+        for partition, offset in queries:
+            require(offset in self.books[partition].queries, f"queries/{partition}: offset {offset} has no outcome")
+        for partition, books in enumerate(self.books):
+            replay(partition, books.transactions)
+
+
+def replay(partition: int, transactions: Sequence[Transaction]) -> None:
+    """Decide the same events with a fresh router: the same decision records and ledger rows, byte for byte."""
+    router = Router(partition, NO_PRIOR)
+    for transaction in transactions:
+        for event in transaction.events:
+            if isinstance(event, Reconfigured):
+                router.prior = prior_for(event.config.llms)
+        effects = router.handle(transaction.events)
+        recorded = [*_values(transaction.records, TOPICS.decisions)]
+        for ours, theirs in zip([record for _, record in effects.decisions], recorded, strict=True):
+            require(ours == theirs, f"replay decides {wire.decode_decision(ours)}, not {wire.decode_decision(theirs)}")
+        rows = {(r.key or b"").decode(): r.value for r in transaction.records if r.topic == TOPICS.ledger}
+        require(dict(effects.rows) == rows, f"partition {partition}: replay writes other ledger rows")
+
+
+def state(router: Router) -> tuple[object, ...]:
+    """All that a router's next decisions depend on, comparable."""
+    ledger, journal = router.ledger, router.journal
+    books = (router.offsets, router.clock_ms, router.sequence, router.dispatches, journal.head, journal.count)
+    if router.config is None:
+        return books
+    pricing = router.pricing
+    window = (pricing.window_from, pricing.seen, pricing.prices, pricing.fit, pricing.window.all_blocks())
+    return (*books, router.config, list(ledger.accounts.items()), list(ledger.open.items()), *window)
+
+
+def _check_choice(books: Books, routed: Routed) -> None:
+    """Under `priced`: the best score above 0 that was neither tried nor found exhausted."""
+    if books.config is None or books.config.policy != "priced" or not routed.quality:
+        return
+    scores = [p * c - q for q, c, p in zip(routed.quality, routed.cost_micros, routed.prices, strict=False)]
+    ranked = [books.config.llms[i] for score, i in sorted((s, i) for i, s in enumerate(scores)) if score < 0]
+    worth = [llm for llm in ranked if llm not in routed.tried]
+    if routed.llm is not None:
+        require(worth[: len(routed.skipped) + 1] == [*routed.skipped, routed.llm], f"{worth} was the order of {routed}")
+    elif routed.reason in {"exhausted", "priced_out"}:
+        require(tuple(worth) == routed.skipped, f"{worth} could have been tried: {routed}")
+
+
+def _set_budgets(books: Books, config: Configuration) -> None:
+    for llm, budget in config.budget_micros.items():
+        old = books.accounts.get(llm, Account(0))
+        uncovered = max(0, old.reserved_micros + old.spent_micros - budget)
+        overrun = max(old.overrun_micros, uncovered)
+        books.accounts[llm] = Account(budget, old.reserved_micros, old.spent_micros, overrun)
+
+
+def _move(books: Books, llm: str, reserved: int = 0, spent: int = 0, overrun: int = 0) -> None:
+    old = books.accounts[llm]
+    books.accounts[llm] = Account(
+        old.budget_micros, old.reserved_micros + reserved, old.spent_micros + spent, old.overrun_micros + overrun
+    )
+
+
+def _by_topic(records: Iterable[StoredRecord]) -> dict[str, list[StoredRecord]]:
+    topics: dict[str, list[StoredRecord]] = {}
+    for record in records:
+        topics.setdefault(record.topic, []).append(record)
+    return topics
+
+
+def _values(records: Iterable[StoredRecord], topic: str) -> list[bytes]:
+    return [record.value or b"" for record in records if record.topic == topic]
+
+
+def _dead_letter_origin(record: StoredRecord) -> tuple[str, int]:
+    headers = {name: (value or b"").decode() for name, value in record.headers}
+    return headers["__connect.errors.topic"], int(headers["__connect.errors.offset"])

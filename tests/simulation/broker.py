@@ -1,0 +1,113 @@
+"""What committers and intake see of the simulated log: a transactional producer, a reader, and queries read again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from random import Random
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException
+
+from tests.simulation.log import FencedError, Log
+from tests.simulation.steps import gate
+from worker.errors import CheckBroker
+from worker.record import StoredRecord
+from worker.settings import Settings
+
+
+class LateEnd(NamedTuple):
+    """An EndTxn that a client has sent once more, and that is still on its way."""
+
+    transactional_id: str
+    epoch: int
+
+
+class Broker:
+    """One log, what is still on its way to it, and how often it fails whom."""
+
+    def __init__(self, log: Log, random: Random, now_ms: Callable[[], int], failures: float) -> None:
+        self.log, self.random, self.now_ms = log, random, now_ms
+        self.failures = failures
+        self.late: list[LateEnd] = []
+
+    def fails(self) -> bool:
+        """Whether this request goes wrong."""
+        return self.random.random() < self.failures
+
+    def read_partition(self, settings: Settings, topic: str, partition: int) -> Iterator[StoredRecord]:
+        """As clients.read_partition: up to the end as it is at the start; the reader may be stopped on the way."""
+        gate("restore begins")
+        records = [*self.log.read((topic, partition))]
+        for number, record in enumerate(records):
+            if number == len(records) // 2:
+                gate("restore")
+            yield record
+        if self.fails():
+            raise CheckBroker(f"{topic}/{partition}: no answer")
+
+    def fetch(self, partition: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
+        """As recall.Recall.fetch."""
+        wanted = set(offsets)
+        if self.fails():
+            raise CheckBroker(f"queries/{partition}: no answer")
+        return {record.offset: record for record in self.log.read(("queries", partition)) if record.offset in wanted}
+
+
+class SimulatedProducer:
+    """As confluent_kafka.Producer with a transactional id: errors surface at commit, and every step may be the last."""
+
+    def __init__(self, broker: Broker, config: dict[str, Any]) -> None:
+        self._broker, self._log = broker, broker.log
+        self._id: str = config["transactional.id"]
+        self._on_error: Callable[[KafkaError], None] = config["error_cb"]
+        self._epoch = 0
+        self._failure: int | None = None
+        self.events: list[Any] = []
+
+    def init_transactions(self, timeout: float) -> None:
+        gate("before fence")
+        if self._broker.fails():
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        self._epoch = self._log.begin_epoch(self._id)
+        gate("after fence")
+
+    def begin_transaction(self) -> None:
+        gate("before begin")
+
+    def produce(self, topic: str, value: bytes | None, key: Any, partition: int, **options: Any) -> None:
+        try:
+            now_ms = self._broker.now_ms()
+            transaction = self._log.transaction(self._id, self._epoch, now_ms)
+        except FencedError:
+            self._failure = KafkaError._FENCED
+            return
+        transaction.events = self.events
+        key = key.encode() if isinstance(key, str) else key
+        timestamp, headers = options.get("timestamp", now_ms), tuple(options.get("headers", ()))
+        self._log.append((topic, partition), key, value, headers, timestamp, transaction)
+        if self._broker.random.random() < 0.02:
+            gate("amid produce")
+
+    def commit_transaction(self, timeout: float) -> None:
+        gate("after produce, before EndTxn")
+        request_lost, answer_lost, sent_again = (self._broker.fails() for _ in range(3))
+        if request_lost:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        self._end()
+        gate("after EndTxn")
+        if answer_lost:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        if sent_again:
+            self._broker.late.append(LateEnd(self._id, self._epoch))
+            self._on_error(KafkaError(KafkaError._TRANSPORT))
+
+    def poll(self, timeout: float) -> int:
+        return 0
+
+    def _end(self) -> None:
+        try:
+            if self._failure is not None:
+                raise FencedError
+            self._log.end(self._id, self._epoch)
+        except FencedError:
+            raise KafkaException(KafkaError(KafkaError._FENCED)) from None

@@ -1,0 +1,205 @@
+"""A simulated worker process: the real lanes, intake and committers around a consumer that follows the rules."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tests.simulation.auditor import prior_for
+from tests.simulation.broker import Broker, SimulatedProducer
+from tests.simulation.log import Place
+from tests.simulation.steps import SteppedExecutor
+from tests.simulation.traffic import DIMENSION
+from worker.committer import Committer, Kafka
+from worker.errors import CheckBroker, LeaveProcess
+from worker.events import Event, Reconfigured
+from worker.intake import Intake
+from worker.lanes import Lanes
+from worker.messages import Configuration
+from worker.metrics import Metrics
+from worker.record import Record
+from worker.router import Router
+from worker.settings import LlmSettings, Settings
+
+TOPICS = ("queries", "completions")
+FETCHED = 6
+METRICS = Metrics()
+
+
+class Estimator:
+    """Stands for the index: estimates that depend on nothing but the embedding."""
+
+    def __init__(self, llms: Sequence[str]) -> None:
+        self.manifest = SimpleNamespace(dimension=DIMENSION, llms=llms)
+
+    def estimate(self, embeddings: Any, input_tokens: Any) -> Any:
+        column = np.arange(len(self.manifest.llms))
+        quality = np.abs(embeddings[:, column % DIMENSION].astype(np.float64)).round(3).astype(np.float32)
+        cost = (np.abs(embeddings[:, (column + 1) % DIMENSION]) * 1000 / (column + 1)).astype(np.int64)
+        return SimpleNamespace(quality=quality.astype(np.float64), cost_micros=cost)
+
+
+@dataclass(frozen=True)
+class SimulatedIntake(Intake):
+    """The intake with the clock of its process."""
+
+    clock_ms: Callable[[], int] = lambda: 0
+
+    def now_ms(self) -> int:
+        return self.clock_ms()
+
+
+class SteppedLanes(Lanes):
+    """The lanes, with their work in the simulator's hands."""
+
+    def __init__(self, executor: SteppedExecutor, *arguments: Any) -> None:
+        super().__init__(*arguments, search_threads=1)
+        self._searchers = self._committers = executor  # type: ignore[assignment]
+
+
+class Watched:
+    """Makes a committer class tell its transactions what was decided in them, and the auditor when it is done."""
+
+    def __init__(self, committer: type[Committer], check: Callable[[Committer], None]) -> None:
+        self.committer, self.check = committer, check
+
+    def open(self, number: int, settings: Settings, kafka: Kafka) -> Committer:
+        """As committer.open_committer."""
+        prior = prior_for(tuple(settings.llms))
+        watched = self._watched()(number, settings, Router(number, prior), METRICS, kafka)
+        watched.fence()
+        watched.restore(prior)
+        return watched
+
+    def _watched(self) -> type[Committer]:
+        check = self.check
+
+        class WatchedCommitter(self.committer):  # type: ignore[misc, name-defined]
+            def _publish(self, effects: Any, events: Sequence[Event], records: Any) -> None:
+                self._producer.events = list(events)
+                super()._publish(effects, events, records)
+
+            def commit(self, events: Sequence[Event], records: Sequence[Record]) -> None:
+                super().commit(events, records)
+                check(self)
+
+        return WatchedCommitter
+
+
+@cache
+def settings_for(llms: tuple[str, ...]) -> Settings:
+    """Settings of a worker with these LLMs."""
+    return Settings(llms=dict.fromkeys(llms, LlmSettings(budget_usd=0)))
+
+
+class Process:
+    """One worker. `running` is false while it is stopped (SIGSTOP), `alive` until it dies."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        watched: Watched,
+        configs: Sequence[Configuration],
+        acknowledged: Callable[[str, int, int], None],
+        failed: Callable[[BaseException], None],
+        producer: Callable[..., Any] = SimulatedProducer,
+    ) -> None:
+        self.broker, self.watched, self.configs = broker, watched, configs
+        self.acknowledged, self.failed = acknowledged, failed
+        self.alive = self.running = True
+        self.skew_ms = 0
+        self.work = SteppedExecutor()
+        self.kafka = Kafka(partial(producer, broker), broker.read_partition)
+        self.positions: dict[Place, int] = {}
+        self.reached: dict[Place, int] = {}
+        self.settings = settings_for(configs[0].llms)
+        self.intake = self._intake()
+        self.lanes = SteppedLanes(self.work, self.intake, self._open, self.die)
+        self.fetched = {topic: asyncio.Queue[Any]() for topic in TOPICS}
+        self.rebalancing = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start the agents."""
+        for topic in TOPICS:
+            self.spawn(self._agent(topic))
+
+    def die(self, error: BaseException | None = None) -> None:
+        """As os._exit and SIGKILL: whatever is under way ends where it stands."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.work.kill()
+        for task in self._tasks:
+            task.cancel()
+        if error is not None and not isinstance(error, LeaveProcess | CheckBroker):
+            self.failed(error)
+
+    def spawn(self, task: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that dies with the process, and kills it if it fails."""
+        started = asyncio.ensure_future(task)
+        started.add_done_callback(
+            lambda done: None if done.cancelled() or not done.exception() else self.die(done.exception())
+        )
+        self._tasks.append(started)
+        return started
+
+    # The consumer group
+
+    async def revoke(self) -> None:
+        """Before a rebalance: no lane begins another transaction, and nothing more is fetched."""
+        async with self.rebalancing:
+            self.positions.clear()
+            await self.lanes.pause()
+
+    async def assign(self, partitions: set[int]) -> None:
+        """After it: fence and restore new lanes, and seek."""
+        async with self.rebalancing:
+            await self.lanes.assign(partitions)
+            for partition in sorted(partitions):
+                for topic in TOPICS:
+                    self._seek((topic, partition))
+
+    def _seek(self, place: Place) -> None:
+        self.reached[place] = self.lanes.applied(place[1], place[0])
+        self.positions[place] = self.reached[place] + 1
+
+    # Reading
+
+    def fetch(self, place: Place) -> None:
+        """One fetch of an input: some records, to be handed over by its agent."""
+        topic, partition = place
+        records = [*islice(self.broker.log.read(place, self.positions[place]), FETCHED)]
+        if not records:
+            return
+        last, after = records[-1].offset, self.reached[place]
+        self.positions[place], self.reached[place] = last + 1, last
+        self.fetched[topic].put_nowait((partition, records, after, partial(self.acknowledged, topic, partition, last)))
+
+    async def _agent(self, topic: str) -> None:
+        while True:
+            await self.lanes.submit(*await self.fetched[topic].get())
+
+    # Lanes
+
+    def now_ms(self) -> int:
+        """The time by this machine's clock."""
+        return self.broker.now_ms() + self.skew_ms
+
+    def _intake(self) -> Intake:
+        estimator: Any = Estimator(self.configs[0].llms)
+        recall: Any = self.broker
+        return SimulatedIntake(self.settings, estimator, None, recall, METRICS, self.now_ms)
+
+    def _open(self, partition: int) -> Committer:
+        committer = self.watched.open(partition, self.settings, self.kafka)
+        if committer.router.config != self.configs[partition]:
+            committer.commit([Reconfigured(self.now_ms(), self.configs[partition])], [])
+        return committer
