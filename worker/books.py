@@ -17,7 +17,9 @@ from worker.messages import (
     Configuration,
     Configured,
     Decision,
+    Ignored,
     Priced,
+    Rejected,
     Reservation,
     Routed,
 )
@@ -40,17 +42,19 @@ class Books:
         self.quality: dict[str, tuple[float, int]] = {}
         self._config: Configuration | None = None
         self._queries: set[str] = set()
+        self._adopting = False
+        self._listed = 0
 
-    def begin(self, row: AccountRow, config: Configuration, reservations: list[Reservation]) -> None:
-        """Take over a checkpoint, where what was before it has left its topic."""
+    def begin(self, row: AccountRow, config: Configuration) -> None:
+        """Take over from a checkpoint, where what was before it has left its topic."""
         self.accounts, self.prices, self._config = dict(row.accounts), dict(row.prices), config
         self.clock_ms, self.seen, self.dispatches = row.clock_ms, row.seen, row.dispatches
-        self.begin_open(reservations)
+        self._adopting = True
 
-    def begin_open(self, reservations: list[Reservation]) -> None:
-        """Take over reservations that are open at a checkpoint."""
-        self.open |= {reservation.dispatch_id: reservation for reservation in reservations}
-        self._queries |= {reservation.query_id for reservation in reservations}
+    @property
+    def llms(self) -> tuple[str, ...]:
+        """The LLMs in the order of the last configuration."""
+        return self._config.llms if self._config is not None else ()
 
     def apply(self, decision: Decision) -> Iterator[str]:
         """Book one record; yields what is wrong with it."""
@@ -61,15 +65,17 @@ class Books:
             case Configured():
                 yield from self._configured(decision)
             case Priced():
-                self.prices = dict(zip(self._llms(), decision.prices, strict=False))
+                self.prices = dict(zip(self.llms, decision.prices, strict=False))
             case Routed():
                 yield from self._routed(decision)
             case Closed():
                 yield from self._closed(decision)
             case Checkpoint():
                 yield from self._checkpoint(decision)
-            case _:
-                pass
+            case Rejected():
+                self.counts["dead_letters" if decision.topic == "queries" else "refused_completions"] += 1
+            case Ignored():
+                self.counts["ignored"] += 1
 
     def differences(self, row: AccountRow) -> Iterator[str]:
         """What an account row says otherwise than these books."""
@@ -82,9 +88,6 @@ class Books:
         for name, (mine_, theirs_) in figures.items():
             if mine_ != theirs_:
                 yield f"{name}: {mine_} by the decisions, {theirs_} in the row"
-
-    def _llms(self) -> tuple[str, ...]:
-        return self._config.llms if self._config is not None else ()
 
     def _configured(self, record: Configured) -> Iterator[str]:
         if record.partition != self.partition:
@@ -101,9 +104,10 @@ class Books:
             self.seen += 1
         if record.prices != tuple(self.prices.values()):
             yield "was decided at prices that were not in force"
-        self.counts["dispatches" if record.llm else "deferrals"] += 1
+        dispatched = record.llm is not None
+        self.counts["dispatches" if dispatched else "deferrals"] += 1
         if first:
-            self.counts["dispatched" if record.llm else "deferred"] += 1
+            self.counts["dispatched" if dispatched else "deferred"] += 1
         if record.llm is not None:
             yield from self._reserved(record, record.llm)
 
@@ -136,9 +140,17 @@ class Books:
     def _checkpoint(self, record: Checkpoint) -> Iterator[str]:
         if record.row is not None:
             yield from (f"checkpoint: {difference}" for difference in self.differences(record.row))
+        self._listed = len(record.reservations) + (self._listed if record.part else 0)
         for reservation in record.reservations:
-            if self.open.get(reservation.dispatch_id) != reservation:
+            if self._adopting:
+                self.open[reservation.dispatch_id] = reservation
+                self._queries.add(reservation.query_id)
+            elif self.open.get(reservation.dispatch_id) != reservation:
                 yield f"checkpoint: holds {reservation.dispatch_id}, which is not open as it says"
+        if record.part + 1 == record.parts:
+            self._adopting = False
+            if self._listed != len(self.open):
+                yield f"checkpoint: holds {self._listed} reservations, but {len(self.open)} are open"
 
     def _move(self, llm: str, reserved: int = 0, spent: int = 0, overrun: int = 0) -> Iterator[str]:
         old = self.accounts.get(llm, Account(0))

@@ -20,6 +20,11 @@ class Chain:
         self._last = -1
         self._broken: tuple[int, int, bytes] | None = None
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether the last link was broken, and no record has yet explained it."""
+        return self._broken is not None
+
     def follow(self, offset: int, prev: bytes, record: bytes) -> list[Break]:
         """Add the record at `offset`, whose link is `prev`. Returns the breaks now understood: (offset, what)."""
         breaks = self._explain(prev)

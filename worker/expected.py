@@ -20,12 +20,14 @@ class Expected:
     """Records that must be in one partition of a topic, exactly once each. Keys are small integers."""
 
     def __init__(self) -> None:
+        self.unmet = 0
         self._content: dict[int, int | None] = {}
         self._first_met: int | None = None
 
     def expect(self, key: int, content: Hashable) -> None:
         """A record with this key and content must be there."""
         self._content[key] = hash(content)
+        self.unmet += 1
 
     def meet(self, key: int, content: Hashable) -> Met:
         """Cross off a record that is there."""
@@ -35,6 +37,7 @@ class Expected:
         if wanted is None:
             return Met.TWICE
         self._content[key] = None
+        self.unmet -= 1
         if self._first_met is None:
             self._first_met = key
         return Met.EXPECTED if wanted == hash(content) else Met.DIFFERENT
@@ -57,7 +60,7 @@ class Expected:
 class Inputs:
     """One partition of an input topic against the offsets that were decided: each exactly once, in order.
 
-    Offsets up to `base` were decided before the audit begins.
+    Offsets up to `base` were decided before the audit begins. `gone` have left the topic, `waiting` are undecided.
     """
 
     def __init__(self) -> None:
@@ -65,6 +68,15 @@ class Inputs:
         self.gone = self.waiting = 0
         self._decided = array("q")
         self._next = 0
+
+    @property
+    def count(self) -> int:
+        """How many records were decided."""
+        return len(self._decided)
+
+    def begin(self, applied: int) -> None:
+        """Start after what was applied at a checkpoint."""
+        self.base = self.applied = applied
 
     def decide(self, offset: int) -> bool:
         """A first decision about the record at `offset`; False if there was one before, or it is out of order."""
