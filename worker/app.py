@@ -30,7 +30,7 @@ from worker.metrics import Metrics
 from worker.processes import free_port
 from worker.recall import Recall
 from worker.router import Prior
-from worker.settings import Settings, configuration
+from worker.settings import KafkaSettings, Settings, configuration
 
 log = structlog.get_logger()
 
@@ -107,7 +107,7 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
     app = LaneApp(
         kafka.group,
         broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
-        broker_credentials=_credentials(settings),
+        broker_credentials=credentials(settings.kafka),
         store="memory://",
         # The lanes' topics are made by `tollgate topics create`; Faust makes none.
         topic_allow_declare=False,
@@ -170,8 +170,8 @@ def _add_pages(app: faust.App, lanes: Lanes, metrics: Metrics) -> None:
         return view.bytes(metrics.exposition(), headers={"Content-Type": EXPOSITION_FORMAT})
 
 
-def _credentials(settings: Settings) -> Any:
-    kafka = settings.kafka
+def credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """What Faust's driver logs in with; None for PLAINTEXT. Raises FixSetting for TLS files that are none."""
     context = clients.ssl_context(kafka)
     if kafka.security_protocol.startswith("SASL"):
         return faust.SASLCredentials(

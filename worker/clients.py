@@ -13,7 +13,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from worker.errors import CheckBroker
+from worker.errors import CheckBroker, FixSetting
 from worker.record import StoredRecord
 from worker.settings import KafkaSettings, Settings
 
@@ -47,10 +47,13 @@ def common_config(settings: Settings) -> dict[str, Any]:
 
 
 def _ssl_config(kafka: KafkaSettings) -> dict[str, Any]:
+    # Files that hold no certificate are refused here, in one way for both clients.
+    ssl_context(kafka)
     files = {
         "ssl.ca.location": kafka.ssl_ca_file,
         "ssl.certificate.location": kafka.ssl_certificate_file,
-        "ssl.key.location": kafka.ssl_key_file,
+        # A certificate's file may hold its key too; the other client looks for it there by itself.
+        "ssl.key.location": kafka.ssl_key_file or kafka.ssl_certificate_file,
     }
     config: dict[str, Any] = {name: str(path) for name, path in files.items() if path is not None}
     config["enable.ssl.certificate.verification"] = kafka.ssl_verify
@@ -59,15 +62,22 @@ def _ssl_config(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """The same for aiokafka, which takes a context; None where the protocol has no TLS."""
+    """The same for aiokafka, which takes a context; None where the protocol has no TLS.
+
+    Raises FixSetting for a file that holds no certificate or key.
+    """
     if not kafka.security_protocol.endswith("SSL"):
         return None
-    context = ssl.create_default_context(cafile=kafka.ssl_ca_file)
+    try:
+        context = ssl.create_default_context(cafile=kafka.ssl_ca_file)
+        if kafka.ssl_certificate_file is not None:
+            # With no password, a key that needs one is refused; without any, the terminal would be asked.
+            context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file, password="")
+    except OSError as error:
+        raise FixSetting(f"kafka.ssl_*_file: a file holds no usable certificate or key: {error}") from error
     if not kafka.ssl_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if kafka.ssl_certificate_file is not None:
-        context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file)
     return context
 
 
