@@ -1,0 +1,74 @@
+"""A lane's topics as lists of records, written by a Drive: what an auditor would read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from tests.drive import Drive
+from worker import wire
+from worker.events import Arrived, Completed, Effects, Event, Refused
+from worker.record import StoredRecord
+from worker.topic_names import TopicNames
+
+NAMES = TopicNames()
+Log = dict[str, list[StoredRecord]]
+
+
+def record(topic: str, offset: int, key: str | None, value: bytes | None, headers: wire.Headers = ()) -> StoredRecord:
+    """A record of partition 0."""
+    return StoredRecord(topic, 0, offset, 0, None if key is None else key.encode(), value, headers)
+
+
+class Recorded(Drive):
+    """A Drive that also writes every topic. Inputs that repeat an offset are the same record read twice."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.log: Log = defaultdict(list)
+        self._inputs: dict[tuple[str, int], StoredRecord] = {}
+        super().__init__(*arguments)
+
+    def commit(self, events: Sequence[Event]) -> Effects:
+        """As a Drive, and publish."""
+        for event in events:
+            self._read(event)
+        effects = super().commit(events)
+        for dispatch in effects.dispatches:
+            self._write(NAMES.dispatch(dispatch.llm), dispatch.id, wire.encode(dispatch))
+        for deferred in effects.deferred:
+            self._write(NAMES.deferred, deferred.query_id, wire.encode(deferred))
+        for refused in effects.refused:
+            self._bury(refused.topic, refused.offset, refused.reason, refused.code)
+        for offset, reason in effects.unmatched:
+            self._bury(NAMES.completions, offset, reason, "unmatched")
+        for key, value in effects.decisions:
+            self._write(NAMES.decisions, key, value)
+        for key, row in effects.rows.items():
+            self._write(NAMES.ledger, key, row)
+        return effects
+
+    def topics(self) -> Log:
+        """All topics, the inputs too."""
+        inputs: Log = {NAMES.queries: [], NAMES.completions: []}
+        for _, stored in sorted(self._inputs.items()):
+            inputs[stored.topic].append(stored)
+        return {**self.log, **inputs}
+
+    def _read(self, event: Event) -> None:
+        match event:
+            case Arrived(offset=offset) | Refused(topic="queries", offset=offset):
+                topic = NAMES.queries
+            case Completed(offset=offset) | Refused(offset=offset):
+                topic = NAMES.completions
+            case _:
+                return
+        self._inputs[topic, offset] = record(topic, offset, None, b"{}")
+
+    def _bury(self, topic: str, offset: int, reason: str, code: str) -> None:
+        letter = wire.dead_letter(record(topic, offset, None, b"{}"), reason, code, 1_000)
+        self.log[NAMES.dead_letters].append(
+            record(NAMES.dead_letters, len(self.log[NAMES.dead_letters]), None, letter.value, letter.headers)
+        )
+
+    def _write(self, topic: str, key: str, value: bytes | None) -> None:
+        self.log[topic].append(record(topic, len(self.log[topic]), key, value, wire.CONTENT_TYPE))
