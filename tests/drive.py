@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 
-from worker.events import Arrived, Completed, Effects, Event, Reconfigured
+from worker.events import Arrived, Completed, Effects, Event, Reconfigured, Refused
 from worker.messages import Configuration, Decision, Deferred, Dispatch
 from worker.router import Prior, Router
 from worker.snapshot import restore
@@ -65,6 +65,7 @@ class Drive:
         self.dispatches: list[Dispatch] = []
         self.deferred: list[Deferred] = []
         self.decisions: list[Decision] = []
+        self.refused: list[Refused] = []
         self.unmatched: list[tuple[int, str]] = []
         self.router = Router(0, PRIOR)
         self.commit([Reconfigured(0, settings or config())])
@@ -79,6 +80,7 @@ class Drive:
                 self.rows[key] = row
         self.dispatches += effects.dispatches
         self.deferred += effects.deferred
+        self.refused += effects.refused
         self.unmatched += effects.unmatched
         self.decisions += [decode(record) for _, record in effects.decisions]
         return effects
@@ -95,4 +97,5 @@ class Drive:
 
     def outcome(self) -> tuple[object, ...]:
         """Everything that must not depend on batches and crashes."""
-        return self.dispatches, self.deferred, self.unmatched, self.router.ledger.accounts, self.router.prices
+        outputs = self.dispatches, self.deferred, self.refused, self.unmatched
+        return *outputs, self.router.ledger.accounts, self.router.prices

@@ -21,7 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from worker import clients, wire
 from worker.errors import CheckBroker, LeaveProcess
-from worker.events import Effects, Event, Refused
+from worker.events import Effects, Event
 from worker.ledger import BrokenInvariant
 from worker.metrics import Metrics
 from worker.outbox import ACCOUNT_KEY
@@ -130,7 +130,7 @@ class Committer:
         started = time.monotonic()
         effects = self.router.handle(events)
         try:
-            self._publish(effects, events, {(record.topic, record.offset): record for record in records})
+            self._publish(effects, {(record.topic, record.offset): record for record in records})
         except (KafkaException, BufferError) as error:
             raise LeaveProcess(f"partition {self.partition}: {_reason(error)}") from error
         self._account_row = effects.rows[ACCOUNT_KEY]
@@ -142,13 +142,13 @@ class Committer:
         if read_rows(self._settings, self.partition, self._kafka).get(ACCOUNT_KEY) != self._account_row:
             raise LeaveProcess(f"partition {self.partition}: another owner has written to its ledger since")
 
-    def _publish(self, effects: Effects, events: Sequence[Event], records: Records) -> None:
+    def _publish(self, effects: Effects, records: Records) -> None:
         producer = self._producer
         if producer is None:
             raise BrokenInvariant("fence() comes first")
         producer.begin_transaction()
         self._produce_queries(producer, effects, records)
-        self._produce_dead_letters(producer, effects, events, records)
+        self._produce_dead_letters(producer, effects, records)
         for key, value in effects.decisions:
             producer.produce(self._topics.decisions, value, key or None, self.partition, headers=wire.CONTENT_TYPE)
         for key, row in effects.rows.items():
@@ -166,12 +166,8 @@ class Committer:
             value = wire.encode(deferred)
             producer.produce(self._topics.deferred, value, deferred.query_id, self.partition, headers=headers)
 
-    def _produce_dead_letters(
-        self, producer: TransactionalProducer, effects: Effects, events: Sequence[Event], records: Records
-    ) -> None:
-        refused = [
-            (event.topic, event.offset, event.reason, event.code) for event in events if isinstance(event, Refused)
-        ]
+    def _produce_dead_letters(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:
+        refused = [(event.topic, event.offset, event.reason, event.code) for event in effects.refused]
         unmatched = [("completions", offset, reason, "unmatched") for offset, reason in effects.unmatched]
         for topic, offset, reason, code in (*refused, *unmatched):
             record = records.get((self._topics.prefix + topic, offset))

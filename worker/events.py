@@ -72,11 +72,13 @@ Event = Arrived | Completed | Refused | Ticked | Reconfigured
 class Effects:
     """All that one transaction publishes. `rows` maps ledger keys to values, None for a tombstone.
 
-    `unmatched` are completions that changed nothing, as (offset, reason); their bytes go to `dead-letters` too.
+    `refused` are records that could not be used, `unmatched` completions that changed nothing, as (offset, reason): the
+    bytes of both go to `dead-letters`.
     """
 
     dispatches: list[Dispatch] = field(default_factory=list)
     deferred: list[Deferred] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
     unmatched: list[tuple[int, str]] = field(default_factory=list)
     decisions: list[tuple[str, bytes]] = field(default_factory=list)
     rows: dict[str, bytes | None] = field(default_factory=dict)

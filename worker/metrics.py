@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from worker.events import Effects, Event, Refused
+from worker.events import Effects, Event
 from worker.router import Router
 
 MICROS_PER_USD = 1_000_000
@@ -65,9 +65,8 @@ class Metrics:
         for deferred in effects.deferred:
             self._decisions.labels("", "deferred").inc()
             self._deferrals.labels(deferred.reason).inc()
-        for event in events:
-            if isinstance(event, Refused):
-                self._dead.labels(event.topic, event.code).inc()
+        for refused in effects.refused:
+            self._dead.labels(refused.topic, refused.code).inc()
         self._dead.labels("completions", "unmatched").inc(len(effects.unmatched))
 
     def exposition(self) -> bytes:

@@ -144,6 +144,7 @@ class Outbox:
 
     def rejected(self, event: Refused) -> None:
         """A record could not be used."""
+        self._effects.refused.append(event)
         record = Rejected(self._journal.head, self.at_ms, event.topic, event.offset, event.reason)
         self._journal.append("", record)
 

@@ -82,13 +82,14 @@ class Watched:
         check = self.check
 
         class WatchedCommitter(self.committer):  # type: ignore[misc, name-defined]
-            def _publish(self, effects: Any, events: Sequence[Event], records: Any) -> None:
-                self._producer.events = list(events)
-                super()._publish(effects, events, records)
-
             def commit(self, events: Sequence[Event], records: Sequence[Record]) -> None:
+                self.decided = list(events)
                 super().commit(events, records)
                 check(self)
+
+            def _publish(self, effects: Any, records: Any) -> None:
+                self._producer.events = self.decided
+                super()._publish(effects, records)
 
         return WatchedCommitter
 
