@@ -43,7 +43,8 @@ USUAL = ("random", "greedy-cost", "batch-split", "port", "mirror-descent", "pric
 
 
 class Score(Struct, frozen=True):
-    """One policy on one scene. `relative_*` are shares of the reference; `quality_per_usd` is quality over cost."""
+    """One policy on one scene. `relative_*` are shares of the reference; `quality_per_usd` is quality over cost;
+    `overrun_usd` is what was spent beyond the budgets."""
 
     policy: str
     seed: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -37,13 +37,14 @@ _nothing = msgspec.Raw(msgspec.msgpack.encode(None))
 class Outcome:
     """What came of n queries: the LLM that served each (-1: none), its true quality and cost (0: not served).
 
-    `overrun_micros` is what was charged beyond the reservations. `fits` are the price fits, in order.
+    `overrun_micros` is what was spent beyond the budgets. `fits` are the price fits, in order, and `prices` what they
+    gave.
     """
 
     llm: NDArray[np.int64]
     quality: Float64
     cost_micros: Float64
-    overrun_micros: int = 0
+    overrun_micros: int
     fits: tuple[Fit, ...] = ()
     prices: tuple[tuple[float, ...], ...] = ()
 
@@ -110,27 +111,28 @@ def play_paper(scene: Scene, chooser: Chooser) -> Outcome:
     outcome = served(scene, chosen)
     if isinstance(chooser, Online):
         prices, fits = zip(*chooser.solved, strict=True)
-        return Outcome(outcome.llm, outcome.quality, outcome.cost_micros, 0, tuple(fits), tuple(prices))
+        return replace(outcome, fits=fits, prices=prices)
     return outcome
 
 
-def served(scene: Scene, chosen: NDArray[np.int64], overrun_micros: int = 0) -> Outcome:
+def served(scene: Scene, chosen: NDArray[np.int64]) -> Outcome:
     """The outcome of queries served by these LLMs [n], -1 for none."""
     rows, none = np.arange(scene.queries), chosen < 0
     quality = np.where(none, 0.0, scene.live.quality[rows, chosen])
     cost = np.where(none, 0.0, scene.live.cost_micros[rows, chosen])
-    return Outcome(chosen, quality, cost, overrun_micros)
+    spent = np.bincount(chosen[~none], cost[~none], len(scene.budget_micros))
+    return Outcome(chosen, quality, cost, round(np.maximum(spent - scene.budget_micros, 0).sum()))
 
 
 def play_ledger(scene: Scene, chooser: Chooser) -> Outcome:
     """Tollgate's rule for a chooser: the real ledger, settled `settle_lag` queries later."""
     llms = scene.live.llms
     ledger = Ledger({llm: Account(int(budget)) for llm, budget in zip(llms, scene.budget_micros, strict=True)})
-    chosen, overrun = np.full(scene.queries, -1), 0
+    chosen = np.full(scene.queries, -1)
     waiting: deque[tuple[int, Reservation]] = deque()
     for number in range(scene.queries):
         while waiting and waiting[0][0] <= number - scene.plan.settle_lag:
-            overrun += _settle(scene, ledger, *waiting.popleft())
+            _settle(scene, ledger, *waiting.popleft())
         balance = np.array([ledger.available_micros(llm) for llm in llms], dtype=np.float64)
         for llm in chooser.ranking(number, balance):
             held = _reservation(scene, number, llm)
@@ -138,8 +140,9 @@ def play_ledger(scene: Scene, chooser: Chooser) -> Outcome:
                 chosen[number] = llm
                 waiting.append((number, held))
                 break
-    overrun += sum(_settle(scene, ledger, *late) for late in waiting)
-    return served(scene, chosen, overrun)
+    for late in waiting:
+        _settle(scene, ledger, *late)
+    return served(scene, chosen)
 
 
 def _reservation(scene: Scene, number: int, llm: int) -> Reservation:
@@ -156,8 +159,8 @@ def _reservation(scene: Scene, number: int, llm: int) -> Reservation:
     )
 
 
-def _settle(scene: Scene, ledger: Ledger, number: int, held: Reservation) -> int:
-    return ledger.close(held, true_micros(scene, number, scene.live.llms.index(held.llm)))
+def _settle(scene: Scene, ledger: Ledger, number: int, held: Reservation) -> None:
+    ledger.close(held, true_micros(scene, number, scene.live.llms.index(held.llm)))
 
 
 def true_micros(scene: Scene, number: int, llm: int) -> int:
@@ -183,9 +186,7 @@ def play_router(scene: Scene, policy: str, estimates: Estimates) -> Outcome:
             chosen[dispatch.origin.offset] = scene.live.llms.index(dispatch.llm)
             waiting.append(dispatch)
     router.handle([_completed(scene, dispatch) for dispatch in waiting])
-    overrun = sum(account.overrun_micros for account in router.ledger.accounts.values())
-    outcome = served(scene, chosen, overrun)
-    return Outcome(outcome.llm, outcome.quality, outcome.cost_micros, overrun, tuple(fits))
+    return replace(served(scene, chosen), fits=tuple(fits))
 
 
 def _arrivals(estimates: Estimates, queries: int) -> Iterator[list[Arrived]]:
