@@ -7,7 +7,7 @@ import traceback
 
 import typer
 
-from worker.commands import evaluate, index, infer, run, topics
+from worker.commands import broker, demo, evaluate, index, infer, run, send, topics, verify
 from worker.errors import TollgateError
 
 app = typer.Typer(
@@ -18,9 +18,13 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 a check failed, 2 usage, 3 broker unreachable or refused, 4 settings. "
     "With --debug, errors show where they came from.",
 )
+app.command("demo")(demo.command)
 app.command("run")(run.command)
+app.command("send")(send.command)
 app.command("infer")(infer.command)
+app.command("verify")(verify.command)
 app.command("evaluate", help=evaluate.HELP)(evaluate.command)
+app.add_typer(broker.app, name="broker")
 app.add_typer(topics.app, name="topics")
 app.add_typer(index.app, name="index")
 

@@ -129,7 +129,11 @@ def budgets(past: History, live: History, plan: Plan, seed: int) -> NDArray[np.i
 
 def make_scene(past: History, live: History, plan: Plan, seed: int, neighbours: int | None = None) -> Scene:
     """Build an index of `past` as the worker would, estimate `live` with it, and set the budgets."""
-    estimator = built(past, seed, neighbours)
+    return assembled(built(past, seed, neighbours), past, live, plan, seed)
+
+
+def assembled(estimator: Estimator, past: History, live: History, plan: Plan, seed: int) -> Scene:
+    """A scene on an index that was built from `past` before."""
     exact: Any = faiss.IndexFlatIP(past.embeddings.shape[1])
     exact.add(past.embeddings)
     drawn = Scene(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import RejectRecord
-from worker.messages import AccountRow, Completion, Decision, Deferred, Dispatch, Query, Reservation
+from worker.messages import AccountRow, Completion, Configuration, Decision, Deferred, Dispatch, Query, Reservation
 from worker.record import Headers, Record
 from worker.tokens import approximate_tokens
 
@@ -41,6 +41,7 @@ decode_deferred = msgspec.msgpack.Decoder(Deferred).decode
 decode_decision = msgspec.msgpack.Decoder(Decision).decode
 decode_account = msgspec.msgpack.Decoder(AccountRow).decode
 decode_reservation = msgspec.msgpack.Decoder(Reservation).decode
+decode_configuration = msgspec.msgpack.Decoder(Configuration).decode
 
 
 def encode(message: msgspec.Struct) -> bytes:

@@ -1,0 +1,78 @@
+"""`tollgate send`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.commands.options import ConfigOption, settings_from
+
+if TYPE_CHECKING:
+    from worker.sender import Reply
+
+Text = Annotated[str, typer.Argument(help="The query's text. It is never logged.")]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the decision, and again for the answer.")]
+MaxOutputTokens = Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def command(
+    text: Text,
+    config: ConfigOption = None,
+    wait: Wait = 10.0,
+    max_output_tokens: MaxOutputTokens = None,
+    json: AsJson = False,
+) -> None:
+    """Send one query and show which LLM it goes to and why.
+
+    Uses --config, ./tollgate.toml or the running demo (`tollgate demo --keep`). Exit 1 if nothing was decided in time.
+    Example: `tollgate send "What is the capital of France?"`
+    """
+    import msgspec
+    from rich.console import Console
+
+    from worker.messages import Query
+    from worker.sender import send
+
+    settings = settings_from(config)
+    reply = send(settings, Query(text=text, max_output_tokens=max_output_tokens), wait)
+    if json:
+        typer.echo(msgspec.json.encode(reply).decode())
+    else:
+        _show(Console(), reply)
+    if reply.decision is None:
+        raise typer.Exit(1)
+
+
+def _show(console: Any, reply: Reply) -> None:
+    console.print(f"query     {reply.origin.partition}-{reply.origin.offset}")
+    if reply.decision is None:
+        console.print("no decision in time: is a worker running, and does it use these settings? see `tollgate status`")
+    elif reply.rejected is not None:
+        console.print(f"refused   {reply.rejected}", style="red")
+    else:
+        _show_decision(console, reply)
+
+
+def _show_decision(console: Any, reply: Reply) -> None:
+    from rich.table import Table
+
+    routed = reply.decision
+    assert routed is not None
+    table = Table("LLM", "quality", "cost (micro-USD)", "price x cost", "score")
+    rows = sorted(reply.candidates, key=lambda candidate: -candidate.score)
+    for one in rows[:8]:
+        style = "bold green" if one.llm == routed.llm else None
+        table.add_row(
+            one.llm, f"{one.quality:.3f}", f"{one.cost_micros:,}", f"{one.paid:.3f}", f"{one.score:+.3f}", style=style
+        )
+    console.print(table)
+    if len(rows) > 8:
+        console.print(f"          and {len(rows) - 8} more, scoring less")
+    if routed.llm is None:
+        console.print(f"deferred  {routed.reason}", style="yellow")
+    else:
+        console.print(f"goes to   {routed.llm} ({routed.reason}); {routed.reserved_micros:,} micro-dollars reserved")
+    for closed in reply.closed:
+        console.print(f"{closed.outcome:9s} {closed.spent_micros:,} micro-dollars ({closed.basis})")
