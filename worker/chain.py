@@ -17,7 +17,7 @@ class Chain:
     def __init__(self, head: bytes = b"", count: int = 0) -> None:
         self.head = head
         self.count = count
-        self._last = -1
+        self._last: int | None = None
         self._broken: tuple[int, int, bytes] | None = None
 
     @property
@@ -30,7 +30,10 @@ class Chain:
         breaks = self._explain(prev)
         if prev != self.head:
             breaks += self.end()
-            self._broken = (offset, self._last, self.head)
+            if self._last is None:
+                breaks.append((offset, "the chain does not begin here: records before this one were removed"))
+            else:
+                self._broken = (offset, self._last, self.head)
         self.head = record_hash(record)
         self.count += 1
         self._last = offset
@@ -42,8 +45,6 @@ class Chain:
         if broken is None:
             return []
         at, before, _ = broken
-        if before < 0:
-            return [(at, "the chain does not begin here: records before this one were removed")]
         return [(before, f"was changed, or records between it and offset {at} were removed or moved")]
 
     def _explain(self, prev: bytes) -> list[Break]:

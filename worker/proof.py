@@ -78,8 +78,9 @@ class Proof:
     def _link(self, record: Record, decision: Decision) -> None:
         if self.chain.count == 0 and decision.prev and self._is_shortened(self.topics.decisions):
             self.chain, self._adopting = Chain(decision.prev), True
-        self._find_all(self.topics.decisions, self.chain.follow(record.offset, decision.prev, record.value or b""))
-        self._broken = self._broken or self.chain.is_broken
+        breaks = self.chain.follow(record.offset, decision.prev, record.value or b"")
+        self._find_all(self.topics.decisions, breaks)
+        self._broken = self._broken or self.chain.is_broken or bool(breaks)
         if isinstance(decision, Checkpoint) and self._adopting:
             self._adopt(record.offset, decision)
 
@@ -179,7 +180,8 @@ class Proof:
             self._find(self.topics.ledger, None, "has no account row, but there are decisions")
         elif row is not None:
             if not self.complete:
-                self._find(self.topics.decisions, None, f"ends after {self.chain.count} of {row.decisions} records")
+                said = f"ends after {self.chain.count} of {row.decisions} records"
+                self._find(self.topics.decisions, None, f"{said}, not with the one that the account row names")
             self._agree(self.topics.ledger, None, row, self.chain.count, self.chain.head)
             self._find_all(self.topics.ledger, ((None, problem) for problem in self.books.differences(row)))
             self._find_all(self.topics.ledger, ((None, what) for what in self.witness.differing(self.books.open)))

@@ -82,7 +82,7 @@ class Witness:
     def _torn(self, mark: Mark, dispatches: int, head: bytes) -> Iterator[str]:
         digest = record_hash("".join(self._dispatch_ids).encode() + head)
         if mark.head != head or mark.dispatches != dispatches:
-            yield f"transaction {mark.sequence} does not end as its account row says: torn"
+            yield f"is not the end of transaction {mark.sequence} that its account row names: changed, or torn"
         elif mark.sequence == self._passed.sequence + 1 and mark.digest != digest:
             yield f"transaction {mark.sequence} has another digest than its account row says: torn"
         self._passed = mark
