@@ -29,7 +29,7 @@ HOSTS = [
         ("deb", "debian", "org"),
     ]
 ]
-MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:%s)/" % "|".join(("work", "root", "home", "Users", "opt/wheels")))
+MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root|home|Users)/")
 
 
 def tracked(*patterns: str) -> list[str]:
