@@ -97,6 +97,9 @@ class Lane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Makes room for those who wait in `submit`; their records are the next owner's.
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
 
     async def _prepare(self) -> None:
         loop = asyncio.get_running_loop()

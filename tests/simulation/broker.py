@@ -14,6 +14,9 @@ from worker.errors import CheckBroker
 from worker.record import StoredRecord
 from worker.settings import Settings
 
+# Sending again is the most frequent failure: that many times as frequent as the others.
+SENT_AGAIN = 5
+
 
 class LateEnd(NamedTuple):
     """An EndTxn that a client has sent once more, and that is still on its way."""
@@ -85,12 +88,13 @@ class SimulatedProducer:
         key = key.encode() if isinstance(key, str) else key
         timestamp, headers = options.get("timestamp", now_ms), tuple(options.get("headers", ()))
         self._log.append((topic, partition), key, value, headers, timestamp, transaction)
-        if self._broker.random.random() < 0.02:
+        if self._broker.random.random() < 0.05:
             gate("amid produce")
 
     def commit_transaction(self, timeout: float) -> None:
         gate("after produce, before EndTxn")
-        request_lost, answer_lost, sent_again = (self._broker.fails() for _ in range(3))
+        request_lost, answer_lost = self._broker.fails(), self._broker.fails()
+        sent_again = any(self._broker.fails() for _ in range(SENT_AGAIN))
         if request_lost:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         self._end()

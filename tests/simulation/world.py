@@ -7,8 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+import worker.committer
 from tests.drive import config
 from tests.simulation.auditor import Auditor, Violation
 from tests.simulation.broker import Broker, SimulatedProducer
@@ -102,7 +105,7 @@ class World:
     # What can happen
 
     def _choose(self) -> str:
-        return self.random.choices(*FAULTS if self.random.random() < 0.06 else USUAL)[0]
+        return self.random.choices(*FAULTS if self.random.random() < 0.08 else USUAL)[0]
 
     def _act(self, action: str) -> None:
         getattr(self, action)()
@@ -260,7 +263,7 @@ USUAL = (("work", "fetch", "queries", "completions", "tend"), (60, 15, 4, 15, 6)
 CALM = (("work", "fetch", "completions", "tend"), (60, 15, 15, 6))
 FAULTS = (
     ("kill", "stop", "wake", "sleep", "jump", "compact", "late_end", "reconfigure", "forget", "rebalance"),
-    (20, 15, 15, 10, 5, 10, 15, 5, 5, 15),
+    (15, 20, 20, 10, 5, 10, 40, 5, 5, 15),
 )
 
 
@@ -269,7 +272,8 @@ def simulate(seed: int, parts: Parts = Parts()) -> World:
     loop = SimulatedLoop()
     world = World(seed, loop, parts)
     try:
-        loop.run_until_complete(world.run())
+        with patch.object(worker.committer, "time", SimpleNamespace(monotonic=loop.time)):
+            loop.run_until_complete(world.run())
     finally:
         for process in world.processes:
             process.work.kill()

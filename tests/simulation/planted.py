@@ -1,0 +1,107 @@
+"""Bugs planted on purpose, each in one part: what the simulator must find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tests.simulation.broker import SimulatedProducer
+from tests.simulation.process import Process
+from tests.simulation.steps import gate
+from tests.simulation.world import Parts
+from worker.committer import Committer
+from worker.errors import LeaveProcess
+from worker.events import Completed, Event
+from worker.record import Record
+from worker.router import Prior, Router
+
+
+class SkipsTheFence(SimulatedProducer):
+    """Starts to work in the epoch that it finds."""
+
+    def init_transactions(self, timeout: float) -> None:
+        gate("no fence")
+        self._epoch = self._log.epochs[self._id]
+
+
+class SwapsMemoryBeforeCommit(Committer):
+    """Goes on with what it has in memory when a transaction failed."""
+
+    def commit(self, events: Sequence[Event], records: Sequence[Record]) -> None:
+        try:
+            super().commit(events, records)
+        except LeaveProcess:
+            self.fence()
+
+
+class LosesTheSeek(Process):
+    """Begins a new assignment at the end of its inputs, believing that it has read what comes before."""
+
+    def _seek(self, place: tuple[str, int]) -> None:
+        super()._seek(place)
+        self.positions[place] = self.broker.log.last_stable(place)
+
+
+class TwiceSettled(Router):
+    """Books the cost of an answer again when the answer comes again."""
+
+    def _completed(self, completion: Completed) -> None:
+        again = completion.dispatch_id not in self.ledger.open and completion.cost_micros
+        super()._completed(completion)
+        account = self.ledger.accounts.get(completion.llm)
+        if again and account is not None and self.ledger.available_micros(completion.llm) >= again:
+            self.ledger._move(completion.llm, spent=again)
+
+
+class StalePrice(Router):
+    """Chooses by the prices that were in force at the first choice after a restore, and records the new ones."""
+
+    def _route(self, *arguments: Any, **named: Any) -> None:
+        if not hasattr(self, "stale"):
+            self.stale = self.prices
+        pricing = self.pricing
+        pricing.rank = lambda query: pricing.policy.rank(  # type: ignore[method-assign]
+            pricing.seen, query.quality, query.cost_micros, self.stale
+        )
+        super()._route(*arguments, **named)
+
+
+class ForgetsTheOwner(Committer):
+    """Takes its partition back after a pause, whoever owns it now."""
+
+    def _check_owner(self) -> None:
+        pass
+
+
+class IgnoresSuspicion(Committer):
+    """Keeps its producer after a request that was sent twice."""
+
+    @property
+    def _suspicious(self) -> bool:
+        return False
+
+    @_suspicious.setter
+    def _suspicious(self, suspicious: bool) -> None:
+        pass
+
+
+def with_router(router: type[Router]) -> type[Committer]:
+    """A committer that decides with another router."""
+
+    class Replaced(Committer):
+        def restore(self, prior: Prior) -> None:
+            super().restore(prior)
+            self.router.__class__ = router
+
+    return Replaced
+
+
+BUGS: dict[str, Callable[[], Parts]] = {
+    "skip the fence": lambda: Parts(producer=SkipsTheFence),
+    "swap memory before commit": lambda: Parts(committer=SwapsMemoryBeforeCommit),
+    "settle twice": lambda: Parts(committer=with_router(TwiceSettled)),
+    "lose the seek": lambda: Parts(process=LosesTheSeek),
+    "reuse a stale price": lambda: Parts(committer=with_router(StalePrice)),
+    "forget the owner": lambda: Parts(committer=ForgetsTheOwner),
+    "ignore suspicion": lambda: Parts(committer=IgnoresSuspicion),
+}
