@@ -47,6 +47,9 @@ evaluate: $(READY) ## Compare all routing policies on the data sets in DATA
 schemas: $(READY) ## Write schemas/ anew from worker/messages.py
 	$(BIN)/python -m worker.schemas
 
+simulate: $(READY) ## Simulate crashes and faults under many seeds (SEEDS=5000), or one seed again (SEED=7)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
+
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

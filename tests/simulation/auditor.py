@@ -42,8 +42,8 @@ NO_PRIOR = Prior(np.zeros((0, 0)), np.zeros((0, 0)))
 
 def prior_for(llms: Sequence[str]) -> Prior:
     """What an index of these LLMs knows beforehand."""
-    rows, columns = np.arange(8)[:, None], np.arange(len(llms))[None, :]
-    return Prior((rows * 7 + columns * 3) % 10 / 10, 100.0 + (rows * 5 + columns * 11) % 13 * 50)
+    rows, columns = np.arange(8.0)[:, None], np.arange(float(len(llms)))[None, :]
+    return Prior((rows * 7 + columns * 3) % 10 / 10, 100 + (rows * 5 + columns * 11) % 13 * 50)
 
 
 class Violation(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache, partial
 from itertools import islice
 from types import SimpleNamespace
@@ -59,8 +60,8 @@ class SimulatedIntake(Intake):
 class SteppedLanes(Lanes):
     """The lanes, with their work in the simulator's hands."""
 
-    def __init__(self, executor: SteppedExecutor, *arguments: Any) -> None:
-        super().__init__(*arguments, search_threads=1)
+    def __init__(self, executor: SteppedExecutor, intake: Intake, open_lane: Any, on_failure: Any) -> None:
+        super().__init__(intake, open_lane, on_failure, search_threads=1)
         self._searchers = self._committers = executor  # type: ignore[assignment]
 
 
@@ -97,7 +98,7 @@ class Watched:
 @cache
 def settings_for(llms: tuple[str, ...]) -> Settings:
     """Settings of a worker with these LLMs."""
-    return Settings(llms=dict.fromkeys(llms, LlmSettings(budget_usd=0)))
+    return Settings(llms=dict.fromkeys(llms, LlmSettings(budget_usd=Decimal(0))))
 
 
 class Process:
@@ -142,6 +143,12 @@ class Process:
             task.cancel()
         if error is not None and not isinstance(error, LeaveProcess | CheckBroker):
             self.failed(error)
+
+    async def leave(self) -> None:
+        """As on SIGTERM."""
+        self.positions.clear()
+        await self.lanes.stop()
+        self.die()
 
     def spawn(self, task: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that dies with the process, and kills it if it fails."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -19,6 +20,8 @@ START_SECONDS = 1_000_000.0
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
     """An event loop whose time passes only when nothing is left to do: then it jumps to the next timer."""
+
+    _ready: deque[asyncio.Handle]
 
     def __init__(self) -> None:
         self._simulated_seconds = START_SECONDS

@@ -105,7 +105,8 @@ class World:
     # What can happen
 
     def _choose(self) -> str:
-        return self.random.choices(*FAULTS if self.random.random() < 0.08 else USUAL)[0]
+        actions, weights = FAULTS if self.random.random() < 0.08 else USUAL
+        return self.random.choices(actions, weights)[0]
 
     def _act(self, action: str) -> None:
         getattr(self, action)()
@@ -165,6 +166,12 @@ class World:
         """SIGKILL."""
         if alive := self.running(alive=False):
             self.random.choice(alive).die()
+
+    def terminate(self) -> None:
+        """SIGTERM: it finishes the transactions under way and leaves."""
+        if running := self.running():
+            process = self.random.choice(running)
+            process.spawn(process.leave())
 
     def stop(self) -> None:
         """SIGSTOP: the group gives its partitions to others, and it does not know."""
@@ -262,8 +269,8 @@ class World:
 USUAL = (("work", "fetch", "queries", "completions", "tend"), (60, 15, 4, 15, 6))
 CALM = (("work", "fetch", "completions", "tend"), (60, 15, 15, 6))
 FAULTS = (
-    ("kill", "stop", "wake", "sleep", "jump", "compact", "late_end", "reconfigure", "forget", "rebalance"),
-    (15, 20, 20, 10, 5, 10, 40, 5, 5, 15),
+    ("kill", "terminate", "stop", "wake", "sleep", "jump", "compact", "late_end", "reconfigure", "forget", "rebalance"),
+    (15, 5, 20, 20, 10, 5, 10, 40, 5, 5, 15),
 )
 
 
