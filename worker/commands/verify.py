@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from worker.audit import Progress
+    from worker.reader import Progress
     from worker.report import Counts, Report
 
 USD = 1e-6
@@ -72,7 +72,8 @@ def accounts_table(report: Report) -> Table:
     """One row for each LLM, and their sum."""
     from rich.table import Table
 
-    table = Table("LLM", "budget $", "spent $", "reserved $", "overrun $", "dispatched", "mean quality")
+    table = Table("LLM", "budget $", "spent $", "reserved $", "overrun $", "sent", "quality")
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for llm, total in report.llms.items():
