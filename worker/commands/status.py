@@ -55,12 +55,9 @@ def _tables(status: Status) -> RenderableType:
 
 
 def _llms(status: Status) -> Table:
-    from rich.table import Table
+    from worker.commands.tables import figures
 
-    table = Table("LLM", "budget $", "spent $", "reserved $", "left", "price")
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify, column.no_wrap = "right", True
+    table = figures("LLM", "budget $", "spent $", "reserved $", "left", "price")
     for llm, state in status.llms.items():
         money = (state.budget_micros, state.spent_micros, state.reserved_micros)
         table.add_row(llm, *(f"{micros * USD:.4f}" for micros in money), _left(state), _prices(state.prices))
@@ -80,11 +77,9 @@ def _prices(prices: list[float]) -> str:
 
 
 def _partitions(status: Status) -> Table:
-    from rich.table import Table
+    from worker.commands.tables import figures
 
-    table = Table("partition", "queries", "behind", "completions", "behind", "dispatches", "open", "prices")
-    for column in table.columns[1:-1]:
-        column.justify = "right"
+    table = figures("partition", "queries", "behind", "completions", "behind", "dispatches", "open", "prices")
     for state in status.partitions:
         table.add_row(
             str(state.partition),

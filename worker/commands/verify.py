@@ -70,12 +70,9 @@ def show(console: Console, report: Report) -> None:
 
 def accounts_table(report: Report) -> Table:
     """One row for each LLM, and their sum."""
-    from rich.table import Table
+    from worker.commands.tables import figures
 
-    table = Table("LLM", "budget $", "spent $", "reserved $", "overrun $", "sent", "quality")
-    table.columns[0].no_wrap = True
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = figures("LLM", "budget $", "spent $", "reserved $", "overrun $", "dispatched", "quality")
     for llm, total in report.llms.items():
         money = (total.budget_micros, total.spent_micros, total.reserved_micros, total.overrun_micros)
         quality = "" if total.mean_quality is None else f"{total.mean_quality:.3f}"
@@ -86,7 +83,7 @@ def accounts_table(report: Report) -> Table:
 def _proof_table(report: Report) -> Table:
     from rich.table import Table
 
-    table = Table("proof", "", show_header=False)
+    table = Table("proof", "", show_header=False, box=None)
     for claim, figures in _claims(report.counts):
         table.add_row(claim, figures)
     table.add_row("books", "[green]proven: every row is right[/]" if report.ok else f"[red]{report.wrong:,} wrong[/]")
