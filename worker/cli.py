@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
 import typer
 
-from worker.commands import broker, demo, evaluate, index, infer, run, send, topics, verify
+from worker.commands import broker, demo, evaluate, index, infer, produce, run, send, status, topics, verify
 from worker.errors import TollgateError
 
 app = typer.Typer(
@@ -22,6 +23,8 @@ app.command("demo")(demo.command)
 app.command("run")(run.command)
 app.command("send")(send.command)
 app.command("infer")(infer.command)
+app.command("produce")(produce.command)
+app.command("status")(status.command)
 app.command("verify")(verify.command)
 app.command("evaluate", help=evaluate.HELP)(evaluate.command)
 app.add_typer(broker.app, name="broker")
@@ -31,6 +34,9 @@ app.add_typer(index.app, name="index")
 
 def main() -> None:
     """Run the command line; an error becomes one message on standard error and an exit code."""
+    # Before numpy and faiss are loaded: our threads and processes share the cores, and pools of their own would fight.
+    for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(pool, "1")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, prog_name="tollgate")

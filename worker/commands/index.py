@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from worker import index
+from worker import demo_data, index
 from worker.embedder import SUPPLIED, load_embedder
 from worker.errors import FixSetting
 from worker.history import Embed, read_table
 from worker.manifest import Manifest, encode
 
+DEMO = Path("demo")
+
 app = typer.Typer(help="Build and inspect the index of history.", no_args_is_help=True)
 
-TablePath = Annotated[Path, typer.Argument(metavar="TABLE", help="Parquet, CSV or JSONL: one row per past query.")]
+TablePath = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="Parquet, CSV or JSONL: one row per past query; or `demo`.")
+]
 Directory = Annotated[Path, typer.Argument(help="The index's directory.")]
 Embedder = Annotated[str, typer.Option(help="What embeds a text: wordllama, or supplied (every query brings its own).")]
 Embeddings = Annotated[Path | None, typer.Option(help="The table's embeddings, .npy [rows, d]; else it is embedded.")]
@@ -38,10 +42,13 @@ def build(
     neighbours: Neighbours = None,
     seed: Seed = 0,
 ) -> None:
-    """Build an index from a table of past queries, calibrated on it."""
+    """Build an index from a table of past queries, calibrated on it. `demo` is the data in the package."""
     console = Console()
     with console.status(f"reading {table}") as status:
-        history = read_table(table, embeddings, embed_with(embedder))
+        if table == DEMO:
+            history, _ = demo_data.split(demo_data.load())
+        else:
+            history = read_table(table, embeddings, embed_with(embedder))
         status.update(f"calibrating on {len(history.ids):,} rows of {len(history.llms)} LLMs")
         manifest = index.build(history, directory, embedder, neighbours, seed)
     _show(console, directory, manifest)

@@ -24,7 +24,7 @@ def settings_from(config: Path | None, flags: dict[str, Any] | None = None) -> S
     from worker.demo_data import demo_directory
     from worker.settings import load_settings
 
-    for path in (Path("tollgate.toml"), demo_directory() / "tollgate.toml"):
-        if config is None and path.exists():
-            config = path
+    if config is None:
+        found = (path for path in (Path("tollgate.toml"), demo_directory() / "tollgate.toml") if path.exists())
+        config = next(found, None)
     return load_settings(config, flags)
