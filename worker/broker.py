@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from worker.errors import CheckBroker
-from worker.processes import die_with_parent, free_port
+from worker.processes import free_port, leashed
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36"
 CLUSTER_ID = "VG9sbGdhdGVEZW1vMDAwMQ"
@@ -88,14 +88,14 @@ class Broker:
         if not (self.directory / "data").exists():
             self._run([*java, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)])
         progress("starting Kafka")
+        command = [*java, "kafka.Kafka", str(properties)]
         with (self.directory / LOG_FILE).open("ab") as log:
             self._process = subprocess.Popen(
-                [*java, "kafka.Kafka", str(properties)],
+                command if self._outlives_parent else leashed(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=None if self._outlives_parent else die_with_parent,
             )
         self._wait_until_it_answers()
         (self.directory / PID_FILE).write_text(f"{self.pid}\n")

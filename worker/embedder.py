@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,22 @@ def load_embedder(name: str) -> Embedder | None:
     if name == WORDLLAMA:
         return WordLlamaEmbedder.load()
     raise FixSetting(f"index.embedder: {name!r} is neither {WORDLLAMA!r} nor {SUPPLIED!r}")
+
+
+def embed_with(embedder: str) -> Callable[[Sequence[str]], NDArray[np.float32]] | None:
+    """A function from texts to embeddings [n, d], by the embedder of this name; None where they are supplied."""
+    loaded = None if embedder == SUPPLIED else load_embedder(embedder)
+    if loaded is None:
+        return None
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors, problems = loaded.embed(texts)
+        for row, problem in enumerate(problems):
+            if problem is not None:
+                raise FixSetting(f"history: row {row}: {problem}")
+        return vectors
+
+    return embed
 
 
 class WordLlamaEmbedder:

@@ -86,6 +86,11 @@ def read_table(path: Path, embeddings: Path | None = None, embed: Embed | None =
     return History(_ids(table), llms, vectors, quality, cost, _input_tokens(file, table), _categories(table))
 
 
+def no_embeddings(texts: Sequence[str]) -> NDArray[np.float32]:
+    """In place of an embedder, where a table is only looked up by id and its embeddings are never looked at."""
+    return np.ones((len(texts), 1), dtype=np.float32)
+
+
 def _table_file(path: Path) -> Path:
     if path.is_file():
         return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -13,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from worker import leash
 from worker.errors import CheckFailed
 
-PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 20.0
 
 
-def die_with_parent() -> None:
-    """In a child before it runs: be killed when the parent dies, however it dies (Linux only; elsewhere no effect)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def leashed(command: Sequence[str]) -> list[str]:
+    """The command, to be killed when the thread that starts it ends: start it from one that lives on."""
+    # Isolated and without site-packages: a launcher that is up in 20 ms.
+    return [sys.executable, "-I", "-S", str(Path(leash.__file__)), *command]
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float, every_seconds: float = 0.1) -> None:
@@ -71,14 +70,13 @@ class Child:
         """Start it; its output is appended to the log."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                self._arguments,
+                leashed(self._arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=self._env,
                 # Of a session of its own, so that Ctrl-C reaches us alone and we end it in order.
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
 
     def send(self, signal_number: signal.Signals) -> None:

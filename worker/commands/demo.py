@@ -93,10 +93,10 @@ def _show(console: Any, result: Result) -> None:
     )
     console.print(f"quality   {result.quality:,.1f} by {result.policy}: {rivals}, on the same queries and budgets")
     timing = result.timing
+    killed = "" if timing.takeover_seconds is None else f"; SIGKILL: taken over after {timing.takeover_seconds} s"
     console.print(
-        f"speed     {timing.queries_per_second:,.0f} queries/s; from produced to decided p50 {timing.p50_latency_ms} ms, "
-        f"p99 {timing.p99_latency_ms} ms"
-        + ("" if timing.takeover_seconds is None else f"; SIGKILL: taken over after {timing.takeover_seconds} s")
+        f"speed     {timing.queries_per_second:,.0f} queries/s; from produced to decided "
+        f"p50 {timing.p50_latency_ms} ms, p99 {timing.p99_latency_ms} ms{killed}"
     )
     _show_proof(console, result)
 
@@ -128,8 +128,8 @@ def _show_proof(console: Any, result: Result) -> None:
         return
     console.print(
         f"proof     {counts.queries:,} queries = {counts.dispatched:,} dispatched + {counts.deferred:,} deferred + "
-        f"{counts.dead_letters:,} dead letters; nothing twice; {counts.settled:,} settled, {counts.released:,} released, "
-        f"{counts.expired:,} expired, {counts.open:,} open; ledger = settled + reserved; no overrun but what providers "
+        f"{counts.dead_letters:,} dead letters; nothing twice; "
+        f"{counts.settled:,} settled, {counts.released:,} released, {counts.expired:,} expired, {counts.open:,} open; ledger = settled + reserved; no overrun but what providers "
         f"charged beyond reservations; chain of {counts.decisions:,} decisions whole",
         style="bold green",
     )

@@ -108,7 +108,7 @@ def _history(data: Path | None, embeddings: Path | None) -> History:
     beside = embeddings is not None or any(place.glob("embeddings*.npy"))
     if beside:
         return read_table(data, embeddings)
-    from worker.commands.index import embed_with
+    from worker.embedder import embed_with
 
     return read_table(data, embed=embed_with("wordllama"))
 

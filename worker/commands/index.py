@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
-from worker import demo_data, index
-from worker.embedder import SUPPLIED, load_embedder
-from worker.errors import FixSetting
-from worker.history import Embed, read_table
-from worker.manifest import Manifest, encode
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from worker.manifest import Manifest
 
 DEMO = Path("demo")
 
@@ -43,6 +38,12 @@ def build(
     seed: Seed = 0,
 ) -> None:
     """Build an index from a table of past queries, calibrated on it. `demo` is the data in the package."""
+    from rich.console import Console
+
+    from worker import demo_data, index
+    from worker.embedder import embed_with
+    from worker.history import read_table
+
     console = Console()
     with console.status(f"reading {table}") as status:
         if table == DEMO:
@@ -57,27 +58,16 @@ def build(
 @app.command()
 def inspect(directory: Directory, as_json: AsJson = False) -> None:
     """Check every hash of an index and show what it is made of and how well it estimates."""
+    from rich.console import Console
+
+    from worker import index
+    from worker.manifest import encode
+
     manifest = index.load(directory).manifest
     if as_json:
         typer.echo(encode(manifest).decode())
     else:
         _show(Console(), directory, manifest)
-
-
-def embed_with(embedder: str) -> Embed | None:
-    """A function from texts to embeddings [n, d], by the embedder of this name; None where they are supplied."""
-    loaded = None if embedder == SUPPLIED else load_embedder(embedder)
-    if loaded is None:
-        return None
-
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors, problems = loaded.embed(texts)
-        for row, problem in enumerate(problems):
-            if problem is not None:
-                raise FixSetting(f"history: row {row}: {problem}")
-        return vectors
-
-    return embed
 
 
 def _show(console: Console, directory: Path, manifest: Manifest) -> None:
@@ -97,6 +87,8 @@ def _show(console: Console, directory: Path, manifest: Manifest) -> None:
 
 
 def _by_llm(manifest: Manifest) -> Table:
+    from rich.table import Table
+
     table = Table("LLM", "rows", "quality error", "log cost error", "margin")
     rows = zip(manifest.llms, manifest.llm_rows, manifest.errors.by_llm, manifest.margins, strict=True)
     for llm, seen, (quality, cost), margin in rows:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from worker.commands.options import ConfigOption, settings_from
 
@@ -35,7 +32,7 @@ def command(
     """
     from worker import demo_data, log
     from worker.errors import FixSetting
-    from worker.history import read_table
+    from worker.history import no_embeddings, read_table
     from worker.inference import InferenceWorker, Recorded, Rules
 
     settings = settings_from(config)
@@ -43,13 +40,8 @@ def command(
     llms = llm or list(settings.llms)
     if unknown := [name for name in llms if name not in settings.llms]:
         raise FixSetting(f"--llm: {', '.join(unknown)} not among the configured: {', '.join(settings.llms)}")
-    recorded = Recorded.of(demo_data.load() if history is None else read_table(history, embed=_unused))
+    recorded = Recorded.of(demo_data.load() if history is None else read_table(history, embed=no_embeddings))
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopped.append(received))
     InferenceWorker(settings, llms, recorded, Rules(latency_ms, error_rate, seed)).run(lambda: bool(stopped))
-
-
-def _unused(texts: Sequence[str]) -> NDArray[np.float32]:
-    """Recorded answers are found by id: their embeddings are never looked at."""
-    return np.ones((len(texts), 1), dtype=np.float32)

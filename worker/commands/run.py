@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -21,9 +20,6 @@ def command(
     Start as many as you like with the same settings: they share the partitions as one consumer group, and take over
     from each other when one ends. Example: `tollgate run --config tollgate.toml`
     """
-    # Before numpy and faiss are loaded: the search threads are ours, and pools of their own would fight for the cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from worker import app, log
 
     flags: dict[str, Any] = {} if web_port is None else {"web": {"port": web_port}}

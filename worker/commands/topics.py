@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typer
-from rich import print as show
 
 from worker.commands.options import ConfigOption, settings_from
 
@@ -16,7 +15,7 @@ def create(config: ConfigOption = None) -> None:
     from worker import topics
 
     made = topics.create(settings_from(config))
-    show(f"{len(made)} topics created" + "".join(f"\n  {name}" for name in made))
+    typer.echo(f"{len(made)} topics created" + "".join(f"\n  {name}" for name in made))
 
 
 @app.command()
@@ -26,7 +25,7 @@ def check(config: ConfigOption = None) -> None:
 
     problems = topics.check(settings_from(config))
     for problem in problems:
-        show(str(problem))
+        typer.echo(str(problem))
     if problems:
         raise typer.Exit(1)
-    show("all topics are as they must be")
+    typer.echo("all topics are as they must be")
