@@ -51,15 +51,20 @@ class Router:
 
         Raises BrokenInvariant if the books do not add up; the router is then of no more use.
         """
+        outbox = self.decide(events)
+        self.sequence += 1
+        if self.sequence % self.settings.checkpoint_every == 0:
+            self.ledger.check()
+            outbox.checkpoint(self.account_row(), self.pricing, list(self.ledger.open.values()))
+        return outbox.sealed(self.account_row(), self.pricing.window.take_touched())
+
+    def decide(self, events: Iterable[Event]) -> Outbox:
+        """Apply events in order without ending a transaction: `handle`, for a replay that is told where those end."""
         outbox = self._outbox = Outbox(self.partition, self.journal, self.clock_ms)
         for event in events:
             self._apply(event)
-        self.sequence += 1
         self.dispatches += outbox.dispatches
-        if self.sequence % self.settings.checkpoint_every == 0:
-            self.ledger.check()
-            outbox.checkpoint(self._account_row(), self.pricing, list(self.ledger.open.values()))
-        return outbox.sealed(self._account_row(), self.pricing.window.take_touched())
+        return outbox
 
     def _apply(self, event: Event) -> None:
         self.clock_ms = self._outbox.at_ms = max(self.clock_ms, event.at_ms)
@@ -200,7 +205,8 @@ class Router:
         self._outbox.configured(config, dropped)
         self._price()
 
-    def _account_row(self) -> AccountRow:
+    def account_row(self) -> AccountRow:
+        """The state but for open reservations, window and configuration, as of the last event."""
         pricing = self.pricing
         return AccountRow(
             offsets=self.offsets,

@@ -72,7 +72,7 @@ def accounts_table(report: Report) -> Table:
     """One row for each LLM, and their sum."""
     from worker.commands.tables import figures
 
-    table = figures("LLM", "budget $", "spent $", "reserved $", "overrun $", "dispatched", "quality")
+    table = figures("LLM", "budget $", "spent $", "held $", "over $", "dispatched", "quality")
     for llm, total in report.llms.items():
         money = (total.budget_micros, total.spent_micros, total.reserved_micros, total.overrun_micros)
         quality = "" if total.mean_quality is None else f"{total.mean_quality:.3f}"
