@@ -102,22 +102,18 @@ def _show(console: Any, result: Result) -> None:
 
 
 def _accounts(result: Result) -> Table:
-    from rich.table import Table
+    from worker.commands.tables import figures
 
-    table = Table(title="Accounts, in micro-dollars (1,000,000 are 1 USD)")
-    for name in ("LLM", *MONEY, "dispatched", "mean quality"):
-        table.add_column(name, justify="left" if name == "LLM" else "right", no_wrap=True)
+    table = figures("micro-dollars", *MONEY, "dispatched", "quality")
     llms = result.report.llms
     for llm, total in llms.items():
         quality = "" if total.mean_quality is None else f"{total.mean_quality:.3f}"
-        table.add_row(
-            llm, *(f"{getattr(total, f'{name}_micros'):,}" for name in MONEY), f"{total.dispatched:,}", quality
-        )
+        money = [getattr(total, f"{name}_micros") for name in MONEY]
+        table.add_row(llm, *(f"{micros:,}" for micros in (*money, total.dispatched)), quality)
     table.add_section()
     sums = [sum(getattr(total, f"{name}_micros") for total in llms.values()) for name in MONEY]
-    table.add_row(
-        "all", *(f"{micros:,}" for micros in sums), f"{sum(total.dispatched for total in llms.values()):,}", ""
-    )
+    dispatched = sum(total.dispatched for total in llms.values())
+    table.add_row("all", *(f"{micros:,}" for micros in (*sums, dispatched)), "")
     return table
 
 
@@ -128,9 +124,9 @@ def _show_proof(console: Any, result: Result) -> None:
         return
     console.print(
         f"proof     {counts.queries:,} queries = {counts.dispatched:,} dispatched + {counts.deferred:,} deferred + "
-        f"{counts.dead_letters:,} dead letters; nothing twice; "
-        f"{counts.settled:,} settled, {counts.released:,} released, {counts.expired:,} expired, {counts.open:,} open; ledger = settled + reserved; no overrun but what providers "
-        f"charged beyond reservations; chain of {counts.decisions:,} decisions whole",
+        f"{counts.dead_letters:,} dead letters; nothing twice; {counts.settled:,} settled, {counts.released:,} "
+        f"released, {counts.expired:,} expired, {counts.open:,} open; ledger = settled + reserved; no overrun but what "
+        f"was charged beyond reservations; chain of {counts.decisions:,} decisions whole",
         style="bold green",
     )
 
