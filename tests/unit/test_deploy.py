@@ -1,0 +1,134 @@
+"""docker-compose.yml, deploy/Dockerfile and deploy/tollgate.toml fit each other and the command line.
+
+Nothing here needs Docker; `docker-compose config` says whether a file obeys the Compose specification.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from worker import cli, demo_data
+from worker.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = sorted(name for name, service in SERVICES.items() if service["image"] == "tollgate")
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """What the containers are set to."""
+    return load_settings(ROOT / "deploy" / "tollgate.toml")
+
+
+def words(service: dict[str, Any]) -> list[str]:
+    """What a service runs, behind `tollgate`."""
+    if "command" in service:
+        return list(service["command"])
+    _, _, script = service["entrypoint"]
+    return shlex.split(script.rpartition("exec tollgate ")[2])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_runs_a_command_that_exists(name: str) -> None:
+    """With options that it has."""
+    result = CliRunner().invoke(cli.app, [*words(SERVICES[name]), "--help"])
+    assert (result.exit_code, "Usage:" in result.output) == (0, True)
+
+
+def test_what_runs() -> None:
+    """Kafka, a job for the topics, one for the index, two workers, inference workers and a producer."""
+    replicas = {name: service.get("deploy", {}).get("replicas", 1) for name, service in SERVICES.items()}
+    assert replicas == {"kafka": 1, "topics": 1, "index": 1, "worker": 2, "inference": 2, "producer": 1}
+
+
+WAITS = [
+    ("topics", "kafka", "service_healthy"),
+    ("worker", "topics", "service_completed_successfully"),
+    ("worker", "index", "service_completed_successfully"),
+    ("inference", "topics", "service_completed_successfully"),
+    ("producer", "worker", "service_healthy"),
+    ("producer", "inference", "service_started"),
+]
+
+
+def test_nothing_starts_before_what_it_needs() -> None:
+    """Topics before workers, an index before workers, and queries last."""
+    waits = [
+        (name, other, how["condition"])
+        for name, service in SERVICES.items()
+        for other, how in service.get("depends_on", {}).items()
+    ]
+    assert sorted(waits) == sorted(WAITS)
+
+
+@pytest.mark.parametrize("name", sorted({other for _, other, condition in WAITS if condition == "service_healthy"}))
+def test_what_is_waited_for_says_when_it_is_healthy(name: str) -> None:
+    """Else the others would wait for ever."""
+    assert SERVICES[name]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_containers_may_do_little(name: str) -> None:
+    """No capabilities, nothing written outside the volumes, no new privileges."""
+    service = SERVICES[name]
+    secured = (service["read_only"], service["cap_drop"], service["security_opt"])
+    assert secured == (True, ["ALL"], ["no-new-privileges:true"])
+
+
+def test_one_broker_is_enough_for_transactions() -> None:
+    """Internal topics have one replica, and topics are made by `tollgate topics create` alone."""
+    environment = SERVICES["kafka"]["environment"]
+    replicas = {name: value for name, value in environment.items() if "REPLICATION_FACTOR" in name or "MIN_ISR" in name}
+    assert (len(replicas), set(replicas.values()), environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"]) == (5, {1}, "false")
+
+
+def test_nothing_is_published_beyond_this_machine() -> None:
+    """Ports are bound to 127.0.0.1."""
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_the_settings_fit_the_broker(settings: Settings) -> None:
+    """The workers are told the address that Kafka advertises inside."""
+    advertised = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert f"INSIDE://{settings.kafka.bootstrap_servers}" in advertised.split(",")
+
+
+def test_the_settings_fit_the_index(settings: Settings) -> None:
+    """A budget for each LLM of the demo's data, and the index where its job puts it."""
+    llms = demo_data.load().llms
+    assert (sorted(settings.llms), str(settings.index.directory)) == (sorted(llms), words(SERVICES["index"])[-1])
+
+
+def test_the_settings_fit_the_health_check(settings: Settings) -> None:
+    """The worker is asked on the port it listens on."""
+    assert f"http://127.0.0.1:{settings.web.port}/readyz" in SERVICES["worker"]["healthcheck"]["test"][-1]
+
+
+def test_the_image_is_built_once_from_the_lock_file() -> None:
+    """One service builds it; the packages are those of the lock file, with their hashes; it does not run as root."""
+    built = [name for name in SERVICES if "build" in SERVICES[name]]
+    install = "pip install --require-hashes --only-binary=:all: -r requirements.lock"
+    last = DOCKERFILE.rpartition("\nFROM ")[2]
+    users = re.findall(r"^USER (\S+)$", last, re.MULTILINE)
+    assert (built, install in DOCKERFILE, users) == (["topics"], True, ["10001"])
+
+
+def test_the_build_is_given_what_it_copies() -> None:
+    """Whatever the Dockerfile copies from the repository is there, and .dockerignore lets it through."""
+    lines = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
+    copied = {name for line in lines for name in line.split()}
+    let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    missing = {name for name in copied if not any(fnmatch(name, pattern) for pattern in let_through)}
+    assert (missing, {name for name in copied if not (ROOT / name).exists()}) == (set(), set())
