@@ -25,7 +25,8 @@ from worker.journal import Journal
 from worker.ledger import BrokenInvariant, Ledger, Reserve
 from worker.messages import AccountRow, Configuration, DeferReason, Fit, Offsets, Reservation
 from worker.outbox import Outbox
-from worker.pricing import OBSERVING, Pricing, Prior
+from worker.policy import make_policy
+from worker.pricing import OBSERVING, Policies, Pricing, Prior
 from worker.settlement import EXPIRED, Charge, charge
 
 __all__ = ["Prior", "Router"]
@@ -34,11 +35,15 @@ UNMATCHED = "no reservation is open under this dispatch_id: settled, expired or 
 
 
 class Router:
-    """The state of lane `partition`: fresh until its first Reconfigured event, or as `snapshot.restore` found it."""
+    """The state of lane `partition`: fresh until its first Reconfigured event, or as `snapshot.restore` found it.
 
-    def __init__(self, partition: int, prior: Prior) -> None:
+    `policies` makes the policy of a configuration; only replays give another than the product's own.
+    """
+
+    def __init__(self, partition: int, prior: Prior, policies: Policies = make_policy) -> None:
         self.partition = partition
         self.prior = prior
+        self.policies = policies
         self.ledger = Ledger({})
         self.journal = Journal()
         self.offsets = Offsets()
@@ -199,7 +204,9 @@ class Router:
         old = self._pricing
         if old is not None and old.config == config:
             return
-        self._pricing = Pricing(config, self.partition, self.prior, old.seen if old is not None else 0)
+        self._pricing = Pricing(
+            self.policies(config, self.partition), config, self.prior, old.seen if old is not None else 0
+        )
         self.ledger.budget(config.budget_micros)
         dropped = 0 if old is None or self._pricing.take_over(old) else old.window.blocks
         self._outbox.configured(config, dropped)

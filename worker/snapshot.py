@@ -10,7 +10,8 @@ from worker.journal import Journal
 from worker.ledger import Ledger
 from worker.messages import AccountRow, Configuration, Reservation, WindowBlock
 from worker.outbox import ACCOUNT_KEY, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX
-from worker.pricing import Pricing, Prior
+from worker.policy import Policy, make_policy
+from worker.pricing import Policies, Pricing, Prior
 from worker.router import Router
 
 _account = msgspec.msgpack.Decoder(AccountRow).decode
@@ -41,21 +42,22 @@ def assemble(
     config: Configuration,
     reservations: Iterable[Reservation],
     window: Mapping[int, WindowBlock],
+    policies: Policies = make_policy,
 ) -> Router:
     """The router in the state that these parts describe. Raises BrokenInvariant if they do not add up."""
-    router = Router(partition, prior)
+    router = Router(partition, prior, policies)
     router.ledger = Ledger(row.accounts, reservations)
     router.journal = Journal(row.head, row.decisions)
     router.offsets, router.clock_ms = row.offsets, row.clock_ms
     router.sequence, router.dispatches = row.sequence, row.dispatches
-    router.pricing = _pricing(partition, prior, row, config, window)
+    router.pricing = _pricing(policies(config, partition), prior, row, config, window)
     return router
 
 
 def _pricing(
-    partition: int, prior: Prior, row: AccountRow, config: Configuration, window: Mapping[int, WindowBlock]
+    policy: Policy, prior: Prior, row: AccountRow, config: Configuration, window: Mapping[int, WindowBlock]
 ) -> Pricing:
-    pricing = Pricing(config, partition, prior, row.seen)
+    pricing = Pricing(policy, config, prior, row.seen)
     pricing.window_from = row.window_from
     pricing.prices, pricing.fit = tuple(row.prices.values()), row.fit
     for block, content in window.items():
