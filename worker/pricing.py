@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,13 @@ from numpy.typing import NDArray
 from worker.events import Arrived
 from worker.ledger import Ledger
 from worker.messages import Configuration, Fit
-from worker.policy import Policy, Reason, View, make_policy
+from worker.policy import Policy, Reason, View
 from worker.window import Window
 
 OBSERVING = Fit("observing", 0.0, 0.0, 0, "no prices yet")
+
+
+Policies = Callable[[Configuration, int], Policy]
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class Pricing:
     `seen` counts first-time queries priced; the window holds the estimates since `seen` was `window_from`.
     """
 
-    def __init__(self, config: Configuration, partition: int, prior: Prior, seen: int = 0) -> None:
+    def __init__(self, policy: Policy, config: Configuration, prior: Prior, seen: int = 0) -> None:
         self.config = config
-        self.policy: Policy = make_policy(config, partition)
+        self.policy = policy
         self.prior = prior
         self.window = Window(config.window_queries, len(config.llms))
         self.window_from = self.seen = seen
