@@ -48,7 +48,7 @@ FOUND_WITHIN = {
     "settle twice": 10,
     "lose the seek": 10,
     "reuse a stale price": 20,
-    "forget the owner": 100,
+    "forget the owner": 400,
     "ignore suspicion": 400,
 }
 

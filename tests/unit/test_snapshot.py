@@ -1,0 +1,126 @@
+"""Restoring: a router brought back from what it wrote goes on exactly as if it had never stopped."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.drive import LLMS, PRIOR, Drive, completion, config, query
+from worker.events import Effects, Event, Reconfigured, Refused, Ticked
+from worker.ledger import BrokenInvariant
+from worker.messages import AccountRow, Checkpoint, Reservation
+from worker.router import Router
+from worker.snapshot import assemble, restore
+
+ROWS = 40
+reservation = msgspec.msgpack.Decoder(Reservation).decode
+account = msgspec.msgpack.Decoder(AccountRow).decode
+encode = msgspec.msgpack.encode
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Event]:
+    """Queries, right and wrong completions, refused records, expiries and new settings, in order of time."""
+    events: list[Event] = []
+    queries = completions = at_ms = 0
+    for kind in draw(st.lists(st.sampled_from("qqqqccertb"), max_size=ROWS)):
+        at_ms += draw(st.sampled_from([0, 50, 400, 4_000]))
+        if kind == "q":
+            repeated = draw(st.sampled_from([None, None, "again"]))
+            deadline_ms = draw(st.sampled_from([None, at_ms, at_ms + 2_000]))
+            events.append(query(queries, at_ms=at_ms, query_id=repeated, deadline_ms=deadline_ms))
+            queries += 1
+        elif kind in "ce":
+            origin, llm = draw(st.integers(0, max(queries - 1, 0))), draw(st.sampled_from(LLMS))
+            again = query(origin, at_ms=at_ms) if draw(st.booleans()) else None
+            changes = {"at_ms": at_ms, "ok": kind == "c", "retry": again}
+            cost_micros = draw(st.sampled_from([None, 10, 2_000]))
+            dispatch_id = f"0-{origin}-{draw(st.integers(1, 2))}"
+            events.append(completion(completions, dispatch_id, llm, cost_micros=cost_micros, **changes))
+            completions += 1
+        elif kind == "r":
+            events.append(Refused("queries", queries, at_ms, "nonsense", "format"))
+            queries += 1
+        elif kind == "t":
+            events.append(Ticked(at_ms))
+        else:
+            budgets = dict.fromkeys(LLMS, draw(st.integers(0, 9_000)))
+            changed = config(budget_micros=budgets, window_queries=1 + at_ms % 40, checkpoint_every=1)
+            events.append(Reconfigured(at_ms, changed))
+    return events
+
+
+def published(effects: Effects) -> tuple[object, ...]:
+    """All that a transaction publishes, to the byte."""
+    return effects.dispatches, effects.deferred, effects.refused, effects.unmatched, effects.decisions, effects.rows
+
+
+@settings(deadline=None, max_examples=60, print_blob=True)
+@given(events=histories(), cut=st.integers(0, ROWS), policy=st.sampled_from(["priced", "port"]))
+def test_a_restored_router_goes_on_as_the_original(events: list[Event], cut: int, policy: str) -> None:
+    """restore(rows) and the router that wrote the rows publish the same for whatever comes next."""
+    drive = Drive(config(policy=policy)).run(events[:cut])
+    restored = restore(0, PRIOR, drive.rows)
+    assert [published(restored.handle([event])) for event in events[cut:]] == [
+        published(drive.router.handle([event])) for event in events[cut:]
+    ]
+
+
+@settings(deadline=None, max_examples=60, print_blob=True)
+@given(events=histories(), cut=st.integers(0, ROWS))
+def test_a_checkpoint_is_enough_to_go_on(events: list[Event], cut: int) -> None:
+    """From the last checkpoint in `decisions`, as replay begins: the same decisions as from then on."""
+    drive = Drive(config(checkpoint_every=1)).run([events[:cut]])
+    replayed = from_checkpoint(drive)
+    assert [replayed.handle([event]).dispatches for event in events[cut:]] == [
+        drive.router.handle([event]).dispatches for event in events[cut:]
+    ]
+
+
+def from_checkpoint(drive: Drive) -> Router:
+    parts = [decision for decision in drive.decisions if isinstance(decision, Checkpoint)]
+    first = max(number for number, part in enumerate(parts) if part.part == 0)
+    row, settings = parts[first].row, parts[first].config
+    assert row is not None
+    assert settings is not None
+    reservations = [held for part in parts[first:] for held in part.reservations]
+    return assemble(0, PRIOR, row, settings, reservations, parts[first].window)
+
+
+def test_no_rows_are_a_fresh_router() -> None:
+    """The first owner of a partition finds an empty ledger."""
+    assert restore(0, PRIOR, {}).config is None
+
+
+def without_a_reservation(rows: dict[str, bytes]) -> None:
+    del rows["reservation/0-0-1"]
+
+
+def with_another_amount(rows: dict[str, bytes]) -> None:
+    held = reservation(rows["reservation/0-0-1"])
+    rows["reservation/0-0-1"] = encode(msgspec.structs.replace(held, reserved_micros=held.reserved_micros + 1))
+
+
+def with_a_reservation_of_nobody(rows: dict[str, bytes]) -> None:
+    held = reservation(rows["reservation/0-0-1"])
+    rows["reservation/0-9-1"] = encode(msgspec.structs.replace(held, dispatch_id="0-9-1", llm="nobody"))
+
+
+def with_money_from_nowhere(rows: dict[str, bytes]) -> None:
+    row = account(rows["account"])
+    spent = {llm: msgspec.structs.replace(held, spent_micros=10**9) for llm, held in row.accounts.items()}
+    rows["account"] = encode(msgspec.structs.replace(row, accounts=spent))
+
+
+@pytest.mark.parametrize(
+    "damage", [without_a_reservation, with_another_amount, with_a_reservation_of_nobody, with_money_from_nowhere]
+)
+def test_rows_that_do_not_add_up_are_refused(damage: object) -> None:
+    """A ledger that lost or gained a row is never decided on."""
+    drive = Drive().run([query(0)])
+    assert callable(damage)
+    damage(drive.rows)
+    with pytest.raises(BrokenInvariant, match="do not add up"):
+        restore(0, PRIOR, drive.rows)

@@ -1,0 +1,76 @@
+"""The window: the newest estimates in a ring, written in blocks and put back as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.window import BLOCK_ROWS, Window
+
+LLMS = 2
+
+
+def filled(size: int, count: int, first: int = 0) -> Window:
+    """A window after `count` estimates; number n has the quality n / 1024 and the cost n, for both LLMs."""
+    window = Window(size, LLMS)
+    for number in range(first, first + count):
+        window.put(number, [number / 1024] * LLMS, [number] * LLMS)
+    return window
+
+
+# What is asked of 25 estimates in a window of 20: (count, end, the numbers expected).
+NEWEST = [
+    ("the newest, oldest first", 3, 25, [22, 23, 24]),
+    ("around the end of the ring", 8, 24, [16, 17, 18, 19, 20, 21, 22, 23]),
+    ("no more than there is room for", 1_000, 25, [*range(5, 25)]),
+    ("none", 0, 25, []),
+]
+
+
+@pytest.mark.parametrize(("count", "end", "expected"), [case[1:] for case in NEWEST], ids=[case[0] for case in NEWEST])
+def test_the_newest_are_returned_oldest_first(count: int, end: int, expected: list[int]) -> None:
+    """Quality and cost of the `count` queries before `end`."""
+    quality, cost_micros = filled(20, 25).newest(count, end)
+    assert (quality[:, 0] * 1024).tolist() == cost_micros[:, 1].tolist() == expected
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(0, 0), (1, 1), (BLOCK_ROWS, 1), (BLOCK_ROWS + 1, 2), (1_000, 100)])
+def test_the_size_is_rounded_up_to_whole_blocks(size: int, blocks: int) -> None:
+    """A window holds at least what was asked for."""
+    assert Window(size, LLMS).blocks == blocks
+
+
+def test_only_touched_blocks_are_written() -> None:
+    """Each block once after it changed, whatever was put into it, and none when nothing changed."""
+    window = filled(4 * BLOCK_ROWS, BLOCK_ROWS + 1)
+    first = window.take_touched()
+    window.put(3 * BLOCK_ROWS, [0.5] * LLMS, [1] * LLMS)
+    assert ([*first], [*window.take_touched()], window.take_touched()) == ([0, 1], [3], {})
+
+
+@given(size=st.integers(1, 45), counts=st.lists(st.integers(0, 30), max_size=5))
+def test_written_blocks_give_the_window_back(size: int, counts: list[int]) -> None:
+    """The last value of each block, as a compacted ledger keeps it, restores every estimate bit for bit."""
+    window, rows, end = Window(size, LLMS), {}, 0
+    for count in counts:
+        for number in range(end, end + count):
+            window.put(number, [0.1 * number] * LLMS, [2**40 + number] * LLMS)
+        end += count
+        rows |= window.take_touched()
+    restored = Window(size, LLMS)
+    for block, row in rows.items():
+        restored.restore(block, row)
+    assert [array.tolist() for array in restored.newest(size, end)] == [
+        array.tolist() for array in window.newest(size, end)
+    ]
+
+
+def test_an_estimate_is_kept_exactly() -> None:
+    """What float32 holds and any cost up to 2^53 come back as they were put."""
+    quality, cost_micros = [float(np.float32(0.1)), 1.0], [2**53, 0]
+    window = Window(1, LLMS)
+    window.put(0, quality, cost_micros)
+    kept = window.newest(1, 1)
+    assert [array[0].tolist() for array in kept] == [quality, cost_micros]
