@@ -22,11 +22,12 @@ EXACT_BITS = 52
 
 @dataclass(frozen=True)
 class LinearMap:
-    """Ridge coefficients over [1, t, t**2, kernel features], t = standardised log input tokens.
+    """Ridge coefficients over [1, t, t**2, kernel features, t * kernel features], t = standardised log input tokens.
 
-    `landmarks` float32 [d, D], rounded unit vectors. `weights` float64 [D, V + 1], integers, times `scales` [V + 1].
-    `plain` float64 [3, V]: coefficients of 1, t and t**2. The last column of `weights` predicts t itself, for queries
-    whose token count is unknown; `token_mean` and `token_spread` standardise log tokens, `token_base` is its constant.
+    `landmarks` float32 [d, D], rounded unit vectors. `weights` float64 [D, 2V + 1], integers, times `scales` [2V + 1]:
+    V columns of the kernel features, V of their products with t, and one that predicts t itself, for queries whose
+    token count is unknown. `plain` float64 [3, V]: coefficients of 1, t and t**2. `token_mean` and `token_spread`
+    standardise log tokens, `token_base` is their constant.
     """
 
     landmarks: Float32
@@ -43,7 +44,8 @@ class LinearMap:
         mapped = (kernel(embeddings, self.landmarks, self.kernel_width) @ self.weights) * self.scales
         known = standard_tokens(input_tokens, self.token_mean, self.token_spread)
         t = np.where(np.isnan(known), self.token_base + mapped[:, -1], known)[:, None]
-        predicted: Float64 = mapped[:, :-1] + self.plain[0] + t * self.plain[1] + t * t * self.plain[2]
+        level, slope = np.split(mapped[:, :-1], 2, axis=1)
+        predicted: Float64 = level + self.plain[0] + t * (slope + self.plain[1]) + t * t * self.plain[2]
         return predicted
 
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 import msgspec
 from msgspec import Struct
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Parameters(Struct, frozen=True):

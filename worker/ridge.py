@@ -1,7 +1,8 @@
 """Kernel ridge on a Nystrom basis, cross-fitted over folds of history. Pure numpy and scipy.
 
-Minimises |y - Z a|**2 + n * ridge * a' P a with Z = [1, t, t**2, kernel to landmarks] and P the kernel between
-landmarks (Williams and Seeger 2001), so that asking it costs one small product and no pass over history.
+Minimises |y - Z a|**2 + n * ridge * a' P a with Z = [1, t, t**2, K, t * K], K the kernel to landmarks and P the kernel
+between them (Williams and Seeger 2001), so that asking it costs one small product and no pass over history. The
+products t * K are there because what a token adds differs between kinds of query: some bring a long fixed prompt.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import block_diag, cho_factor, cho_solve
 
 from worker.features import (
     KERNEL_BITS,
+    UNIT_SCALE,
     Float32,
     Float64,
     LinearMap,
@@ -103,15 +105,14 @@ def _ridge(basis: Basis, targets: Float64, rotation: Float64, folds: NDArray[np.
 def _features(basis: Basis, width: float) -> Float64:
     tokens = np.nan_to_num(basis.tokens)
     mapped = kernel(basis.embeddings, basis.landmarks, width) * 2.0**-KERNEL_BITS
-    return np.column_stack([np.ones(len(tokens)), tokens, tokens * tokens, mapped])
+    return np.column_stack([np.ones(len(tokens)), tokens, tokens * tokens, mapped, mapped * tokens[:, None]])
 
 
 def _penalty(basis: Basis, width: float) -> Float64:
-    size = basis.landmarks.shape[1] + PLAIN
-    penalty = np.eye(size) * JITTER
-    units = np.ascontiguousarray(basis.landmarks.T) / np.float32(4000.0)
-    penalty[PLAIN:, PLAIN:] += kernel(units, basis.landmarks, width) * 2.0**-KERNEL_BITS
-    return penalty
+    units = np.ascontiguousarray(basis.landmarks.T) / np.float32(UNIT_SCALE)
+    between = kernel(units, basis.landmarks, width) * 2.0**-KERNEL_BITS
+    penalty = block_diag(np.zeros((PLAIN, PLAIN)), between, between)
+    return penalty + np.eye(len(penalty)) * JITTER
 
 
 def _held_out(features: Float64, targets: Float64, penalty: Float64, folds: NDArray[np.int64]) -> Float64:
@@ -154,7 +155,9 @@ def linear_map(basis: Basis, targets: Float64, chosen: Ridge) -> LinearMap:
             solved[:, wanted] = _fit(features, turned, penalty * ridge, wanted)
     solved = solved @ chosen.rotation.T
     of_tokens = _fit_tokens(basis, features, penalty * np.median(chosen.ridges))
-    weights, scales = exact_weights(np.column_stack([solved[PLAIN:], of_tokens[PLAIN:]]))
+    level, slope = np.split(solved[PLAIN:], 2)
+    of_level = np.split(of_tokens[PLAIN:], 2)[0]
+    weights, scales = exact_weights(np.column_stack([level, slope, of_level]))
     return LinearMap(
         basis.landmarks,
         chosen.width,
@@ -181,5 +184,5 @@ def _fit_tokens(basis: Basis, features: Float64, penalty: Float64) -> Float64:
     if not known.any():
         return np.zeros(features.shape[1])
     z = features.copy()
-    z[:, 1:PLAIN] = 0.0
+    z[:, 1:PLAIN] = z[:, PLAIN + basis.landmarks.shape[1] :] = 0.0
     return _fit(z, basis.tokens[:, None], penalty, np.array([0]))[:, 0]
