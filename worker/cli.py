@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from worker.commands import broker, demo, evaluate, index, infer, produce, run, send, status, topics, verify
+from worker.commands import bench, broker, demo, evaluate, index, infer, produce, run, send, status, topics, verify
 from worker.errors import TollgateError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("produce")(produce.command)
 app.command("status")(status.command)
 app.command("verify")(verify.command)
 app.command("evaluate", help=evaluate.HELP)(evaluate.command)
+app.command("bench")(bench.command)
 app.add_typer(broker.app, name="broker")
 app.add_typer(topics.app, name="topics")
 app.add_typer(index.app, name="index")

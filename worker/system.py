@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection
 from pathlib import Path
 from types import TracebackType
 
@@ -68,8 +69,8 @@ class System:
 
     def start_workers(self, count: int) -> None:
         """Start workers and return when each has its partitions."""
-        for number in range(count):
-            name = f"worker-{number + 1}"
+        for _ in range(count):
+            name = f"worker-{len(self.workers) + 1}"
             self._ports[name] = free_port()
             options = ["--web-port", str(self._ports[name])]
             self.workers.append(self.family.start(self._child(name, ["run", *options])))
@@ -85,15 +86,24 @@ class System:
         if not worker.running:
             raise CheckFailed(f"{worker.name} ended with {worker.exit_code}:\n{worker.tail()}")
         try:
-            return self.page(worker, "readyz").status == HTTPStatus.OK
+            return self.page(worker, "readyz")[0] == HTTPStatus.OK
         except OSError:
             return False
 
-    def page(self, worker: Child, name: str) -> HTTPResponse:
-        """The answer of a worker's web server. Raises OSError while it does not listen."""
-        connection = HTTPConnection("127.0.0.1", self._ports[worker.name], timeout=2)
-        connection.request("GET", f"/{name}")
-        return connection.getresponse()
+    def partitions(self, worker: Child) -> list[int]:
+        """The partitions that a worker owns now, by its /readyz; none while it does not answer."""
+        try:
+            owned: list[int] = json.loads(self.page(worker, "readyz")[1])["partitions"]
+        except (OSError, ValueError):
+            return []
+        return owned
+
+    def page(self, worker: Child, name: str) -> tuple[int, str]:
+        """Status and text of a page of a worker's web server. Raises OSError while it does not listen."""
+        with closing(HTTPConnection("127.0.0.1", self._ports[worker.name], timeout=2)) as connection:
+            connection.request("GET", f"/{name}")
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
 
     def __enter__(self) -> System:
         self.directory.mkdir(parents=True, exist_ok=True)

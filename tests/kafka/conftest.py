@@ -1,0 +1,63 @@
+"""One real Kafka for all tests here, and whole systems on it: each test has topics and a consumer group of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from worker import demo_data, index
+from worker.broker import Broker
+from worker.history import History
+from worker.settings import Settings
+from worker.system import System
+
+PARTITIONS = 4
+# Cheap enough that many LLMs are worth their price, and large enough that no account runs dry.
+BUDGET_USD = 1.0
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """Kafka, started once."""
+    with Broker(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rows() -> tuple[History, History]:
+    """The package's real data: what the index is built from, and what is routed."""
+    return demo_data.split(demo_data.load())
+
+
+@pytest.fixture(scope="session")
+def index_directory(tmp_path_factory: pytest.TempPathFactory, rows: tuple[History, History]) -> Path:
+    """An index of 1,000 past queries, built once."""
+    place = tmp_path_factory.mktemp("index") / "index"
+    index.build(rows[0].rows(range(1_000)), place, "wordllama")
+    return place
+
+
+@pytest.fixture
+def system(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path, index_directory: Path) -> Iterator[System]:
+    """A directory, topics and processes for one test; all processes are ended with it."""
+    (tmp_path / "index").symlink_to(index_directory)
+    with System(tmp_path, broker) as made:
+        yield made
+
+
+@pytest.fixture
+def prepare(request: pytest.FixtureRequest, system: System, rows: tuple[History, History]) -> Callable[..., Settings]:
+    """Makes the settings and topics of the test's system; sections override what is set here."""
+
+    def make(budget_usd: float = BUDGET_USD, **sections: Mapping[str, object]) -> Settings:
+        name = request.node.name.removeprefix("test_").replace("[", "-").rstrip("]")
+        kafka = {"partitions": PARTITIONS, "topic_prefix": f"{name}.", "group": name, "session_timeout_ms": 3_000}
+        routing = {"horizon_queries": 4_000, "checkpoint_every": 20}
+        merged = {"kafka": kafka, "routing": routing, "log": {"format": "json"}}
+        for section, values in sections.items():
+            merged[section] = {**merged.get(section, {}), **values}
+        return system.prepare(rows[0], dict.fromkeys(rows[0].llms, budget_usd), "wordllama", **merged)
+
+    return make

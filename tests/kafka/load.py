@@ -1,0 +1,48 @@
+"""Puts a system under load, does something to it meanwhile, and waits until all is decided and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from worker import audit
+from worker.feeder import Feeder
+from worker.history import History
+from worker.report import Report
+from worker.settings import Settings
+from worker.system import System
+from worker.watch import Watch
+
+PATIENCE_SECONDS = 240.0
+
+
+def under_load(
+    system: System,
+    settings: Settings,
+    live: History,
+    count: int,
+    rate: float,
+    meanwhile: Callable[[int], None] = lambda decided: None,
+) -> Report:
+    """Produce `count` queries, calling `meanwhile` with how many are decided; processes that end are started again.
+
+    Returns the audit's report when every query is decided and every dispatch closed.
+    """
+    feeder, watch = Feeder(settings, live, count, rate), Watch(settings)
+    feeder.start()
+
+    def each() -> None:
+        meanwhile(len(watch.decided))
+        system.family.revive()
+
+    try:
+        watch.wait("all decisions", lambda: len(watch.decided) >= count and watch.open == 0, PATIENCE_SECONDS, each)
+        assert feeder.finish() == count
+    finally:
+        feeder.stop()
+        watch.close()
+    return audit.verify(settings)
+
+
+def problems(report: Report) -> list[str]:
+    """What an audit found, for an assertion that shows it."""
+    return [str(finding) for finding in report.findings]

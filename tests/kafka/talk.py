@@ -1,0 +1,87 @@
+"""Speaks to a system as a producer and an inference team do: raw records in, raw records out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from confluent_kafka import Producer
+
+from worker import clients, wire
+from worker.messages import Dispatch
+from worker.processes import wait_for
+from worker.record import StoredRecord
+from worker.settings import Settings
+
+WAIT_SECONDS = 60.0
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Sent(NamedTuple):
+    """Where a record went."""
+
+    partition: int
+    offset: int
+
+
+class Talk:
+    """Produces to one partition and reads any topic of the system from its beginning."""
+
+    def __init__(self, settings: Settings, partition: int = 0) -> None:
+        self.settings = settings
+        self.partition = partition
+        self._producer = Producer(clients.producer_config(settings))
+
+    def query(self, value: bytes | None, key: bytes | None = None, headers: Headers = ()) -> Sent:
+        """Produce to `queries`."""
+        return self._produce(self.settings.topics.queries, value, key, headers)
+
+    def completion(self, value: bytes | None, **fields: Any) -> Sent:
+        """Produce to `completions`: raw bytes, or the fields of a completion as a MessagePack map."""
+        value = msgspec.msgpack.encode({"origin_partition": self.partition, **fields}) if value is None else value
+        return self._produce(self.settings.topics.completions, value, None, ())
+
+    def read(self, topic: str) -> list[StoredRecord]:
+        """Everything committed in the partition."""
+        return list(clients.read_partition(self.settings, topic, self.partition))
+
+    def decisions(self) -> list[Any]:
+        """All decisions of the partition."""
+        return [wire.decode_decision(record.value) for record in self.read(self.settings.topics.decisions)]
+
+    def dispatches(self) -> list[Dispatch]:
+        """All dispatches of the partition, in the order in which they were made."""
+        topics = [self.settings.topics.dispatch(llm) for llm in self.settings.llms]
+        records = [record for topic in topics for record in self.read(topic)]
+        dispatches = [wire.decode_dispatch(record.value) for record in records]
+        return sorted(dispatches, key=lambda dispatch: (dispatch.origin.offset, dispatch.attempt))
+
+    def letters(self) -> list[StoredRecord]:
+        """All dead letters of the partition."""
+        return self.read(self.settings.topics.dead_letters)
+
+    def wait(self, what: str, topic: str, count: int) -> list[StoredRecord]:
+        """The records of a topic, as soon as there are `count`."""
+        wait_for(what, lambda: len(self.read(topic)) >= count, WAIT_SECONDS, every_seconds=0.3)
+        return self.read(topic)
+
+    def wait_decisions(self, kind: type, count: int) -> list[Any]:
+        """All decisions of one kind, as soon as there are `count`."""
+
+        def found() -> list[Any]:
+            return [decision for decision in self.decisions() if isinstance(decision, kind)]
+
+        wait_for(f"{count} {kind.__name__}", lambda: len(found()) >= count, WAIT_SECONDS, every_seconds=0.3)
+        return found()
+
+    def _produce(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> Sent:
+        sent: list[Any] = []
+        self._producer.produce(
+            topic, value, key, self.partition, headers=list(headers), on_delivery=lambda *result: sent.append(result)
+        )
+        self._producer.flush(WAIT_SECONDS)
+        error, message = sent[0]
+        assert error is None, error
+        return Sent(message.partition(), message.offset())

@@ -1,0 +1,270 @@
+"""What producers and inference teams rely on, with bytes that they would send."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from confluent_kafka import Producer
+
+from tests.kafka.talk import Talk
+from worker import audit, clients
+from worker.feeder import query_of
+from worker.history import History
+from worker.messages import Closed, Ignored, Query, Rejected, Routed
+from worker.processes import wait_for
+from worker.settings import Settings
+from worker.system import System
+
+Prepare = Callable[..., Settings]
+Rows = tuple[History, History]
+
+pack = msgspec.msgpack.encode
+TRACE = ("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+CHAT = {"model": "any", "messages": [{"role": "user", "content": "Name three prime numbers."}], "temperature": 0}
+
+
+def test_every_form_of_a_query(system: System, prepare: Prepare, rows: Rows) -> None:
+    """MessagePack, JSON and Confluent frames; embeddings, texts and chat bodies: each is dispatched with its query and
+    headers passed on."""
+    settings = prepare()
+    system.start_workers(1)
+    talk, known = Talk(settings), query_of(rows[1], 0)
+    forms = [
+        pack(known),
+        pack({"text": "What is the boiling point of water?", "parameters": {"user": "a"}}),
+        json.dumps({"text": "What is the boiling point of water?"}).encode(),
+        b"\x00\x00\x00\x00\x07" + json.dumps({"body": CHAT}).encode(),
+        pack({"id": "chat", "body": CHAT, "input_tokens": 9, "max_output_tokens": 50}),
+    ]
+    for form in forms:
+        talk.query(form, headers=[TRACE, ("content-type", b"x")])
+    talk.wait_decisions(Routed, len(forms))
+    dispatches = talk.dispatches()
+    plain = [msgspec.msgpack.decode(dispatch.query) for dispatch in dispatches]
+    assert [dispatch.query_id for dispatch in dispatches] == [known.id, "0-1", "0-2", "0-3", "chat"]
+    assert [query.get("body") for query in plain] == [None, None, None, CHAT, CHAT]
+    record = talk.read(settings.topics.dispatch(dispatches[0].llm))[0]
+    assert (record.key, record.headers) == (
+        dispatches[0].id.encode(),
+        [TRACE, ("content-type", b"application/vnd.msgpack")],
+    )
+
+
+def test_completions(system: System, prepare: Prepare, rows: Rows) -> None:
+    """A cost settles; usage is priced; absent usage settles at the reservation; an error goes to the next best LLM;
+    a second answer, a forged one and one for another LLM change nothing and are dead letters."""
+    price = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2}
+    settings = prepare()
+    llms = "".join(
+        f'[llms."{llm}"]\nbudget_usd = 1\n' + "".join(f"{k} = {v}\n" for k, v in price.items()) for llm in settings.llms
+    )
+    system.config.write_text(system.config.read_text().split("[llms.", 1)[0] + llms)
+    system.start_workers(1)
+    talk = Talk(settings)
+    for number in range(4):
+        talk.query(pack(query_of(rows[1], number)))
+    talk.wait_decisions(Routed, 4)
+    first, second, third, fourth = talk.dispatches()
+
+    def answer(dispatch_id: str, llm: str, **fields: object) -> None:
+        talk.completion(None, dispatch_id=dispatch_id, llm=llm, **fields)
+
+    answer(first.id, first.llm, status="ok", cost_micros=77, quality=1.0)
+    answer(first.id, first.llm, status="ok", cost_micros=77, quality=1.0)
+    answer(second.id, second.llm, status="ok", usage={"prompt_tokens": 10, "completion_tokens": 20})
+    answer(third.id, third.llm, status="ok")
+    answer(fourth.id, "another", status="ok", cost_micros=1)
+    answer("0-99-1", first.llm, status="ok", cost_micros=1)
+    answer(fourth.id, fourth.llm, status="error", error="overloaded")
+    closed = talk.wait_decisions(Closed, 4)
+    assert [(one.outcome, one.spent_micros, one.basis) for one in closed] == [
+        ("settled", 77, "cost"),
+        ("settled", 50, "usage"),
+        ("settled", third.reserved_micros, "reservation"),
+        ("released", 0, "none"),
+    ]
+    retried = talk.dispatches()[-1]
+    assert (retried.id, retried.attempt, retried.llm != fourth.llm) == ("0-3-2", 2, True)
+    assert len([one for one in talk.decisions() if isinstance(one, Ignored)]) == len(talk.letters()) == 3
+    assert audit.verify(settings).findings == []
+
+
+def test_reservations_expire(system: System, prepare: Prepare, rows: Rows) -> None:
+    """A dispatch that nobody answers gives its money back at its deadline; an answer after that changes nothing."""
+    settings = prepare(routing={"reservation_seconds": 1})
+    system.start_workers(1)
+    talk = Talk(settings)
+    talk.query(pack(query_of(rows[1], 0)))
+    [closed] = talk.wait_decisions(Closed, 1)
+    [dispatch] = talk.dispatches()
+    talk.completion(None, dispatch_id=dispatch.id, llm=dispatch.llm, status="ok", cost_micros=5)
+    talk.wait_decisions(Ignored, 1)
+    account = audit.verify(settings).llms[dispatch.llm]
+    assert (closed.outcome, account.spent_micros, account.reserved_micros) == ("expired", 0, 0)
+
+
+def test_an_open_query_is_not_routed_twice(system: System, prepare: Prepare, rows: Rows) -> None:
+    """A repeated id is deferred as a duplicate while its dispatch is open, and routed again afterwards."""
+    settings = prepare()
+    system.start_workers(1)
+    talk, value = Talk(settings), pack(query_of(rows[1], 0))
+    talk.query(value)
+    talk.query(value)
+    talk.wait_decisions(Routed, 2)
+    [dispatch] = talk.dispatches()
+    talk.completion(None, dispatch_id=dispatch.id, llm=dispatch.llm, status="ok", cost_micros=5)
+    talk.wait_decisions(Closed, 1)
+    talk.query(value)
+    reasons = [routed.reason for routed in talk.wait_decisions(Routed, 3)]
+    assert reasons == ["best_score", "duplicate", "best_score"]
+
+
+def test_aborted_queries_are_not_routed(system: System, prepare: Prepare, rows: Rows) -> None:
+    """A query that its producer aborted is never seen; one that it committed is routed."""
+    settings = prepare()
+    system.start_workers(1)
+    producer = Producer(clients.producer_config(settings) | {"transactional.id": "test-producer"})
+    producer.init_transactions(30)
+    for number, commit in enumerate((False, True)):
+        producer.begin_transaction()
+        producer.produce(settings.topics.queries, pack(query_of(rows[1], number)), partition=0)
+        producer.flush(30)
+        (producer.commit_transaction if commit else producer.abort_transaction)(30)
+    talk = Talk(settings)
+    talk.query(pack(query_of(rows[1], 2)))
+    routed = talk.wait_decisions(Routed, 2)
+    assert [one.query_id for one in routed] == [rows[1].ids[1], rows[1].ids[2]]
+
+
+BAD_QUERIES = [
+    ("format", b"\xc1\xff\x00nonsense"),
+    ("format", pack({"text": "cut off"})[:-4]),
+    ("type", pack({"text": 5})),
+    ("embedding_nan", pack({"embedding": [float("nan")] * 256})),
+    ("embedding_zero", pack({"embedding": bytes(512)})),
+    ("embedding_dimension", pack({"embedding": bytes(100)})),
+    ("no_text", pack({"id": "x"})),
+    ("unknown_field", pack({"txet": "misspelt"})),
+    ("nesting", pack({"text": "x", "parameters": {"a": msgspec.Raw(b"\x91" * 200 + b"\x01")}})),
+    ("format", b"\xdd\xff\xff\xff\xff" * 10),
+    ("too_large", pack({"text": "x" * 20_000_000})),
+    ("empty", None),
+]
+
+BAD_COMPLETIONS = [
+    ("format", b"\xc1"),
+    ("cost", pack({"dispatch_id": "0-0-1", "origin_partition": 0, "llm": "a", "status": "ok", "cost_micros": -1})),
+    ("cost", pack({"dispatch_id": "0-0-1", "origin_partition": 0, "llm": "a", "status": "ok", "cost_micros": 2**60})),
+    ("type", pack({"dispatch_id": "0-0-1", "origin_partition": 0, "llm": "a", "status": "well"})),
+    ("partition", pack({"dispatch_id": "1-0-1", "origin_partition": 1, "llm": "a", "status": "ok"})),
+]
+
+
+def test_bad_input(system: System, prepare: Prepare, rows: Rows) -> None:
+    """Whatever cannot be used becomes a dead letter as it came, with where it was and why, and the good records
+    around it are routed; the worker goes on."""
+    settings = prepare()
+    enlarge(settings)
+    system.start_workers(1)
+    talk = Talk(settings)
+    for number, (_, value) in enumerate(BAD_QUERIES):
+        talk.query(value, key=b"k%d" % number, headers=[("h", b"v")])
+        talk.query(pack(query_of(rows[1], number)))
+    for _, value in BAD_COMPLETIONS:
+        talk.completion(value)
+    talk.wait_decisions(Rejected, len(BAD_QUERIES) + len(BAD_COMPLETIONS))
+    talk.wait_decisions(Routed, len(BAD_QUERIES))
+    letters = [(dict(letter.headers), letter) for letter in talk.letters()]
+    by_topic = {"queries": BAD_QUERIES, "completions": BAD_COMPLETIONS}
+    for topic, bad in by_topic.items():
+        named = [(headers, one) for headers, one in letters if headers[ERROR + "topic"].decode().endswith(topic)]
+        assert [headers[ERROR + "exception.class.name"].decode() for headers, _ in named] == [
+            f"tollgate.{c}" for c, _ in bad
+        ]
+        limit = settings.limits.max_dead_letter_bytes
+        assert [one.value for _, one in named] == [value if value is None else value[:limit] for _, value in bad]
+    first_headers, first = letters[0]
+    assert (first.key, first_headers["h"], first_headers[ERROR + "offset"], first_headers[ERROR + "partition"]) == (
+        b"k0",
+        b"v",
+        b"0",
+        b"0",
+    )
+    assert audit.verify(settings).findings == []
+    assert [worker.running for worker in system.workers] == [True]
+
+
+ERROR = "__connect.errors."
+
+
+def enlarge(settings: Settings) -> None:
+    """Let `queries` take records of 30 MB, as a producer may have asked for."""
+    from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    entry = ConfigEntry("max.message.bytes", "30000000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, settings.topics.queries, incremental_configs=[entry])
+    admin = AdminClient(clients.common_config(settings))
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(30)
+
+
+def test_pages(system: System, prepare: Prepare, rows: Rows) -> None:
+    """/healthz and /readyz say so, and /metrics shows decisions, money and the build, in base units."""
+    settings = prepare()
+    system.start_workers(1)
+    talk = Talk(settings)
+    talk.query(pack(query_of(rows[1], 0)))
+    talk.query(b"nonsense")
+    talk.wait_decisions(Rejected, 1)
+    [worker] = system.workers
+    [dispatch] = talk.dispatches()
+    _, text = system.page(worker, "metrics")
+    wanted = [
+        f'tollgate_decisions_total{{llm="{dispatch.llm}",outcome="dispatched"}} 1.0',
+        'tollgate_dead_letters_total{reason="format",topic="queries"} 1.0',
+        f'tollgate_reserved_usd{{llm="{dispatch.llm}",partition="0"}} {dispatch.reserved_micros / 1e6}',
+        'tollgate_open_reservations{partition="0"} 1.0',
+        "tollgate_oldest_reservation_age_seconds",
+        "tollgate_build_info",
+        "tollgate_restore_seconds",
+        "tollgate_transaction_seconds_bucket",
+        "tollgate_search_seconds_bucket",
+        "tollgate_price_per_usd",
+    ]
+    assert [line for line in wanted if line not in text] == []
+    assert (system.page(worker, "healthz")[0], system.partitions(worker)) == (200, [0, 1, 2, 3])
+
+
+def test_send(system: System, prepare: Prepare) -> None:
+    """`tollgate send` shows the decision on a typed text; its text is in no log."""
+    from worker.processes import Child
+
+    prepare()
+    system.start_inference(latency_ms=1)
+    system.start_workers(1)
+    secret = "What do bees dream of?"
+    child = Child("send", ["send", secret, "--json", "--config", str(system.config)], system.directory / "send.log")
+    child.start()
+    wait_for("send to end", lambda: not child.running, 60)
+    reply = json.loads(child.log.read_text().splitlines()[-1])
+    logs = "".join(path.read_text() for path in system.directory.glob("*.log"))
+    assert (child.exit_code, reply["decision"]["reason"], [one["outcome"] for one in reply["closed"]]) == (
+        0,
+        "best_score",
+        ["settled"],
+    )
+    assert secret not in logs
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_a_blank_text_is_refused(system: System, prepare: Prepare, text: str) -> None:
+    """Nothing to embed is a dead letter, not a guess."""
+    settings = prepare()
+    system.start_workers(1)
+    talk = Talk(settings)
+    talk.query(pack(Query(text=text)))
+    [rejected] = talk.wait_decisions(Rejected, 1)
+    assert "text" in rejected.reason

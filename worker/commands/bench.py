@@ -1,0 +1,65 @@
+"""`tollgate bench`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.commands.options import JsonOption
+
+if TYPE_CHECKING:
+    from worker.bench import Result
+
+Queries = Annotated[int, typer.Option(min=1_000, help="Backlog for the throughput.")]
+Rate = Annotated[float, typer.Option(min=1, help="Queries a second for the latency.")]
+Seconds = Annotated[float, typer.Option(min=5, help="How long the latency is measured.")]
+LedgerRecords = Annotated[int, typer.Option(min=50_000, help="Records of the ledger partition that is restored.")]
+
+
+def command(
+    queries: Queries = 100_000,
+    rate: Rate = 200.0,
+    seconds: Seconds = 30.0,
+    ledger_records: LedgerRecords = 1_000_000,
+    json: JsonOption = None,
+) -> None:
+    """Measure throughput, latency, restore and memory of one worker, on a Kafka of its own on this machine.
+
+    Figures are worth comparing within one run: docs/BENCHMARKS.md has one. Example: `tollgate bench --queries 20000`
+    """
+    import msgspec
+    from rich.console import Console
+
+    from worker.bench import Bench, Plan
+    from worker.broker import Broker
+    from worker.system import System
+
+    console = Console()
+    with (
+        tempfile.TemporaryDirectory(prefix="tollgate-bench-") as place,
+        console.status("starting Kafka") as status,
+        Broker(Path(place) / "kafka") as broker,
+        System(Path(place), broker) as system,
+    ):
+        result = Bench(system, Plan(queries, rate, seconds, ledger_records), status.update).run()
+    _show(console, result)
+    if json is not None:
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+
+
+def _show(console: Any, result: Result) -> None:
+    from worker.commands.tables import figures
+
+    table = figures("one worker", "measured", "at")
+    table.add_row("bare FAISS search", f"{result.searches_per_second:,.0f}/s", "10,000 rows, k = 64, 1 thread")
+    table.add_row("decisions, end to end", f"{result.decisions_per_second:,.0f}/s", "17 LLMs, embeddings supplied")
+    table.add_row("decisions / searches", f"{result.share:.2f}", "")
+    at_rate = f"{result.rate:,.0f} queries/s"
+    table.add_row("latency to dispatch, p50", f"{result.p50_latency_ms} ms", at_rate)
+    table.add_row("latency to dispatch, p99", f"{result.p99_latency_ms} ms", at_rate)
+    table.add_row("restore of a partition", f"{result.restore_seconds} s", f"{result.ledger_records:,} records")
+    table.add_row("memory", f"{result.memory_mb:,.0f} MB", "after the backlog")
+    console.print(table)
