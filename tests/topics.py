@@ -17,7 +17,7 @@ Log = dict[str, list[StoredRecord]]
 
 def record(topic: str, offset: int, key: str | None, value: bytes | None, headers: wire.Headers = ()) -> StoredRecord:
     """A record of partition 0."""
-    return StoredRecord(topic, 0, offset, 0, None if key is None else key.encode(), value, headers)
+    return StoredRecord(topic, 0, offset, 0, key.encode() if key else None, value, headers)
 
 
 class Recorded(Drive):

@@ -1,0 +1,189 @@
+"""The replay: what was recorded comes out again bit for bit, and whatever does not is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.drive import CRASH, PRIOR, completion, config, query
+from tests.topics import NAMES, Recorded
+from tests.unit.test_proof import changed, cut_off, inserted, removed, story, swapped
+from worker.events import Event, Reconfigured, Refused, Ticked
+from worker.journal import record_hash
+from worker.messages import Checkpoint, Closed, Priced, Routed
+from worker.record import StoredRecord
+from worker.replay import Anchor, Evidence, Replay
+from worker.solutions import Solutions
+
+INDEX = config().index
+
+
+def replayed(records: list[StoredRecord], index: str | None = INDEX, **evidence: Any) -> Replay:
+    """The finished replay of these decision records."""
+    replay = Replay(0, NAMES.decisions, PRIOR, Solutions(index), Evidence(**evidence))
+    for record in records:
+        replay.feed(record)
+    replay.finish()
+    return replay
+
+
+@cache
+def driven(policy: str, size: int) -> Recorded:
+    """The story, in batches of `size`."""
+    events = story()
+    return Recorded(config(policy=policy)).run([events[i : i + size] for i in range(0, len(events), size)])
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("policy", ["priced", "port"])
+def test_what_was_decided_comes_out_again(policy: str, size: int) -> None:
+    """Every record, whatever the policy and the transactions; and in the end the account row."""
+    drive = driven(policy, size)
+    replay = replayed(drive.topics()[NAMES.decisions], row=drive.router.account_row())
+    assert (replay.divergence, replay.compared, replay.skipped) == (None, len(drive.decisions), 0)
+
+
+def checkpoints() -> list[int]:
+    return [n for n, decision in enumerate(driven("priced", 1).decisions) if isinstance(decision, Checkpoint)]
+
+
+@pytest.mark.parametrize("start", checkpoints())
+def test_a_replay_can_begin_at_any_checkpoint(start: int) -> None:
+    """What is before the checkpoint is skipped; everything from it on comes out again."""
+    drive = driven("priced", 1)
+    replay = replayed(drive.topics()[NAMES.decisions][start - 1 :], row=drive.router.account_row())
+    count = len(drive.decisions)
+    assert (replay.divergence, replay.compared, replay.skipped) == (None, count - start, 1)
+
+
+def test_a_lane_that_crashed_is_replayed_like_any_other() -> None:
+    """A lane restored from its ledger leaves no trace in its decisions."""
+    events = story()
+    drive = Recorded().run(item for event in events for item in (event, CRASH))
+    assert replayed(drive.topics()[NAMES.decisions]).divergence is None
+
+
+ENDS = [
+    ("an error that was charged", completion(0, "0-0-1", "large", ok=False, cost_micros=30, retry=query(0, at_ms=100))),
+    ("an error that was free", completion(0, "0-0-1", "large", ok=False, cost_micros=0, retry=query(0, at_ms=100))),
+    ("an error after the query had left", completion(0, "0-0-1", "large", ok=False, cost_micros=None, basis="none")),
+    ("an answer of unknown cost", completion(0, "0-0-1", "large", cost_micros=None, basis="none")),
+    ("a free answer", completion(0, "0-0-1", "large", cost_micros=0)),
+    ("an answer priced by usage", completion(0, "0-0-1", "large", basis="usage")),
+    ("an answer of another LLM", completion(0, "0-0-1", "small")),
+    ("an answer nobody waits for", completion(0, "0-7-1", "large")),
+    ("no answer", Ticked(10_000)),
+    ("nothing at all", Ticked(1)),
+    ("bytes that are no answer", Refused("completions", 0, 0, "nonsense", "format")),
+    ("another budget", Reconfigured(1, config(budget_micros={"large": 1, "medium": 1, "small": 1}))),
+]
+
+
+@pytest.mark.parametrize("event", [case[1] for case in ENDS], ids=[case[0] for case in ENDS])
+@pytest.mark.parametrize("more", [True, False])
+def test_every_kind_of_event_is_told_from_its_records(event: Event, more: bool) -> None:
+    """Alone at the end of the log, and with another query after it."""
+    after = [query(1, at_ms=10_000)] if more else []
+    drive = Recorded().run([query(0, quality=[0.9, 0.0, 0.0]), event, *after])
+    replay = replayed(drive.topics()[NAMES.decisions], row=drive.router.account_row())
+    assert (replay.divergence, replay.compared) == (None, len(drive.decisions))
+
+
+SOLVED = [
+    ("with the index", INDEX, ("exact", 0)),
+    ("without it", None, ("taken", 0)),
+    ("with another", "another", ("taken", 0)),
+]
+
+
+@pytest.mark.parametrize(("index", "expected"), [case[1:] for case in SOLVED], ids=[case[0] for case in SOLVED])
+def test_prices_are_solved_again_where_the_index_is_at_hand(index: str | None, expected: tuple[str, int]) -> None:
+    """Without it the recorded prices are taken, and all else is still compared."""
+    drive = driven("priced", 1)
+    replay = replayed(drive.topics()[NAMES.decisions], index)
+    solutions, solved = replay.solutions, sum(isinstance(decision, Priced) for decision in drive.decisions)
+    counts = {"exact": solutions.exact, "taken": solutions.taken}
+    assert (replay.divergence, counts.pop(expected[0]), counts.popitem()[1]) == (None, solved, 0)
+
+
+# Divergence
+
+
+def number_of(kind: type, **fields: Any) -> int:
+    """Where the first decision record of a kind is."""
+    for number, decision in enumerate(driven("priced", 1).decisions):
+        if isinstance(decision, kind) and all(getattr(decision, name) == value for name, value in fields.items()):
+            return number
+    raise LookupError(kind)
+
+
+def dearer(number: int) -> Callable[[dict[str, list[StoredRecord]]], None]:
+    """Prices a little higher than what was solved for."""
+    prices = driven("priced", 1).decisions[number].prices
+    return changed(NAMES.decisions, number, prices=tuple(1.001 * price for price in prices))
+
+
+ROUTED, CLOSED, PRICED = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Priced, seen=7)
+CHECKPOINT = number_of(Checkpoint)
+D = NAMES.decisions
+DIVERGING = [
+    ("another LLM", changed(D, ROUTED, llm="small"), (ROUTED, "Routed", "llm")),
+    ("another reservation", changed(D, ROUTED, reserved_micros=1), (ROUTED, "Routed", "reserved_micros")),
+    ("another reason", changed(D, ROUTED, reason="observing"), (ROUTED, "Routed", "reason")),
+    ("other estimates", changed(D, ROUTED, cost_micros=[9_000, 9, 9]), (ROUTED, "Routed", "reserved_micros")),
+    ("estimates that change nothing", changed(D, ROUTED, quality=[0.0, 0.62, 0.0]), (ROUTED + 1, "Routed", "prev")),
+    ("another overrun", changed(D, CLOSED, overrun_micros=5), (CLOSED, "Closed", "overrun_micros")),
+    ("other prices", dearer(PRICED), (PRICED, "Priced", "prices")),
+    ("another dispatch", changed(D, CLOSED, dispatch_id="0-77-1"), (CLOSED, "Closed", "kind")),
+    ("another checkpoint", changed(D, CHECKPOINT, reservations=[]), (CHECKPOINT, "Checkpoint", "reservations")),
+    ("a record removed", removed(D, ROUTED), (ROUTED + 1, "Routed", "prev")),
+    ("a record inserted", inserted(ROUTED), (ROUTED, "Routed", "record")),
+    ("records swapped", swapped(ROUTED), (ROUTED + 1, "Routed", "prev")),
+    ("the log cut off", cut_off, (None, "account row", "decisions")),
+    ("a price without its query", removed(D, PRICED + 1), (PRICED, "Priced", "at_ms")),
+]
+
+
+@pytest.mark.parametrize(("tamper", "expected"), [case[1:] for case in DIVERGING], ids=[case[0] for case in DIVERGING])
+def test_the_first_record_that_comes_out_differently_is_named(
+    tamper: Callable[[dict[str, list[StoredRecord]]], None], expected: tuple[int, str, str]
+) -> None:
+    """With its offset, its kind and the field."""
+    log = driven("priced", 1).topics()
+    log[D] = list(log[D])
+    tamper(log)
+    divergence = replayed(log[D], row=driven("priced", 1).router.account_row()).divergence
+    assert divergence is not None
+    assert (divergence.offset, divergence.kind, divergence.field) == expected, str(divergence)
+
+
+ANCHORS = [("the head that was", 30, None, None), ("another head", 30, b"x", (30, "anchor"))]
+
+
+@pytest.mark.parametrize(
+    ("decisions", "head", "expected"), [case[1:] for case in ANCHORS], ids=[case[0] for case in ANCHORS]
+)
+def test_an_anchor_must_be_passed(decisions: int, head: bytes | None, expected: tuple[int, str] | None) -> None:
+    """A head kept elsewhere proves that nothing before it was changed, not even all of it consistently."""
+    records = driven("priced", 1).topics()[D]
+    anchor = Anchor(0, decisions, head or record_hash(records[decisions - 1].value))
+    replay = replayed(records, anchor=anchor)
+    found = None if replay.divergence is None else (replay.divergence.offset + 1, replay.divergence.field)
+    assert (found, replay.anchored) == (expected, True)
+
+
+def test_an_account_row_that_was_changed_is_named() -> None:
+    """Also where no decision was touched."""
+    drive = driven("priced", 1)
+    row = msgspec.structs.replace(drive.router.account_row(), seen=1)
+    divergence = replayed(drive.topics()[D], row=row).divergence
+    assert (divergence.kind, divergence.field, divergence.recorded, divergence.recomputed) == (
+        "account row",
+        "seen",
+        1,
+        drive.router.pricing.seen,
+    )
