@@ -26,6 +26,7 @@ from worker.events import Reconfigured
 from worker.index import load
 from worker.intake import Intake
 from worker.lanes import Lanes
+from worker.messages import Offsets
 from worker.metrics import Metrics
 from worker.processes import free_port
 from worker.recall import Recall
@@ -83,6 +84,7 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
 
     def open_lane(partition: int) -> Committer:
         committer = open_committer(partition, settings, prior, metrics)
+        check_inputs(settings, partition, committer.router.offsets)
         if committer.router.config != configurations[partition]:
             committer.commit([Reconfigured(intake.now_ms(), configurations[partition])], [])
         return committer
@@ -90,6 +92,18 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
     lanes = Lanes(intake, open_lane, leave, settings.index.search_threads)
     metrics.watch(lambda: [lane.committer.router for lane in lanes.open])
     return lanes
+
+
+def check_inputs(settings: Settings, partition: int, applied: Offsets) -> None:
+    """Raise FixSetting if an input ends before what the ledger has applied: new records would be taken for old ones."""
+    inputs = {settings.topics.queries: applied.queries, settings.topics.completions: applied.completions}
+    for topic, offset in inputs.items():
+        end = clients.end_offset(settings, topic, partition)
+        if end <= offset:
+            raise FixSetting(
+                f"{topic}/{partition}: ends at offset {end}, but the ledger has applied {offset}: the topic was made "
+                "anew or lost its end; bring it back, or begin afresh with another kafka.topic_prefix and kafka.group"
+            )
 
 
 def leave(error: BaseException) -> None:

@@ -100,7 +100,9 @@ class Intake:
             return np.zeros((len(texts), self.estimator.manifest.dimension), np.float32), [problem] * len(texts)
         embeddings, problems = self.embedder.embed([text or "" for text in texts])
         nothing = RejectRecord("no_text", "neither embedding, text nor body with a user message")
-        return embeddings, [problem if text else nothing for text, problem in zip(texts, problems, strict=True)]
+        return embeddings, [
+            problem if text and text.strip() else nothing for text, problem in zip(texts, problems, strict=True)
+        ]
 
     def _estimates(
         self, queries: Sequence[Decoded], embeddings: NDArray[np.float32]

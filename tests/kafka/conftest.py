@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def prepare(request: pytest.FixtureRequest, system: System, rows: tuple[History,
     """Makes the settings and topics of the test's system; sections override what is set here."""
 
     def make(budget_usd: float = BUDGET_USD, **sections: Mapping[str, object]) -> Settings:
-        name = request.node.name.removeprefix("test_").replace("[", "-").rstrip("]")
+        name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
         kafka = {"partitions": PARTITIONS, "topic_prefix": f"{name}.", "group": name, "session_timeout_ms": 3_000}
         routing = {"horizon_queries": 4_000, "checkpoint_every": 20}
         merged = {"kafka": kafka, "routing": routing, "log": {"format": "json"}}

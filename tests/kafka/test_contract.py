@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable
 
 import msgspec
-import pytest
 from confluent_kafka import Producer
 
 from tests.kafka.talk import Talk
 from worker import audit, clients
 from worker.feeder import query_of
 from worker.history import History
-from worker.messages import Closed, Ignored, Query, Rejected, Routed
+from worker.messages import Closed, Ignored, Rejected, Routed
 from worker.processes import wait_for
 from worker.settings import Settings
 from worker.system import System
@@ -147,6 +146,7 @@ BAD_QUERIES = [
     ("embedding_zero", pack({"embedding": bytes(512)})),
     ("embedding_dimension", pack({"embedding": bytes(100)})),
     ("no_text", pack({"id": "x"})),
+    ("no_text", pack({"text": " "})),
     ("unknown_field", pack({"txet": "misspelt"})),
     ("nesting", pack({"text": "x", "parameters": {"a": msgspec.Raw(b"\x91" * 200 + b"\x01")}})),
     ("format", b"\xdd\xff\xff\xff\xff" * 10),
@@ -257,14 +257,3 @@ def test_send(system: System, prepare: Prepare) -> None:
         ["settled"],
     )
     assert secret not in logs
-
-
-@pytest.mark.parametrize("text", ["", " "])
-def test_a_blank_text_is_refused(system: System, prepare: Prepare, text: str) -> None:
-    """Nothing to embed is a dead letter, not a guess."""
-    settings = prepare()
-    system.start_workers(1)
-    talk = Talk(settings)
-    talk.query(pack(Query(text=text)))
-    [rejected] = talk.wait_decisions(Rejected, 1)
-    assert "text" in rejected.reason

@@ -1,0 +1,131 @@
+"""What a worker says when it cannot start, or cannot go on: its exit code and the name of what is wrong."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.kafka.load import problems
+from worker import audit, clients
+from worker.broker import Broker
+from worker.feeder import Feeder
+from worker.history import History
+from worker.processes import Child, free_port, wait_for
+from worker.settings import Settings, load_settings
+from worker.system import System
+from worker.watch import Watch
+
+Prepare = Callable[..., Settings]
+Rows = tuple[History, History]
+
+
+def run(system: System, *arguments: str, env: dict[str, str] | None = None) -> tuple[int | None, str]:
+    """Exit code and output of one command that ends by itself."""
+    child = Child("command", [*arguments, "--config", str(system.config)], system.directory / "command.log", env)
+    child.start()
+    try:
+        wait_for(f"{arguments} to end", lambda: not child.running, 90)
+    finally:
+        child.kill()
+    return child.exit_code, child.log.read_text()
+
+
+def shrink(settings: Settings) -> None:
+    """`completions` anew with two partitions."""
+    admin = AdminClient(clients.common_config(settings))
+    name = settings.topics.completions
+    admin.delete_topics([name], operation_timeout=30)[name].result(30)
+    wait_for("the topic to go", lambda: name not in admin.list_topics(timeout=10).topics, 30)
+    admin.create_topics([NewTopic(name, 2, 1)])[name].result(30)
+
+
+def uncompact(settings: Settings) -> None:
+    """`ledger` with another cleanup policy."""
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    entry = ConfigEntry("cleanup.policy", "delete", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, settings.topics.ledger, incremental_configs=[entry])
+    AdminClient(clients.common_config(settings)).incremental_alter_configs([resource])[resource].result(30)
+
+
+LAYOUTS = [(shrink, "completions: 2 partitions, not 4"), (uncompact, "ledger: cleanup.policy is delete")]
+
+
+@pytest.mark.parametrize(("spoil", "said"), LAYOUTS, ids=["partitions", "compaction"])
+def test_a_wrong_topic(system: System, prepare: Prepare, spoil: Callable[[Settings], None], said: str) -> None:
+    """A topic with the wrong partitions or without compaction stops `run` with 4 and `topics check` with 1, both
+    naming it."""
+    spoil(prepare())
+    (ran, run_said), (checked, check_said) = run(system, "run"), run(system, "topics", "check")
+    assert (ran, said in run_said, checked, said in check_said) == (4, True, 1, True)
+
+
+def test_another_llm(system: System, prepare: Prepare) -> None:
+    """An index whose LLMs differ from the configuration stops `run` with 4 and names the difference."""
+    prepare()
+    system.config.write_text(system.config.read_text() + "[llms.newcomer]\nbudget_usd = 1\n")
+    code, said = run(system, "run")
+    assert (code, "only in the settings: ['newcomer']" in said) == (4, True)
+
+
+def test_no_broker(system: System, prepare: Prepare) -> None:
+    """An unreachable broker stops every verb that needs one with 3."""
+    prepare()
+    nobody = {"TOLLGATE_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}
+    verbs = [("run",), ("topics", "check"), ("status",), ("verify",)]
+    assert [run(system, *verb, env=nobody)[0] for verb in verbs] == [3, 3, 3, 3]
+
+
+def test_a_topic_made_anew(system: System, prepare: Prepare, rows: Rows) -> None:
+    """A `queries` topic that was deleted and made anew is not silently skipped up to the old offset: `run` stops and
+    says what happened."""
+    settings = prepare()
+    system.start_workers(1)
+    feeder, watch = Feeder(settings, rows[1], 40, 0), Watch(settings)
+    feeder.start()
+    watch.wait("decisions", lambda: len(watch.decided) >= 40, 60, lambda: None)
+    watch.close()
+    system.workers[0].stop()
+    admin, name = AdminClient(clients.common_config(settings)), settings.topics.queries
+    admin.delete_topics([name], operation_timeout=30)[name].result(30)
+    wait_for("the topic to go", lambda: name not in admin.list_topics(timeout=10).topics, 30)
+    admin.create_topics([NewTopic(name, settings.kafka.partitions, 1)])[name].result(30)
+    code, said = run(system, "run")
+    assert (code, "queries/" in said and "made anew" in said) == (4, True)
+
+
+@pytest.fixture
+def small_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A Kafka of its own, for a test that fills its disk."""
+    with Broker(tmp_path / "kafka") as running:
+        yield running
+
+
+@pytest.mark.timeout(400)
+def test_a_full_disk(small_broker: Broker, tmp_path: Path, index_directory: Path, rows: Rows) -> None:
+    """A broker whose disk is full stops the workers with a clear last line; when there is room again and all is
+    started again, nothing was lost or doubled."""
+    (tmp_path / "index").symlink_to(index_directory)
+    with System(tmp_path, small_broker) as system:
+        kafka = {"partitions": 2, "group": "full", "session_timeout_ms": 3_000}
+        settings = system.prepare(rows[0], dict.fromkeys(rows[0].llms, 1.0), "wordllama", kafka=kafka)
+        system.start_workers(1)
+        feeder, watch = Feeder(settings, rows[1], 2_000, 200), Watch(settings)
+        feeder.start()
+        watch.wait("some decisions", lambda: len(watch.decided) >= 500, 60, lambda: None)
+        # No file may grow any more: what a broker sees of a full disk.
+        resource.prlimit(small_broker.pid, resource.RLIMIT_FSIZE, (4_096, 4_096))
+        wait_for("the worker to leave", lambda: not system.workers[0].running, 120)
+        left = system.workers[0].exit_code, "leaving" in system.workers[0].tail(3)
+        small_broker.kill()
+        small_broker.start()
+        system.start_inference(latency_ms=1)
+        system.start_workers(1)
+        watch.wait("all decisions", lambda: len(watch.decided) >= 2_000 and watch.open == 0, 120, lambda: None)
+        watch.close()
+        assert (feeder.finish(), left) == (2_000, (3, True))
+        assert problems(audit.verify(load_settings(system.config))) == []
