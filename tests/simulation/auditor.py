@@ -1,7 +1,7 @@
 """Reads every transaction as it commits and keeps books of its own: what must hold after every step, held against it.
 
 Nothing here calls the router, but for two things: `restore` must give what the owner has in memory, and at the end a
-fresh router must decide the same again.
+fresh router must decide the same again. Then `tollgate verify` and `tollgate replay` must find nothing either.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from tests.simulation.log import Log, Transaction
+from tests.simulation.reading import TOPICS, proven, replayed
 from worker import wire
 from worker.events import Reconfigured
 from worker.journal import record_hash
@@ -32,10 +33,6 @@ from worker.messages import (
 from worker.record import StoredRecord
 from worker.router import Prior, Router
 from worker.snapshot import restore
-from worker.topic_names import TopicNames
-
-TOPICS = TopicNames("")
-
 
 NO_PRIOR = Prior(np.zeros((0, 0)), np.zeros((0, 0)))
 
@@ -242,11 +239,20 @@ class Auditor:
         ]
 
     def check_end(self, queries: Iterable[tuple[int, int]]) -> None:
-        """Each query (partition, offset) has exactly one outcome, and a fresh router decides all of it again."""
+        """Each query (partition, offset) has exactly one outcome, and all readers agree on how it came about."""
         for partition, offset in queries:
             require(offset in self.books[partition].queries, f"queries/{partition}: offset {offset} has no outcome")
         for partition, books in enumerate(self.books):
             replay(partition, books.transactions)
+            if books.config is not None:
+                self._check_readers(partition, books.config)
+
+    def _check_readers(self, partition: int, config: Configuration) -> None:
+        proof = proven(self.log, partition)
+        require(not proof.wrong, f"partition {partition}: verify finds {proof.findings}")
+        for share in (0.0, 0.5):
+            found = replayed(self.log, partition, prior_for(config.llms), config, share)
+            require(found.divergence is None, f"partition {partition}: replay says {found.divergence}")
 
 
 def replay(partition: int, transactions: Sequence[Transaction]) -> None:

@@ -231,6 +231,7 @@ class World:
         llms = pick((("large", "medium", "small"), ("large", "medium", "small", "tiny")))
         changes = {
             "llms": llms,
+            "index": f"index of {len(llms)}",
             "margins": (pick((1.0, 1.2)),) * len(llms),
             "policy": pick(("priced", "priced", "port")),
             "window_queries": pick((10, 30)),

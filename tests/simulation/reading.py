@@ -1,0 +1,53 @@
+"""What the product's own readers say of a simulated log: the proof of `tollgate verify` and the replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.simulation.log import Log
+from worker import wire
+from worker.messages import Configuration
+from worker.pricing import Prior
+from worker.proof import Proof
+from worker.record import StoredRecord
+from worker.replay import Evidence, Replay
+from worker.solutions import Solutions
+from worker.topic_names import TopicNames
+
+TOPICS = TopicNames("")
+
+
+def proven(log: Log, partition: int) -> Proof:
+    """The finished proof of one partition."""
+    proof = Proof(partition, TOPICS)
+    for topic, number in sorted(log.entries):
+        if number == partition:
+            proof.oldest[topic] = next((entry.offset for entry in log.entries[topic, number]), log.ends[topic, number])
+    for record in _records(log, partition, TOPICS.ledger):
+        proof.ledger(record)
+    for record in _records(log, partition, TOPICS.decisions):
+        proof.decision(record)
+    for record in _records(log, partition, "dispatch.", TOPICS.deferred, TOPICS.dead_letters):
+        proof.published(record)
+    for record in _records(log, partition, TOPICS.queries, TOPICS.completions):
+        proof.input(record)
+    proof.finish()
+    return proof
+
+
+def replayed(log: Log, partition: int, prior: Prior, config: Configuration, share: float) -> Replay:
+    """The finished replay of the decisions of one partition, without the first `share` of them."""
+    [row] = [record for record in log.read((TOPICS.ledger, partition)) if record.key == b"account"][-1:]
+    evidence = Evidence(row=wire.decode_account(row.value or b""))
+    replay = Replay(partition, TOPICS.decisions, prior, Solutions(config.index), evidence)
+    records = [*log.read((TOPICS.decisions, partition))]
+    for record in records[int(len(records) * share) :]:
+        replay.feed(record)
+    replay.finish()
+    return replay
+
+
+def _records(log: Log, partition: int, *prefixes: str) -> Iterator[StoredRecord]:
+    for topic, number in sorted(log.entries):
+        if number == partition and topic.startswith(prefixes):
+            yield from log.read((topic, partition))
