@@ -8,7 +8,21 @@ import traceback
 
 import typer
 
-from worker.commands import bench, broker, demo, evaluate, index, infer, produce, run, send, status, topics, verify
+from worker.commands import (
+    bench,
+    broker,
+    demo,
+    evaluate,
+    index,
+    infer,
+    produce,
+    replay,
+    run,
+    send,
+    status,
+    topics,
+    verify,
+)
 from worker.errors import TollgateError
 
 app = typer.Typer(
@@ -26,6 +40,7 @@ app.command("infer")(infer.command)
 app.command("produce")(produce.command)
 app.command("status")(status.command)
 app.command("verify")(verify.command)
+app.command("replay")(replay.command)
 app.command("evaluate", help=evaluate.HELP)(evaluate.command)
 app.command("bench")(bench.command)
 app.add_typer(broker.app, name="broker")

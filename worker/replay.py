@@ -136,6 +136,17 @@ class Replay:
         if row is not None and router is not None and self.divergence is None and not self.arrived:
             self._diverge(None, "account row", "decisions", row.decisions, router.journal.count)
 
+    def head(self) -> Anchor | None:
+        """The head of the chain as far as it came out the same; None before the beginning, or after a divergence."""
+        if self.router is None or self.divergence is not None:
+            return None
+        return Anchor(self.partition, self.router.journal.count, self.router.journal.head)
+
+    def gap(self, what: str) -> None:
+        """Something that should be replayed is not there."""
+        if self.divergence is None:
+            self._diverge(self.first_offset, "log", "records", None, what)
+
     # The beginning
 
     def _begin(self, recorded: Recorded) -> None:

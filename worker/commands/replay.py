@@ -1,0 +1,149 @@
+"""`tollgate replay`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from worker.commands.options import ConfigOption, JsonOption, settings_from
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from worker.rerun import Limit, Replayed
+
+Partitions = Annotated[list[int] | None, typer.Option("--partition", "-p", help="This one only; may be repeated.")]
+From = Annotated[
+    str | None, typer.Option("--from", metavar="OFFSET|TIME", help="Begin at the first checkpoint from here on.")
+]
+To = Annotated[str | None, typer.Option("--to", metavar="OFFSET|TIME", help="End before it.")]
+Estimates = Annotated[
+    str, typer.Option(help="recorded: exact on any machine; index: estimate every query again, within tolerance.")
+]
+AnchorFile = Annotated[
+    Path | None, typer.Option("--anchor", help="Check the chains against the heads in this file, then write them anew.")
+]
+
+
+def command(
+    config: ConfigOption = None,
+    partition: Partitions = None,
+    start: From = None,
+    end: To = None,
+    estimates: Estimates = "recorded",
+    anchor: AnchorFile = None,
+    json: JsonOption = None,
+) -> None:
+    """Decide everything again, from the topics, and compare every record bit for bit.
+
+    Decisions, reservations, settlements, prices and accounts must come out as they were recorded; the first that does
+    not is named with its offset, its field and the ledger before it (exit 1). Works while the system runs, from the
+    beginning or, where that has left the topic, from a checkpoint. A TIME is as 2026-01-31T08:00:00 (UTC unless it says
+    otherwise) or milliseconds since 1970 behind an @; offsets are of `decisions`. Examples:
+
+    `tollgate replay --anchor heads.json` proves also that nothing before the last heads was changed.
+
+    `tollgate replay -p 3 --from 2026-01-31T08:00:00 --estimates index`
+    """
+    import msgspec
+    from rich.console import Console
+
+    from worker import anchors
+    from worker.commands.verify import watching
+    from worker.errors import CheckFailed
+    from worker.rerun import Task, replay
+
+    task = Task(
+        partitions=tuple(partition or ()),
+        start=_limit("--from", start),
+        end=_limit("--to", end),
+        estimates=_estimates(estimates),
+        anchors=anchors.read(anchor) if anchor is not None else {},
+    )
+    console = Console()
+    with watching(console) as progress:
+        results = list(replay(settings_from(config), task, progress))
+    if json is not None:
+        json.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2))
+    show(console, results)
+    if diverged := [result.divergence for result in results if result.divergence is not None]:
+        raise CheckFailed(f"{len(diverged)} partitions diverge, the first: {diverged[0]}")
+    if anchor is not None:
+        passed = [result.head for result in results if result.head is not None and result.anchored is not False]
+        anchors.write(anchor, {**task.anchors, **{head.partition: head for head in passed}}.values())
+
+
+def _limit(option: str, text: str | None) -> Limit | None:
+    from datetime import UTC, datetime
+
+    from worker.rerun import Limit
+
+    if text is None:
+        return None
+    if text.isdecimal():
+        return Limit(offset=int(text))
+    if text.startswith("@") and text[1:].isdecimal():
+        return Limit(at_ms=int(text[1:]))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither an offset nor a time", param_hint=option) from None
+    return Limit(at_ms=int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000))
+
+
+def _estimates(name: str) -> Literal["recorded", "index"]:
+    if name == "recorded":
+        return "recorded"
+    if name == "index":
+        return "index"
+    raise typer.BadParameter("one of: recorded, index", param_hint="--estimates")
+
+
+def show(console: Console, results: list[Replayed]) -> None:
+    """The results, partition by partition, and what could not be looked at."""
+    from rich.markup import escape
+
+    from worker.commands.tables import figures
+
+    table = figures("partition", "decisions", "divergent", "prices", "estimates", "per second")
+    for result in results:
+        rate = result.compared / result.seconds if result.seconds else 0.0
+        divergent = "1" if result.divergence is not None else "0"
+        estimates = f"{result.estimates_exact:,}" if result.estimates_exact or result.estimates_close else "recorded"
+        table.add_row(
+            str(result.partition),
+            f"{result.compared:,}",
+            divergent,
+            f"{result.prices_exact:,}",
+            estimates,
+            f"{rate:,.0f}",
+        )
+    console.print(table)
+    for result in results:
+        for note in _notes(result):
+            console.print(f"[yellow]note[/] partition {result.partition}: {escape(note)}")
+        if (divergence := result.divergence) is not None:
+            console.print(f"[red]diverges[/] {escape(str(divergence))}")
+            for llm, account in divergence.before.items():
+                console.print(f"  before it: {escape(llm)}: {account}", highlight=False)
+
+
+def _notes(result: Replayed) -> list[str]:
+    notes = []
+    if result.skipped:
+        notes.append(f"began at the checkpoint at offset {result.first_offset}, after {result.skipped:,} records")
+    if result.prices_close:
+        notes.append(f"{result.prices_close:,} solutions for prices differ in their last digits: another machine's")
+    if result.prices_taken:
+        notes.append(f"{result.prices_taken:,} solutions were taken as recorded: the index they need is not here")
+    if result.estimates_close:
+        notes.append(f"{result.estimates_close:,} estimates differ within tolerance")
+    if result.gone_queries or result.gone_completions:
+        notes.append(
+            f"{result.gone_queries:,} queries and {result.gone_completions:,} completions have left their topics"
+        )
+    if result.anchored is False:
+        notes.append("its anchor was not passed: the replay began after it or ended before it")
+    return notes
