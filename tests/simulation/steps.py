@@ -116,8 +116,10 @@ _current = threading.local()
 
 
 def gate(name: str) -> None:
-    """Stop the work that calls this until the simulator lets it go on."""
-    _current.work.gate(name)
+    """Stop the work that calls this until the simulator lets it go on; whoever is no such work goes on at once."""
+    work: Work | None = getattr(_current, "work", None)
+    if work is not None:
+        work.gate(name)
 
 
 class SteppedExecutor(Executor):

@@ -1,0 +1,146 @@
+"""The committer's protocol, one case at a time, on the simulated log."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from tests.drive import LLMS, PRIOR, config, query
+from tests.simulation.broker import Broker, SimulatedProducer
+from tests.simulation.log import Log
+from tests.simulation.process import METRICS, settings_for
+from worker.committer import Committer, Kafka, open_committer
+from worker.errors import LeaveProcess
+from worker.events import Event, Reconfigured, Refused
+from worker.record import StoredRecord
+
+START = Reconfigured(0, config())
+
+
+class Outcome(NamedTuple):
+    """How a commit goes: the error that the client sees, and whether Kafka committed."""
+
+    error: int
+    committed: bool
+
+
+class ScriptedProducer(SimulatedProducer):
+    """A producer whose next commits go as `outcomes` say, and then well."""
+
+    def __init__(self, broker: Broker, options: dict[str, Any], outcomes: list[Outcome]) -> None:
+        super().__init__(broker, options)
+        self.outcomes = outcomes
+
+    def commit_transaction(self, timeout: float) -> None:
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if outcome is None or outcome.committed:
+            super().commit_transaction(timeout)
+        if outcome is not None:
+            raise KafkaException(KafkaError(outcome.error))
+
+
+class Partition:
+    """One partition with owners that follow each other."""
+
+    def __init__(self) -> None:
+        self.log = Log()
+        self.broker = Broker(self.log, Random(0), lambda: 0, failures=0.0)
+        self.outcomes: list[Outcome] = []
+
+    def owner(self) -> Committer:
+        """Somebody who has just been assigned the partition."""
+        kafka = Kafka(lambda options: ScriptedProducer(self.broker, options, self.outcomes), self.broker.read_partition)
+        return open_committer(0, settings_for(LLMS), PRIOR, METRICS, kafka)
+
+    def dispatched(self) -> list[bytes | None]:
+        """The keys of all dispatches that can be seen."""
+        return [record.key for llm in LLMS for record in self.log.read((f"dispatch.{llm}", 0))]
+
+    def seen(self, topic: str) -> int:
+        """How many records of a topic can be seen."""
+        return len([*self.log.read((topic, 0))])
+
+
+def test_a_new_owner_goes_on_where_the_old_one_stopped() -> None:
+    """It restores offsets, accounts and the chain from the ledger."""
+    partition = Partition()
+    first = partition.owner()
+    first.commit([START, query(0)], [])
+    second = partition.owner()
+    second.commit([query(0), query(1)], [])
+    assert (second.router.sequence, sorted(partition.dispatched())) == (2, [b"0-0-1", b"0-1-1"])
+
+
+def test_an_old_owner_is_fenced() -> None:
+    """Once a successor has begun, nothing that the old owner decides is ever seen, and it must leave."""
+    partition = Partition()
+    old = partition.owner()
+    old.commit([START], [])
+    partition.owner()
+    with pytest.raises(LeaveProcess):
+        old.commit([query(0)], [])
+    assert partition.dispatched() == []
+
+
+UNCLEAN = [
+    ("the request was lost", Outcome(KafkaError._TIMED_OUT, committed=False)),
+    ("the answer was lost", Outcome(KafkaError._TIMED_OUT, committed=True)),
+    ("the coordinator refused", Outcome(KafkaError.INVALID_TXN_STATE, committed=False)),
+]
+
+
+@pytest.mark.parametrize("outcome", [case[1] for case in UNCLEAN], ids=[case[0] for case in UNCLEAN])
+def test_a_commit_that_is_not_clean_ends_the_process(outcome: Outcome) -> None:
+    """Whether or not Kafka committed, the next owner's second try leaves exactly one dispatch."""
+    partition = Partition()
+    owner = partition.owner()
+    owner.commit([START], [])
+    partition.outcomes.append(outcome)
+    with pytest.raises(LeaveProcess):
+        owner.commit([query(0)], [])
+    partition.owner().commit([query(0)], [])
+    assert partition.dispatched() == [b"0-0-1"]
+
+
+def make_suspicious(owner: Committer) -> None:
+    """The producer reports an error that it could recover from."""
+    owner._on_error(KafkaError(KafkaError._TRANSPORT))
+
+
+def test_after_a_hiccup_the_producer_is_replaced() -> None:
+    """The next transaction runs in a new epoch, so that a late EndTxn of the old one is refused."""
+    partition = Partition()
+    owner = partition.owner()
+    owner.commit([START], [])
+    before = partition.log.epochs["tollgate-0"]
+    make_suspicious(owner)
+    owner.commit([query(0)], [])
+    assert (partition.log.epochs["tollgate-0"], partition.dispatched()) == (before + 1, [b"0-0-1"])
+
+
+@pytest.mark.parametrize("successor", [[START], [START, query(0)]], ids=["which decided nothing", "which decided"])
+def test_an_owner_that_was_stopped_does_not_write_over_its_successor(successor: list[Event]) -> None:
+    """It cannot know by the clock alone whether it still is the owner: having fenced, it looks."""
+    partition = Partition()
+    old = partition.owner()
+    make_suspicious(old)
+    partition.owner().commit(successor, [])
+    seen = partition.dispatched()
+    with pytest.raises(LeaveProcess, match="another owner"):
+        old.commit([START, query(0)], [])
+    assert partition.dispatched() == seen
+
+
+def test_a_refused_record_is_a_dead_letter_once() -> None:
+    """Also when it is handed over again, as after a rebalance; its bytes are those that came."""
+    partition = Partition()
+    owner = partition.owner()
+    record = StoredRecord("queries", 0, 0, 0, b"key", b"nonsense", ())
+    refused = Refused("queries", 0, 0, "no map", "format")
+    owner.commit([START, refused], [record])
+    owner.commit([refused], [record])
+    [letter] = partition.log.read(("dead-letters", 0))
+    assert (letter.key, letter.value, partition.seen("decisions")) == (b"key", b"nonsense", 3)
