@@ -13,6 +13,7 @@ from worker.commands import (
     broker,
     demo,
     evaluate,
+    explain,
     index,
     infer,
     produce,
@@ -41,6 +42,7 @@ app.command("produce")(produce.command)
 app.command("status")(status.command)
 app.command("verify")(verify.command)
 app.command("replay")(replay.command)
+app.command("explain")(explain.command)
 app.command("evaluate", help=evaluate.HELP)(evaluate.command)
 app.command("bench")(bench.command)
 app.add_typer(broker.app, name="broker")

@@ -37,6 +37,7 @@ class Reader:
 
     def __enter__(self) -> Reader:
         self._consumer = Consumer(clients.consumer_config(self._settings, f"{self._settings.kafka.group}-audit"))
+        self._admin = AdminClient(clients.common_config(self._settings))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,8 +56,7 @@ class Reader:
         return self._offsets(places, OffsetSpec.for_timestamp(timestamp_ms))
 
     def _offsets(self, places: Iterable[Place], which: OffsetSpec) -> dict[Place, int]:
-        admin = AdminClient(clients.common_config(self._settings))
-        found = admin.list_offsets(
+        found = self._admin.list_offsets(
             {TopicPartition(*place): which for place in places},
             request_timeout=clients.TIMEOUT_SECONDS,
             isolation_level=IsolationLevel.READ_COMMITTED,
