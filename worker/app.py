@@ -57,10 +57,10 @@ class LaneWorker(faust.Worker):  # type: ignore[misc]
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT. Raises FixSetting and CheckBroker at start; a failure later ends the process."""
     estimator = load(settings.index.directory)
-    check_topics(settings)
     metrics = Metrics()
     metrics.describe(version("tollgate"), settings.routing.policy, estimator.manifest.index)
     lanes = make_lanes(settings, estimator, metrics)
+    check_topics(settings)
     app = make_app(settings, lanes, metrics)
     log.info("starting", web=f"http://{app.conf.web_host}:{app.conf.web_port}", index=estimator.manifest.index[:16])
     try:

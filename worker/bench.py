@@ -124,7 +124,6 @@ class Bench:
             "supplied",
             kafka={"partitions": partitions, "group": "bench", "topic_prefix": prefix},
             routing={"horizon_queries": self.plan.queries * 2},
-            index={"search_threads": 1},
         )
 
     def _searches_per_second(self, estimator: Estimator) -> float:
@@ -167,7 +166,7 @@ class Bench:
         count = round(self.plan.rate * self.plan.seconds)
         self._tell(f"routing {count:,} queries at {self.plan.rate:.0f} a second")
         reader = DispatchReader(settings)
-        feeder = Feeder(settings, self.live, count, self.plan.rate)
+        feeder = Feeder(settings, self.live, count, self.plan.rate, first=self.plan.queries)
         started = time.monotonic()
         feeder.start()
         while feeder.running or time.monotonic() - reader.heard < 1.0:

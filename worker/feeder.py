@@ -33,12 +33,13 @@ def query_of(history: History, number: int) -> Query:
 class Feeder:
     """A thread that produces `count` queries, `rate` a second (0: as fast as it goes), over all partitions in turn.
 
-    `sent` maps (partition, offset) to the monotonic time at which the query was produced; it grows as the broker
+    `first` is the number of the first one (`query_of`). `sent` maps (partition, offset) to the monotonic time at which the query was produced; it grows as the broker
     acknowledges. Use it as a context manager, or call `start` and `finish`.
     """
 
-    def __init__(self, settings: Settings, history: History, count: int, rate: float) -> None:
+    def __init__(self, settings: Settings, history: History, count: int, rate: float, first: int = 0) -> None:
         self.count = count
+        self._first = first
         self.sent: dict[tuple[int, int], float] = {}
         self._settings = settings
         self._history = history
@@ -75,7 +76,7 @@ class Feeder:
         for number in range(self.count):
             if self._stopping.is_set():
                 break
-            self._produce(producer, number)
+            self._produce(producer, self._first + number)
             if self._rate > 0:
                 self._pace(producer, started + number / self._rate)
             elif number % POLL_EVERY == 0:
