@@ -72,6 +72,7 @@ class Ledger:
         if self.open.pop(reservation.dispatch_id, None) != reservation:
             _broken(f"{reservation.dispatch_id} is not open")
         del self._by_query[reservation.query_id]
+        self._drop_closed_deadlines()
         overrun = max(0, spent_micros - reservation.reserved_micros)
         self._move(reservation.llm, reserved=-reservation.reserved_micros, spent=spent_micros, overrun=overrun)
         return overrun
@@ -81,10 +82,9 @@ class Ledger:
         return query_id in self._by_query
 
     def next_deadline_ms(self) -> int | None:
-        """The earliest deadline of an open reservation."""
-        while self._deadlines and self._deadlines[0][1] not in self.open:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        """The earliest deadline of an open reservation. Other threads may ask: it changes nothing."""
+        earliest = next(iter(self._deadlines), None)
+        return None if earliest is None else earliest[0]
 
     def oldest_ms(self) -> int | None:
         """When the oldest open reservation was made. Reservations are kept in the order in which they were made."""
@@ -111,6 +111,10 @@ class Ledger:
             _check_account(llm, account)
             if account.reserved_micros != reserved[llm]:
                 _broken(f"{llm}: {account.reserved_micros} reserved, but {reserved[llm]} in open reservations")
+
+    def _drop_closed_deadlines(self) -> None:
+        while self._deadlines and self._deadlines[0][1] not in self.open:
+            heapq.heappop(self._deadlines)
 
     def _move(self, llm: str, reserved: int = 0, spent: int = 0, overrun: int = 0) -> None:
         old = self.accounts[llm]

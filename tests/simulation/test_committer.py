@@ -55,9 +55,9 @@ class Partition:
         kafka = Kafka(lambda options: ScriptedProducer(self.broker, options, self.outcomes), self.broker.read_partition)
         return open_committer(0, settings_for(LLMS), PRIOR, METRICS, kafka)
 
-    def dispatched(self) -> list[bytes | None]:
+    def dispatched(self) -> list[bytes]:
         """The keys of all dispatches that can be seen."""
-        return [record.key for llm in LLMS for record in self.log.read((f"dispatch.{llm}", 0))]
+        return [record.key or b"" for llm in LLMS for record in self.log.read((f"dispatch.{llm}", 0))]
 
     def seen(self, topic: str) -> int:
         """How many records of a topic can be seen."""

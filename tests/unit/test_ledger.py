@@ -108,3 +108,29 @@ def test_any_history_keeps_the_books(steps: list[tuple[str, int, str, int]]) -> 
         elif step == "budget":
             ledger.budget({llm: amount})
         ledger.check()
+
+
+# Deadlines of the reservations made, the numbers of those closed in this order, and the earliest deadline then.
+DEADLINES = [
+    ("none open", [], [], None),
+    ("the earliest of three", [30, 10, 20], [], 10),
+    ("the earliest is closed", [30, 10, 20], [1], 20),
+    ("a later one is closed first", [30, 10, 20], [2, 1], 30),
+    ("all are closed", [30, 10], [0, 1], None),
+]
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "closed", "earliest"), [case[1:] for case in DEADLINES], ids=[case[0] for case in DEADLINES]
+)
+def test_the_next_deadline_is_that_of_an_open_reservation(
+    deadlines: list[int], closed: list[int], earliest: int | None
+) -> None:
+    """Closed reservations leave no deadline behind, in whatever order they close."""
+    ledger = Ledger({"a": Account(1_000)})
+    made = [held(number, deadline_ms=deadline_ms) for number, deadline_ms in enumerate(deadlines)]
+    for reservation in made:
+        ledger.reserve(reservation)
+    for number in closed:
+        ledger.close(made[number], 0)
+    assert ledger.next_deadline_ms() == earliest
