@@ -16,9 +16,11 @@ def explained(drive: Drive, query_id: str) -> Explanation | None:
 def test_every_attempt_is_told_with_its_candidates_and_its_end() -> None:
     """The LLM that failed is passed over in the second attempt, which is then settled."""
     drive = Drive().run([query(0, quality=[0.9, 0.8, 0.0]), query(1)])
+    first = drive.dispatches[0].llm
+    second = {"large": "medium", "medium": "large"}[first]
     again = query(0, at_ms=500, quality=[0.9, 0.8, 0.0])
-    failed = completion(0, "0-0-1", "large", ok=False, cost_micros=None, basis="none", error="busy", retry=again)
-    drive.run([failed, completion(1, "0-0-2", "medium", cost_micros=150)])
+    failed = completion(0, "0-0-1", first, ok=False, cost_micros=None, basis="none", error="busy", retry=again)
+    drive.run([failed, completion(1, "0-0-2", second, cost_micros=150)])
     found = explained(drive, "q0")
     assert found is not None
     told = [
@@ -30,8 +32,8 @@ def test_every_attempt_is_told_with_its_candidates_and_its_end() -> None:
         for attempt in found.attempts
     ]
     assert told == [
-        (1, {"large": "chosen", "medium": "not asked", "small": "not worth its price"}, "released"),
-        (2, {"large": "failed before", "medium": "chosen", "small": "not worth its price"}, "settled"),
+        (1, {first: "chosen", second: "not asked", "small": "not worth its price"}, "released"),
+        (2, {first: "failed before", second: "chosen", "small": "not worth its price"}, "settled"),
     ]
 
 

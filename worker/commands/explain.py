@@ -75,12 +75,10 @@ def _show_attempt(console: Console, attempt: Attempt) -> None:
 
 
 def _candidates(attempt: Attempt) -> Table:
-    from worker.commands.tables import figures
+    from worker.commands.tables import filled
 
-    table = figures("LLM", "quality", "cost", "price", "score", "to hold", "")
-    table.columns[-1].justify = "left"
-    for candidate in attempt.candidates:
-        table.add_row(
+    rows = [
+        (
             candidate.llm,
             f"{candidate.quality:.3f}",
             f"{candidate.cost_micros:,}",
@@ -89,7 +87,9 @@ def _candidates(attempt: Attempt) -> Table:
             f"{candidate.reserve_micros:,}",
             candidate.verdict,
         )
-    return table
+        for candidate in attempt.candidates
+    ]
+    return filled(("LLM", "quality", "cost", "price", "score", "to hold", "verdict"), rows)
 
 
 def _ending(attempt: Attempt) -> str:

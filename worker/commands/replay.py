@@ -105,22 +105,10 @@ def show(console: Console, results: list[Replayed]) -> None:
     """The results, partition by partition, and what could not be looked at."""
     from rich.markup import escape
 
-    from worker.commands.tables import figures
+    from worker.commands.tables import filled
 
-    table = figures("partition", "decisions", "divergent", "prices", "estimates", "per second")
-    for result in results:
-        rate = result.compared / result.seconds if result.seconds else 0.0
-        divergent = "1" if result.divergence is not None else "0"
-        estimates = f"{result.estimates_exact:,}" if result.estimates_exact or result.estimates_close else "recorded"
-        table.add_row(
-            str(result.partition),
-            f"{result.compared:,}",
-            divergent,
-            f"{result.prices_exact:,}",
-            estimates,
-            f"{rate:,.0f}",
-        )
-    console.print(table)
+    headers = ("partition", "decisions", "divergent", "prices", "estimates", "per second")
+    console.print(filled(headers, [_row(result) for result in results]))
     for result in results:
         for note in _notes(result):
             console.print(f"[yellow]note[/] partition {result.partition}: {escape(note)}")
@@ -128,6 +116,14 @@ def show(console: Console, results: list[Replayed]) -> None:
             console.print(f"[red]diverges[/] {escape(str(divergence))}")
             for llm, account in divergence.before.items():
                 console.print(f"  before it: {escape(llm)}: {account}", highlight=False)
+
+
+def _row(result: Replayed) -> tuple[str, ...]:
+    rate = result.compared / result.seconds if result.seconds else 0.0
+    divergent = "1" if result.divergence is not None else "0"
+    estimates = f"{result.estimates_exact:,}" if result.estimates_exact or result.estimates_close else "recorded"
+    prices = f"{result.prices_exact:,}"
+    return str(result.partition), f"{result.compared:,}", divergent, prices, estimates, f"{rate:,.0f}"
 
 
 def _notes(result: Replayed) -> list[str]:

@@ -55,13 +55,13 @@ def _tables(status: Status) -> RenderableType:
 
 
 def _llms(status: Status) -> Table:
-    from worker.commands.tables import figures
+    from worker.commands.tables import filled
 
-    table = figures("LLM", "budget $", "spent $", "reserved $", "left", "price")
+    rows = []
     for llm, state in status.llms.items():
         money = (state.budget_micros, state.spent_micros, state.reserved_micros)
-        table.add_row(llm, *(f"{micros * USD:.4f}" for micros in money), _left(state), _prices(state.prices))
-    return table
+        rows.append((llm, *(f"{micros * USD:.4f}" for micros in money), _left(state), _prices(state.prices)))
+    return filled(("LLM", "budget $", "spent $", "held $", "left", "price"), rows)
 
 
 def _left(state: LlmStatus) -> str:
@@ -77,11 +77,10 @@ def _prices(prices: list[float]) -> str:
 
 
 def _partitions(status: Status) -> Table:
-    from worker.commands.tables import figures
+    from worker.commands.tables import filled
 
-    table = figures("partition", "queries", "behind", "completions", "behind", "dispatches", "open", "prices")
-    for state in status.partitions:
-        table.add_row(
+    rows = [
+        (
             str(state.partition),
             f"{state.offsets.queries + 1:,}",
             f"{state.behind.queries:,}",
@@ -91,6 +90,7 @@ def _partitions(status: Status) -> Table:
             f"{state.open:,}",
             state.fit.status,
         )
-    for partition in status.silent:
-        table.add_row(str(partition), "nothing yet")
-    return table
+        for state in status.partitions
+    ]
+    headers = ("partition", "queries", "behind", "answers", "behind", "dispatches", "open", "prices")
+    return filled(headers, [*rows, *((str(partition), *[""] * 7) for partition in status.silent)])

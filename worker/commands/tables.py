@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
+
+WIDTH = 80
+PADDING = 2
+SHORTEST_NAME = 12
 
 
 def figures(*headers: str) -> Table:
@@ -13,4 +20,17 @@ def figures(*headers: str) -> Table:
         column.justify = "right"
     for column in table.columns:
         column.no_wrap = True
+    return table
+
+
+def filled(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of figures with its rows: the figures stay whole, the names give way."""
+    table = figures(*headers)
+    for row in rows:
+        table.add_row(*row)
+    left = WIDTH - PADDING
+    for header, column in zip(headers[1:], table.columns[1:], strict=True):
+        column.min_width = max(cell_len(str(cell)) for cell in (header, *column.cells))
+        left -= column.min_width + PADDING
+    table.columns[0].max_width = max(SHORTEST_NAME, left)
     return table
