@@ -11,6 +11,7 @@ import typer
 from worker.commands import (
     bench,
     broker,
+    chaos,
     demo,
     evaluate,
     explain,
@@ -45,6 +46,7 @@ app.command("replay")(replay.command)
 app.command("explain")(explain.command)
 app.command("evaluate", help=evaluate.HELP)(evaluate.command)
 app.command("bench")(bench.command)
+app.command("chaos")(chaos.command)
 app.add_typer(broker.app, name="broker")
 app.add_typer(topics.app, name="topics")
 app.add_typer(index.app, name="index")

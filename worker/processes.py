@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -107,11 +108,15 @@ class Child:
 
 
 class Family:
-    """Children that are all stopped at the end, and started again when they leave while they should run."""
+    """Children that are all stopped at the end, and started again when they leave while they should run.
+
+    `restarts` counts those, and `exits` the exit codes that they left with (negative: a signal).
+    """
 
     def __init__(self) -> None:
         self.children: list[Child] = []
         self.restarts = 0
+        self.exits: Counter[int] = Counter()
 
     def start(self, child: Child) -> Child:
         """Start a child and keep it."""
@@ -123,6 +128,7 @@ class Family:
         """Start again every child that has ended, as an orchestrator would."""
         for child in self.children:
             if not child.running:
+                self.exits[child.exit_code or 0] += 1
                 child.start()
                 self.restarts += 1
 

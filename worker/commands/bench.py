@@ -53,13 +53,14 @@ def command(
 def _show(console: Any, result: Result) -> None:
     from worker.commands.tables import figures
 
-    table = figures("one worker", "measured", "at")
-    table.add_row("bare FAISS search", f"{result.searches_per_second:,.0f}/s", "10,000 rows, k = 64, 1 thread")
-    table.add_row("decisions, end to end", f"{result.decisions_per_second:,.0f}/s", "17 LLMs, embeddings supplied")
-    table.add_row("decisions / searches", f"{result.share:.2f}", "")
     at_rate = f"{result.rate:,.0f} queries/s"
-    table.add_row("latency to dispatch, p50", f"{result.p50_latency_ms} ms", at_rate)
-    table.add_row("latency to dispatch, p99", f"{result.p99_latency_ms} ms", at_rate)
-    table.add_row("restore of a partition", f"{result.restore_seconds} s", f"{result.ledger_records:,} records")
-    table.add_row("memory", f"{result.memory_mb:,.0f} MB", "after the backlog")
-    console.print(table)
+    rows = [
+        ("bare FAISS search", f"{result.searches_per_second:,.0f}/s", "10,000 rows, k = 64, 1 thread"),
+        ("decisions, end to end", f"{result.decisions_per_second:,.0f}/s", "17 LLMs, embeddings supplied"),
+        ("decisions / searches", f"{result.share:.2f}", ""),
+        ("latency to dispatch, p50", f"{result.p50_latency_ms} ms", at_rate),
+        ("latency to dispatch, p99", f"{result.p99_latency_ms} ms", at_rate),
+        ("restore of a partition", f"{result.restore_seconds} s", f"{result.ledger_records:,} records"),
+        ("memory", f"{result.memory_mb:,.0f} MB", "after the backlog"),
+    ]
+    console.print(figures(("one worker", "measured", "at"), rows))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from worker.demo import Result
+    from worker.report import LlmTotals
 
 Directory = Annotated[Path | None, typer.Option(help="Where it keeps Kafka's data and its logs; made anew.")]
 Queries = Annotated[int, typer.Option(min=100, max=1_000_000, help="How many queries to route.")]
@@ -103,18 +104,19 @@ def _show(console: Any, result: Result) -> None:
 
 def _accounts(result: Result) -> Table:
     from worker.commands.tables import figures
+    from worker.report import LlmTotals
 
-    table = figures("micro-dollars", *MONEY, "dispatched", "quality")
     llms = result.report.llms
-    for llm, total in llms.items():
-        quality = "" if total.mean_quality is None else f"{total.mean_quality:.3f}"
-        money = [getattr(total, f"{name}_micros") for name in MONEY]
-        table.add_row(llm, *(f"{micros:,}" for micros in (*money, total.dispatched)), quality)
-    table.add_section()
-    sums = [sum(getattr(total, f"{name}_micros") for total in llms.values()) for name in MONEY]
+    rows = [_account(llm, total, total.mean_quality) for llm, total in llms.items()]
+    sums = {f"{name}_micros": sum(getattr(total, f"{name}_micros") for total in llms.values()) for name in MONEY}
     dispatched = sum(total.dispatched for total in llms.values())
-    table.add_row("all", *(f"{micros:,}" for micros in (*sums, dispatched)), "")
-    return table
+    rows.append(_account("all", LlmTotals(**sums, dispatched=dispatched), None))
+    return figures(("micro-dollars", *MONEY, "dispatched", "quality"), rows)
+
+
+def _account(llm: str, total: LlmTotals, quality: float | None) -> list[str]:
+    money = [getattr(total, f"{name}_micros") for name in MONEY]
+    return [llm, *(f"{figure:,}" for figure in (*money, total.dispatched)), "" if quality is None else f"{quality:.3f}"]
 
 
 def _show_proof(console: Any, result: Result) -> None:
