@@ -1,0 +1,34 @@
+"""`tollgate produce` puts recorded queries on the topic, over all partitions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+from worker import clients, wire
+from worker.history import History
+from worker.settings import Settings
+from worker.system import System
+
+COUNT = 50
+
+
+def test_produce(system: System, prepare: Callable[..., Settings], rows: tuple[History, History]) -> None:
+    """All of them, once, with the ids and embeddings of the questions that the demo's index leaves out."""
+    settings = prepare()
+    command = [sys.executable, "-m", "worker", "produce", "--count", str(COUNT), "--rate", "0"]
+    done = subprocess.run(
+        [*command, "--config", str(system.config)], capture_output=True, text=True, timeout=60, check=True
+    )
+    found = [
+        wire.decode_query(record.value, settings.limits.max_query_bytes, settings.limits.max_nesting)
+        for partition in range(settings.kafka.partitions)
+        for record in clients.read_partition(settings, settings.topics.queries, partition)
+    ]
+    wanted = {
+        id_: row.astype("<f2").tobytes() for id_, row in zip(rows[1].ids[:COUNT], rows[1].embeddings, strict=False)
+    }
+    told = f"{COUNT} queries on {settings.topics.queries}\n"
+    assert (done.stdout, {query.id: query.embedding for query in found}) == (told, wanted)
+    assert len(found) == COUNT
