@@ -75,7 +75,7 @@ def _show_attempt(console: Console, attempt: Attempt) -> None:
 
 
 def _candidates(attempt: Attempt) -> Table:
-    from worker.commands.tables import filled
+    from worker.commands.tables import figures
 
     rows = [
         (
@@ -89,7 +89,7 @@ def _candidates(attempt: Attempt) -> Table:
         )
         for candidate in attempt.candidates
     ]
-    return filled(("LLM", "quality", "cost", "price", "score", "to hold", "verdict"), rows)
+    return figures(("LLM", "quality", "cost", "price", "score", "to hold", "verdict"), rows)
 
 
 def _ending(attempt: Attempt) -> str:

@@ -105,10 +105,10 @@ def show(console: Console, results: list[Replayed]) -> None:
     """The results, partition by partition, and what could not be looked at."""
     from rich.markup import escape
 
-    from worker.commands.tables import filled
+    from worker.commands.tables import figures
 
     headers = ("partition", "decisions", "divergent", "prices", "estimates", "per second")
-    console.print(filled(headers, [_row(result) for result in results]))
+    console.print(figures(headers, [_row(result) for result in results]))
     for result in results:
         for note in _notes(result):
             console.print(f"[yellow]note[/] partition {result.partition}: {escape(note)}")

@@ -55,13 +55,13 @@ def _tables(status: Status) -> RenderableType:
 
 
 def _llms(status: Status) -> Table:
-    from worker.commands.tables import filled
+    from worker.commands.tables import figures
 
     rows = []
     for llm, state in status.llms.items():
         money = (state.budget_micros, state.spent_micros, state.reserved_micros)
         rows.append((llm, *(f"{micros * USD:.4f}" for micros in money), _left(state), _prices(state.prices)))
-    return filled(("LLM", "budget $", "spent $", "held $", "left", "price"), rows)
+    return figures(("LLM", "budget $", "spent $", "held $", "left", "price"), rows)
 
 
 def _left(state: LlmStatus) -> str:
@@ -77,7 +77,7 @@ def _prices(prices: list[float]) -> str:
 
 
 def _partitions(status: Status) -> Table:
-    from worker.commands.tables import filled
+    from worker.commands.tables import figures
 
     rows = [
         (
@@ -93,4 +93,4 @@ def _partitions(status: Status) -> Table:
         for state in status.partitions
     ]
     headers = ("partition", "queries", "behind", "answers", "behind", "dispatches", "open", "prices")
-    return filled(headers, [*rows, *((str(partition), *[""] * 7) for partition in status.silent)])
+    return figures(headers, [*rows, *((str(partition), *[""] * 7) for partition in status.silent)])

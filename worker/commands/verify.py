@@ -70,14 +70,14 @@ def show(console: Console, report: Report) -> None:
 
 def accounts_table(report: Report) -> Table:
     """One row for each LLM, and their sum."""
-    from worker.commands.tables import filled
+    from worker.commands.tables import figures
 
     rows = []
     for llm, total in report.llms.items():
         money = (total.budget_micros, total.spent_micros, total.reserved_micros, total.overrun_micros)
         quality = "" if total.mean_quality is None else f"{total.mean_quality:.3f}"
         rows.append((llm, *(f"{micros * USD:.4f}" for micros in money), f"{total.dispatched:,}", quality))
-    return filled(("LLM", "budget $", "spent $", "held $", "over $", "dispatched", "quality"), rows)
+    return figures(("LLM", "budget $", "spent $", "held $", "over $", "dispatched", "quality"), rows)
 
 
 def _proof_table(report: Report) -> Table:
