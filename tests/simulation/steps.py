@@ -10,12 +10,14 @@ import asyncio
 import selectors
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 START_SECONDS = 1_000_000.0
+
+T = TypeVar("T")
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
@@ -29,6 +31,16 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._simulated_seconds
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        """Run to the end of `main`, cancel what is still waiting then, and close."""
+        try:
+            return self.run_until_complete(main)
+        finally:
+            for task in asyncio.all_tasks(self):
+                task.cancel()
+            self.run_until_complete(self.settle())
+            self.close()
 
     async def settle(self) -> None:
         """Let every task run until it waits for something."""

@@ -281,16 +281,8 @@ def simulate(seed: int, parts: Parts = Parts()) -> World:
     world = World(seed, loop, parts)
     try:
         with patch.object(worker.committer, "time", SimpleNamespace(monotonic=loop.time)):
-            loop.run_until_complete(world.run())
+            loop.run(world.run())
     finally:
         for process in world.processes:
             process.work.kill()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(_cancelled(loop))
-        loop.close()
     return world
-
-
-async def _cancelled(loop: SimulatedLoop) -> None:
-    await loop.settle()
