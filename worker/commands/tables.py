@@ -14,7 +14,7 @@ SHORTEST_NAME = 12
 
 
 def figures(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of a name and figures: nothing wraps, the figures stand to the right and are whole; the names give way."""
+    """A table of a name and figures: nothing wraps, figures stand right and whole, names give way."""
     table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for row in rows:
         table.add_row(*row)
