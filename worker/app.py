@@ -136,6 +136,8 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         # One record batch becomes one transaction; 1,000 queries are about a tenth of a second of searching.
         broker_max_poll_records=1_000,
         stream_buffer_maxsize=64,
+        # Lanes finish their own transactions before a rebalance; Faust would wait for batches that nobody will decide.
+        stream_wait_empty=False,
         broker_commit_interval=1.0,
         web_host=settings.web.host,
         web_bind=settings.web.host,
