@@ -1,0 +1,67 @@
+"""Pricing: when prices are solved for, on what, and what a new configuration keeps."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.drive import LLMS, PRIOR, config, query
+from worker.ledger import Ledger
+from worker.messages import Account
+from worker.policy import make_policy
+from worker.pricing import Pricing
+
+LEDGER = Ledger({llm: Account(10_000) for llm in LLMS})
+
+
+def pricing(seen: int = 0, **changes: object) -> Pricing:
+    """A pricing that has priced so many queries."""
+    settings = config(**changes)
+    made = Pricing(make_policy(settings, 0), settings, PRIOR)
+    for offset in range(seen):
+        made.remember(query(offset))
+    return made
+
+
+def test_the_best_score_is_named_affordable_or_not() -> None:
+    """Quality less price times cost, at the prices in force; the first of equals."""
+    made = pricing()
+    made.prices = (0.001, 0.0, 0.001)
+    found = made.best(query(0, quality=[0.9, 0.5, 0.6], cost_micros=[200, 10_000, 100]))
+    assert found == (pytest.approx(0.7), "large")
+
+
+def test_nothing_is_best_without_prices_or_estimates() -> None:
+    """A query that has left its topic has no estimates."""
+    priced = pricing()
+    priced.solve(LEDGER)
+    assert (pricing().best(query(0)), priced.best(query(0, quality=[], cost_micros=[]))) == ((None, None),) * 2
+
+
+# Queries seen before, and whether prices are in force -> due. Solved every seven queries.
+DUE = [("no prices yet", 3, False, True), ("between", 3, True, False), ("on schedule", 7, True, True)]
+
+
+@pytest.mark.parametrize(("seen", "solved", "due"), [case[1:] for case in DUE], ids=[case[0] for case in DUE])
+def test_prices_are_due(seen: int, solved: bool, due: bool) -> None:
+    """At once where there are none, then on the policy's schedule."""
+    made = pricing(seen)
+    if solved:
+        made.solve(LEDGER)
+    assert made.is_due() is due
+
+
+TAKEN_OVER = [
+    ("budgets", {"budget_micros": dict.fromkeys(LLMS, 1)}, True),
+    ("the policy", {"policy": "port"}, True),
+    ("the index", {"index": "another"}, False),
+    ("the LLMs", {"llms": ("large", "medium")}, False),
+    ("the length of the window", {"window_queries": 10}, False),
+]
+
+
+@pytest.mark.parametrize(("changes", "kept"), [case[1:] for case in TAKEN_OVER], ids=[case[0] for case in TAKEN_OVER])
+def test_the_window_outlives_what_does_not_change_its_meaning(changes: dict[str, object], kept: bool) -> None:
+    """Estimates of another index or of other LLMs are of no use to the next solution."""
+    old, settings = pricing(12), config(**changes)
+    new = Pricing(make_policy(settings, 0), settings, PRIOR, seen=12)
+    assert (new.take_over(old), new.window is old.window, new.window_from) == (kept, kept, 0 if kept else 12)
