@@ -18,9 +18,8 @@ from faust.types import TP, Message
 from worker.lanes import Lanes
 from worker.record import Record
 
-
-# One fetch at a time asks a broker for the partitions that are drained. One that asks for quiet partitions only holds up
-# all others for this long; the driver's 1,500 ms would be a second and a half of latency.
+# One fetch at a time asks a broker for the partitions that are drained. One that asks for quiet partitions only holds
+# up all others for this long; the driver's 1,500 ms would be a second and a half of latency.
 FETCH_WAIT_MS = 20
 
 

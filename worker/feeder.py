@@ -33,8 +33,9 @@ def query_of(history: History, number: int) -> Query:
 class Feeder:
     """A thread that produces `count` queries, `rate` a second (0: as fast as it goes), over all partitions in turn.
 
-    `first` is the number of the first one (`query_of`). `sent` maps (partition, offset) to the monotonic time at which the query was produced; it grows as the broker
-    acknowledges. Use it as a context manager, or call `start` and `finish`.
+    `first` is the number of the first one (`query_of`). `sent` maps (partition, offset) to the monotonic time at which
+    the query was produced; it grows as the broker acknowledges. Use it as a context manager, or call `start` and
+    `finish`.
     """
 
     def __init__(self, settings: Settings, history: History, count: int, rate: float, first: int = 0) -> None:
