@@ -111,7 +111,7 @@ def _features(basis: Basis, width: float) -> Float64:
 def _penalty(basis: Basis, width: float) -> Float64:
     units = np.ascontiguousarray(basis.landmarks.T) / np.float32(UNIT_SCALE)
     between = kernel(units, basis.landmarks, width) * 2.0**-KERNEL_BITS
-    penalty = block_diag(np.zeros((PLAIN, PLAIN)), between, between)
+    penalty: Float64 = block_diag(np.zeros((PLAIN, PLAIN)), between, between)
     return penalty + np.eye(len(penalty)) * JITTER
 
 
