@@ -125,8 +125,7 @@ class Committer:
         `records` are those that the events came from. Raises LeaveProcess on anything but a clean commit.
         """
         if self._suspicious:
-            self.fence()
-            self._check_owner()
+            self._replace_producer()
         started = time.monotonic()
         effects = self.router.handle(events)
         try:
@@ -137,6 +136,12 @@ class Committer:
         seconds = time.monotonic() - started
         self._suspicious = self._suspicious or seconds > SUSPICIOUS_SECONDS
         self._metrics.committed(effects, events, seconds)
+
+    def _replace_producer(self) -> None:
+        # Before, so that a successor at work is not fenced; after, because only then nobody else can write.
+        self._check_owner()
+        self.fence()
+        self._check_owner()
 
     def _check_owner(self) -> None:
         if read_rows(self._settings, self.partition, self._kafka).get(ACCOUNT_KEY) != self._account_row:

@@ -123,15 +123,16 @@ def test_after_a_hiccup_the_producer_is_replaced() -> None:
 
 @pytest.mark.parametrize("successor", [[START], [START, query(0)]], ids=["which decided nothing", "which decided"])
 def test_an_owner_that_was_stopped_does_not_write_over_its_successor(successor: list[Event]) -> None:
-    """It cannot know by the clock alone whether it still is the owner: having fenced, it looks."""
+    """It looks before it fences, so that the successor can go on."""
     partition = Partition()
     old = partition.owner()
     make_suspicious(old)
-    partition.owner().commit(successor, [])
-    seen = partition.dispatched()
+    new = partition.owner()
+    new.commit(successor, [])
     with pytest.raises(LeaveProcess, match="another owner"):
         old.commit([START, query(0)], [])
-    assert partition.dispatched() == seen
+    new.commit([query(0), query(1)], [])
+    assert sorted(partition.dispatched()) == [b"0-0-1", b"0-1-1"]
 
 
 def test_a_refused_record_is_a_dead_letter_once() -> None:
