@@ -119,7 +119,7 @@ def _verdict(routed: Routed, llm: str, score: float) -> str:
     if llm == routed.llm:
         return "chosen"
     if llm in routed.skipped:
-        return "could not reserve"
+        return "no budget left"
     if llm in routed.tried:
         return "failed before"
-    return "not worth its price" if score <= 0 else "not asked"
+    return "too dear" if score <= 0 else "outscored"

@@ -32,11 +32,11 @@ Original = Callable[[Event], "tuple[str, Any, Any] | None"]
 
 
 class Anchor(Struct, frozen=True):
-    """The head of a partition's chain after so many decisions, kept outside of Kafka."""
+    """The head of a partition's chain after so many decisions, in hexadecimal, kept outside of Kafka."""
 
     partition: int
     decisions: int
-    head: bytes
+    head: str
 
 
 class Divergence(Struct, frozen=True):
@@ -53,6 +53,8 @@ class Divergence(Struct, frozen=True):
 
     def __str__(self) -> str:
         place = "" if self.offset is None else f" offset {self.offset}"
+        if self.kind == "log":
+            return f"{self.topic}/{self.partition}{place}: {self.recomputed}"
         return (
             f"{self.topic}/{self.partition}{place}: {self.kind}.{self.field} is {_short(self.recorded)}, "
             f"recomputed {_short(self.recomputed)}"
@@ -140,7 +142,7 @@ class Replay:
         """The head of the chain as far as it came out the same; None before the beginning, or after a divergence."""
         if self.router is None or self.divergence is not None:
             return None
-        return Anchor(self.partition, self.router.journal.count, self.router.journal.head)
+        return Anchor(self.partition, self.router.journal.count, self.router.journal.head.hex())
 
     def gap(self, what: str) -> None:
         """Something that should be replayed is not there."""
@@ -189,7 +191,7 @@ class Replay:
             self._compare(recorded)
             return
         held, self._held = self._held, None
-        if held is not None and goes_on(held.decision, recorded.decision, router.ledger.open):
+        if held is not None and goes_on(held.decision, recorded.decision):
             self._execute(router, [held, recorded])
             return
         if held is not None:
@@ -246,7 +248,7 @@ class Replay:
         count = router.journal.count - len(self._produced)
         if anchor is not None and count == anchor.decisions:
             self.anchored = True
-            if (head := record_hash(recorded.value)) != anchor.head:
+            if (head := record_hash(recorded.value).hex()) != anchor.head:
                 self._diverge(recorded.offset, type(recorded.decision).__name__, "anchor", head, anchor.head)
         if row is not None and count == row.decisions:
             self.arrived = True
@@ -268,7 +270,7 @@ class Replay:
 
     def _diverge(self, offset: int | None, kind: str, field: str, recorded: Any, recomputed: Any) -> None:
         self.divergence = Divergence(
-            self.topic, self.partition, offset, kind, field, recorded, recomputed, dict(self._before)
+            self.topic, self.partition, offset, kind, field, _told(recorded), _told(recomputed), dict(self._before)
         )
 
 
@@ -286,6 +288,10 @@ def _difference(recorded: Recorded, mine: Decision, key: str) -> tuple[str, Any,
     return "encoding", recorded.value.hex(), wire.encode(mine).hex()
 
 
+def _told(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
+
+
 def _short(value: Any) -> str:
-    text = value.hex() if isinstance(value, bytes) else repr(value)
+    text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -7,12 +7,12 @@ after it does: only a failed answer is followed by another attempt of its query.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from worker.events import Arrived, Completed, Event, Reconfigured, Refused, Ticked
-from worker.messages import Checkpoint, Closed, Configured, Decision, Ignored, Priced, Rejected, Reservation, Routed
+from worker.messages import Checkpoint, Closed, Configured, Decision, Ignored, Priced, Rejected, Routed
 
 NIL = msgspec.Raw(msgspec.msgpack.encode(None))
 
@@ -27,20 +27,31 @@ def may_go_on(decision: Decision) -> bool:
     return False
 
 
-def goes_on(decision: Decision, after: Decision, reservations: Mapping[str, Reservation]) -> bool:
-    """Whether the event that caused `decision` caused `after` too. `reservations` are those open before it."""
+def goes_on(decision: Decision, after: Decision) -> bool:
+    """Whether the event that caused `decision` caused `after` too."""
     match decision, after:
-        case Configured(), Priced():
-            return True
-        case Priced(), Routed(attempt=1):
+        case (Configured(), Priced()) | (Priced(), Routed(attempt=1)):
             return True
         case Closed(), Routed():
-            reservation = reservations.get(decision.dispatch_id)
-            return reservation is not None and (after.offset, after.attempt) == (
-                reservation.offset,
-                reservation.attempt + 1,
-            )
+            return decision.dispatch_id.split("-")[1:] == [str(after.offset), str(after.attempt - 1)]
     return False
+
+
+def events(decisions: Iterable[Decision]) -> Iterator[tuple[Event, list[Decision]]]:
+    """The events behind a partition's records, each with the records that tell of it (see `event_of`)."""
+    held: list[Decision] = []
+    for decision in decisions:
+        if held and goes_on(held[-1], decision):
+            yield event_of([*held, decision]), [*held, decision]
+            held = []
+            continue
+        if held:
+            yield event_of(held), held
+        held = [decision] if may_go_on(decision) else []
+        if not held:
+            yield event_of([decision]), [decision]
+    if held:
+        yield event_of(held), held
 
 
 def event_of(decisions: Sequence[Decision]) -> Event:

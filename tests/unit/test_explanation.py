@@ -32,8 +32,8 @@ def test_every_attempt_is_told_with_its_candidates_and_its_end() -> None:
         for attempt in found.attempts
     ]
     assert told == [
-        (1, {first: "chosen", second: "not asked", "small": "not worth its price"}, "released"),
-        (2, {first: "failed before", second: "chosen", "small": "not worth its price"}, "settled"),
+        (1, {first: "chosen", second: "outscored", "small": "too dear"}, "released"),
+        (2, {first: "failed before", second: "chosen", "small": "too dear"}, "settled"),
     ]
 
 

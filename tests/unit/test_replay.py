@@ -161,16 +161,16 @@ def test_the_first_record_that_comes_out_differently_is_named(
     assert (divergence.offset, divergence.kind, divergence.field) == expected, str(divergence)
 
 
-ANCHORS = [("the head that was", 30, None, None), ("another head", 30, b"x", (30, "anchor"))]
+ANCHORS = [("the head that was", 30, None, None), ("another head", 30, "abcd", (30, "anchor"))]
 
 
 @pytest.mark.parametrize(
     ("decisions", "head", "expected"), [case[1:] for case in ANCHORS], ids=[case[0] for case in ANCHORS]
 )
-def test_an_anchor_must_be_passed(decisions: int, head: bytes | None, expected: tuple[int, str] | None) -> None:
+def test_an_anchor_must_be_passed(decisions: int, head: str | None, expected: tuple[int, str] | None) -> None:
     """A head kept elsewhere proves that nothing before it was changed, not even all of it consistently."""
     records = driven("priced", 1).topics()[D]
-    anchor = Anchor(0, decisions, head or record_hash(records[decisions - 1].value))
+    anchor = Anchor(0, decisions, head or record_hash(records[decisions - 1].value).hex())
     replay = replayed(records, anchor=anchor)
     found = None if replay.divergence is None else (replay.divergence.offset + 1, replay.divergence.field)
     assert (found, replay.anchored) == (expected, True)

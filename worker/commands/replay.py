@@ -69,7 +69,7 @@ def command(
         json.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2))
     show(console, results)
     if diverged := [result.divergence for result in results if result.divergence is not None]:
-        raise CheckFailed(f"{len(diverged)} partitions diverge, the first: {diverged[0]}")
+        raise CheckFailed(f"{len(diverged)} of {len(results)} partitions diverge, the first: {diverged[0]}")
     if anchor is not None:
         passed = [result.head for result in results if result.head is not None and result.anchored is not False]
         anchors.write(anchor, {**task.anchors, **{head.partition: head for head in passed}}.values())
@@ -128,7 +128,9 @@ def _row(result: Replayed) -> tuple[str, ...]:
 
 def _notes(result: Replayed) -> list[str]:
     notes = []
-    if result.skipped:
+    if result.first_offset is None and result.divergence is None:
+        notes.append("there was nothing to replay")
+    elif result.skipped:
         notes.append(f"began at the checkpoint at offset {result.first_offset}, after {result.skipped:,} records")
     if result.prices_close:
         notes.append(f"{result.prices_close:,} solutions for prices differ in their last digits: another machine's")
