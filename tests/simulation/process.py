@@ -102,7 +102,7 @@ def settings_for(llms: tuple[str, ...]) -> Settings:
 
 
 class Process:
-    """One worker. `running` is false while it is stopped (SIGSTOP), `alive` until it dies."""
+    """One worker. `running` is false while it is stopped (SIGSTOP), `alive` until it dies, at the gates `died_at`."""
 
     def __init__(
         self,
@@ -117,6 +117,7 @@ class Process:
         self.acknowledged, self.failed = acknowledged, failed
         self.alive = self.running = True
         self.skew_ms = 0
+        self.died_at: set[str] = set()
         self.work = SteppedExecutor()
         self.kafka = Kafka(partial(producer, broker), broker.read_partition)
         self.positions: dict[Place, int] = {}
@@ -138,6 +139,7 @@ class Process:
         if not self.alive:
             return
         self.alive = False
+        self.died_at = {work.at for work in self.work.pending}
         self.work.kill()
         for task in self._tasks:
             task.cancel()

@@ -59,6 +59,28 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     assert any(failure(seed, bug) for seed in range(FOUND_WITHIN[bug])), f"{bug}: not found"
 
 
+STEPS_OF_A_COMMIT = {
+    "before fence",
+    "after fence",
+    "restore begins",
+    "restore",
+    "before begin",
+    "amid produce",
+    "after produce, before EndTxn",
+    "after EndTxn",
+}
+
+
+def test_workers_die_at_every_step_of_a_commit() -> None:
+    """Within the seeds of the test above: a simulator that never gets there proves nothing."""
+    died_at: set[str] = set()
+    for seed in range(SEEDS):
+        died_at |= {step for process in simulate(seed).processes for step in process.died_at}
+        if died_at >= STEPS_OF_A_COMMIT:
+            return
+    assert died_at >= STEPS_OF_A_COMMIT
+
+
 def test_a_seed_is_the_whole_run() -> None:
     """The same seed gives the same decisions, bit for bit."""
     assert [books.head for books in simulate(3).auditor.books] == [books.head for books in simulate(3).auditor.books]
