@@ -1,0 +1,86 @@
+"""Budget prices: the dual's value and slope, known optima, certificates, and fits that fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+
+from worker import prices
+from worker.prices import Market, certificate, dual, market, solve
+
+
+def random_market(seed: int, queries: int = 300, llms: int = 5) -> Market:
+    """A market in which every budget is short."""
+    draw = np.random.default_rng(seed)
+    cost = draw.lognormal(5.0, 1.0, (queries, llms)) * draw.lognormal(0.0, 1.0, llms)
+    return market(draw.random((queries, llms)), cost, cost.mean(axis=0) * 0.1)
+
+
+def one_llm(budget: float) -> Market:
+    """Qualities 0.1 .. 1.0 at a cost of 1 each."""
+    return market(np.arange(1, 11)[:, None] / 10, np.ones((10, 1)), np.array([budget]))
+
+
+@pytest.mark.parametrize(
+    ("budget", "low", "high"),
+    [(0.35, 0.6, 0.7), (0.85, 0.1, 0.2), (0.05, 0.9, 1.0), (5.0, 0.0, 0.0), (0.0, 1.0, np.inf)],
+    ids=["3.5 of 10 queries", "8.5 of 10", "half a query", "more than all", "nothing"],
+)
+def test_the_price_is_the_quality_of_the_last_query_paid(budget: float, low: float, high: float) -> None:
+    """With room for 3.5 of ten queries, the price is the quality of the fourth best or just below the third."""
+    found, fit = solve(one_llm(budget), (0.0,))
+    assert (low - 1e-6 <= found[0] <= high + 1e-6, fit.status) == (True, "converged"), found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_subgradient_is_the_slope_of_the_dual(seed: int) -> None:
+    """Away from kinks, the analytic subgradient is the numeric one."""
+    here = random_market(seed)
+    at = np.random.default_rng(seed + 100).random(5) * 0.5
+    assert check_grad(lambda y: dual(here, y)[0], lambda y: dual(here, y)[1], at, epsilon=1e-9) < 1e-4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_prices_certify(seed: int) -> None:
+    """What routing by the prices reaches is within 5 % of the bound that they prove."""
+    _, fit = solve(random_market(seed), (0.0,) * 5)
+    assert (fit.status, 0.0 <= fit.gap < 0.05) == ("converged", True), f"seed {seed}: {fit}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_objective_bounds_every_routing(seed: int) -> None:
+    """Weak duality: at any prices, the primal value stays below the objective at any other prices."""
+    here, draw = random_market(seed), np.random.default_rng(seed)
+    proofs = [certificate(here, draw.random(5) * 2) for _ in range(20)]
+    assert max(proof.primal for proof in proofs) <= min(proof.objective for proof in proofs)
+
+
+def test_at_the_optimum_a_price_means_a_spent_budget() -> None:
+    """Complementarity: an LLM nobody needs costs nothing, and what has a price is spent."""
+    quality = np.column_stack([np.linspace(0.1, 1.0, 100), np.zeros(100)])
+    here = market(quality, np.ones((100, 2)), np.array([0.5, 0.5]))
+    found, _ = solve(here, (0.0, 0.0))
+    proof = certificate(here, np.array(found) / here.unit)
+    assert (found[1], proof.slackness < 0.01) == (0.0, True), found
+
+
+@pytest.mark.parametrize("failure", ["nan", "worse"])
+def test_a_fit_that_failed_keeps_the_old_prices(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prices that are no numbers, or worse than those in force, are never adopted, and the fit says so."""
+    here = random_market(1)
+    old, _ = solve(here, (0.0,) * 5)
+    bad = np.full(5, np.nan if failure == "nan" else 50.0)
+    found = prices.OptimizeResult(x=bad, nit=3, message="ABNORMAL", success=False)
+    monkeypatch.setattr(prices, "_minimised", lambda *_: found)
+    kept, fit = solve(here, old)
+    assert (kept, fit.status, fit.iterations, "ABNORMAL" in fit.message) == (old, "kept", 3, True)
+
+
+def test_prices_do_not_depend_on_the_currency() -> None:
+    """Costs and budgets a million times larger give prices a million times smaller."""
+    draw = np.random.default_rng(3)
+    quality, cost = draw.random((200, 3)), draw.lognormal(3.0, 1.0, (200, 3))
+    small, _ = solve(market(quality, cost, cost.mean(axis=0) * 0.2), (0.0,) * 3)
+    large, _ = solve(market(quality, cost * 1e6, cost.mean(axis=0) * 0.2e6), (0.0,) * 3)
+    assert np.array(large) * 1e6 == pytest.approx(np.array(small), rel=1e-3)
