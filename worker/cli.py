@@ -24,6 +24,7 @@ from worker.commands import (
     status,
     topics,
     verify,
+    what_if,
 )
 from worker.errors import TollgateError
 
@@ -44,6 +45,7 @@ app.command("status")(status.command)
 app.command("verify")(verify.command)
 app.command("replay")(replay.command)
 app.command("explain")(explain.command)
+app.command("what-if")(what_if.command)
 app.command("evaluate", help=evaluate.HELP)(evaluate.command)
 app.command("bench")(bench.command)
 app.command("chaos")(chaos.command)
