@@ -70,17 +70,11 @@ def what_if(
     `directory` names another index to estimate by. Raises CheckBroker, FixSetting, and CheckFailed where the decisions
     have lost their beginning.
     """
-    estimator = index.load(directory or settings.index.directory)
+    scene = Scene(settings, index.load(directory or settings.index.directory), directory is not None, progress)
+    partitions = settings.kafka.partitions
     played = [
-        _play(
-            settings,
-            _of_partition(change, budgets_usd, settings.kafka.partitions, partition),
-            partition,
-            estimator,
-            directory is not None,
-            progress,
-        )
-        for partition in range(settings.kafka.partitions)
+        scene.play(partition, _of_partition(change, budgets_usd, partitions, partition))
+        for partition in range(partitions)
     ]
     explored = sum(one.explored for one in played)
     weighted = sum(one.weighted_quality for one in played)
@@ -90,7 +84,7 @@ def what_if(
         other=_side([one.other for one in played]),
         explored=explored,
         explored_quality=weighted / explored if explored else None,
-        notes=[CAVEAT],
+        notes=[CAVEAT, *scene.notes()],
     )
 
 
@@ -103,32 +97,50 @@ def _of_partition(change: Change, budgets_usd: Mapping[str, Decimal], partitions
     return msgspec.structs.replace(change, budget_micros=budgets)
 
 
-def _play(
-    settings: Settings, change: Change, partition: int, estimator: Estimator, again: bool, progress: Progress
-) -> WhatIf:
-    with Reader(settings, progress) as reader:
-        places = [(settings.topics.decisions, partition), (settings.topics.queries, partition)]
-        oldest, ends = reader.oldest(places), reader.ends(places)
-    estimates = None
-    if again:
-        read = partial(clients.read_partition, settings, settings.topics.queries, partition)
-        estimates = Reestimates(settings, estimator, Stream(read, oldest[places[1]]))
-    played = WhatIf(partition, prior_of(estimator), change, estimates)
-    played.run(_decisions(settings, partition, ends[places[0]], progress))
-    return played
+class Scene:
+    """The topics and the index that partitions are played with; `again` estimates every query by that index."""
 
+    def __init__(self, settings: Settings, estimator: Estimator, again: bool, progress: Progress) -> None:
+        self._settings = settings
+        self._estimator = estimator
+        self._again = again
+        self._progress = progress
+        self._gone = 0
+        self._indexes: set[str] = set()
 
-def _decisions(settings: Settings, partition: int, end: int, progress: Progress) -> Iterator[Decision]:
-    first = True
-    for record in clients.read_partition(settings, settings.topics.decisions, partition, None, end):
-        decision = wire.decode_decision(record.value or b"")
-        if first and not (isinstance(decision, Configured) and not decision.prev):
-            raise CheckFailed(
-                f"{record.topic}/{partition}: the decisions have lost their beginning; nothing to compare"
-            )
-        first = False
-        progress(f"partition {partition}", 1)
-        yield decision
+    def play(self, partition: int, change: Change) -> WhatIf:
+        """One partition, from the beginning of its chain to its end as it is now."""
+        topics = self._settings.topics
+        decisions, queries = (topics.decisions, partition), (topics.queries, partition)
+        with Reader(self._settings, self._progress) as reader:
+            oldest, ends = reader.oldest([queries]), reader.ends([decisions])
+        stream = Stream(partial(clients.read_partition, self._settings, *queries), oldest[queries])
+        estimates = Reestimates(self._settings, self._estimator, stream) if self._again else None
+        played = WhatIf(partition, prior_of(self._estimator), change, estimates)
+        played.run(self._decisions(partition, ends[decisions]))
+        self._gone += stream.gone
+        return played
+
+    def notes(self) -> list[str]:
+        """What about the index and the topics the reader should know."""
+        notes = []
+        if self._gone:
+            notes.append(f"{self._gone:,} queries have left their topic and keep the estimates that they had")
+        if not self._again and self._indexes - {self._estimator.manifest.index}:
+            notes.append("the decisions were made on another index: the first prices come from this one's history")
+        return notes
+
+    def _decisions(self, partition: int, end: int) -> Iterator[Decision]:
+        topic, begun = self._settings.topics.decisions, False
+        for record in clients.read_partition(self._settings, topic, partition, None, end):
+            decision = wire.decode_decision(record.value or b"")
+            if isinstance(decision, Configured):
+                begun = begun or not decision.prev
+                self._indexes.add(decision.config.index)
+            if not begun:
+                raise CheckFailed(f"{topic}/{partition}: has lost its beginning; there is nothing to compare with")
+            self._progress(f"partition {partition}", 1)
+            yield decision
 
 
 class Reestimates:
