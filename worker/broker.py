@@ -147,10 +147,13 @@ class Broker:
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         while time.monotonic() < end and self._process.poll() is None:
             try:
-                admin.list_topics(timeout=1)
-                return
+                topics = admin.list_topics(timeout=1).topics.values()
             except KafkaException:
-                time.sleep(0.1)
+                topics = None
+            # A broker that comes back answers some time before its partitions have their leader again.
+            if topics is not None and all(at.leader >= 0 for topic in topics for at in topic.partitions.values()):
+                return
+            time.sleep(0.1)
         self.kill()
         raise CheckBroker(f"Kafka did not start:\n{_tail(self.directory / LOG_FILE)}")
 

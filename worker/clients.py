@@ -21,6 +21,8 @@ TIMEOUT_SECONDS = 15.0
 READ_RECORDS = 10_000
 # `consume` waits this long for a full block, so it is what reading a short partition takes.
 READ_SECONDS = 0.05
+RETRY_SECONDS = 0.2
+PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 # Above the largest record that any topic of ours accepts; the topics' own limits are what is enforced.
 MAX_MESSAGE_BYTES = 160_000_000
 
@@ -119,11 +121,25 @@ def end_offset(settings: Settings, topic: str, partition: int) -> int:
     """The offset after the last committed record. Raises CheckBroker."""
     consumer = Consumer(consumer_config(settings, f"{settings.kafka.group}-read"))
     try:
-        return int(consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_SECONDS)[1])
-    except KafkaException as error:
-        raise CheckBroker(f"{topic}/{partition}: {error.args[0].str()}") from error
+        return watermarks(consumer, TopicPartition(topic, partition))[1]
     finally:
         consumer.close()
+
+
+def watermarks(consumer: Consumer, where: TopicPartition) -> tuple[int, int]:
+    """The first offset of a partition and the one after its last committed record. Raises CheckBroker.
+
+    Tried again for TIMEOUT_SECONDS: a broker that comes back needs a moment until its partitions have leaders.
+    """
+    patience = time.monotonic() + TIMEOUT_SECONDS
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(where, timeout=TIMEOUT_SECONDS)
+            return int(low), int(high)
+        except KafkaException as error:
+            if error.args[0].code() not in PASSING or time.monotonic() > patience:
+                raise CheckBroker(f"{where.topic}/{where.partition}: {error.args[0].str()}") from error
+            time.sleep(RETRY_SECONDS)
 
 
 def read_partition(
@@ -136,7 +152,7 @@ def read_partition(
     consumer = Consumer(consumer_config(settings, f"{settings.kafka.group}-read"))
     try:
         where = TopicPartition(topic, partition)
-        low, high = consumer.get_watermark_offsets(where, timeout=TIMEOUT_SECONDS)
+        low, high = watermarks(consumer, where)
         end = high if end is None else min(end, high)
         first = max(low, start or 0)
         if first < end:

@@ -49,7 +49,8 @@ def uncompact(settings: Settings) -> None:
 
     entry = ConfigEntry("cleanup.policy", "delete", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, settings.topics.ledger, incremental_configs=[entry])
-    AdminClient(clients.common_config(settings)).incremental_alter_configs([resource])[resource].result(30)
+    admin = AdminClient(clients.common_config(settings))
+    admin.incremental_alter_configs([resource])[resource].result(30)
 
 
 LAYOUTS = [(shrink, "completions: 2 partitions, not 4"), (uncompact, "ledger: cleanup.policy is delete")]
@@ -124,7 +125,7 @@ def test_a_full_disk(small_broker: Broker, tmp_path: Path, index_directory: Path
         small_broker.kill()
         small_broker.start()
         system.start_inference(latency_ms=1)
-        system.start_workers(1)
+        system.family.revive()
         watch.wait("all decisions", lambda: len(watch.decided) >= 2_000 and watch.open == 0, 120, lambda: None)
         watch.close()
         assert (feeder.finish(), left) == (2_000, (3, True))
