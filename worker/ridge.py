@@ -60,12 +60,14 @@ class Ridge:
 
 
 def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.Generator) -> Basis:
-    """Draw the landmarks from history and standardise the log token counts."""
-    chosen = generator.permutation(len(embeddings))[: min(LANDMARKS, len(embeddings))]
+    """Draw the landmarks from the distinct rows of history and standardise the log token counts."""
+    units = rounded_units(embeddings)
+    distinct = np.sort(np.unique(units, axis=0, return_index=True)[1])
+    chosen = generator.permutation(distinct)[:LANDMARKS]
     logs = np.log(np.maximum(input_tokens[~np.isnan(input_tokens)], 1.0))
     mean = float(logs.mean()) if len(logs) else 0.0
     spread = max(float(logs.std()), 0.05) if len(logs) else 1.0
-    landmarks = np.ascontiguousarray(rounded_units(embeddings[chosen]).T)
+    landmarks = np.ascontiguousarray(units[chosen].T)
     return Basis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread)
 
 
@@ -109,8 +111,9 @@ def _features(basis: Basis, width: float) -> Float64:
 
 
 def _penalty(basis: Basis, width: float) -> Float64:
-    units = np.ascontiguousarray(basis.landmarks.T) / np.float32(UNIT_SCALE)
-    between = kernel(units, basis.landmarks, width) * 2.0**-KERNEL_BITS
+    # Not by `kernel`: rounded, it may have negative eigenvalues, and near them nothing could be solved.
+    products = (basis.landmarks.T @ basis.landmarks).astype(np.float64)
+    between = np.exp((products / UNIT_SCALE**2 - 1.0) / width)
     penalty: Float64 = block_diag(np.zeros((PLAIN, PLAIN)), between, between)
     return penalty + np.eye(len(penalty)) * JITTER
 

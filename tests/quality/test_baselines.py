@@ -1,0 +1,109 @@
+"""The baselines and charging rules, on cases small enough to work out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from worker.baselines import BatchSplit, Fixed, MirrorDescent, optimum
+from worker.errors import FixSetting
+from worker.estimator import Estimates
+from worker.play import play_ledger, play_paper
+from worker.scene import Plan, Scene, arrival, budgets, divide
+
+
+@pytest.mark.parametrize(
+    ("quality", "cost", "budget", "choice"),
+    [
+        pytest.param([[0.9, 0.5], [0.8, 0.5]], [[1, 1], [1, 1]], [2, 2], [0, 0], id="room for all"),
+        pytest.param([[0.9, 0.5], [0.8, 0.1]], [[1, 1], [1, 1]], [1, 1], [1, 0], id="0.5 + 0.8 beats 0.9 + 0.1"),
+        pytest.param([[0.9, 0.0], [0.4, 0.0]], [[1, 1], [1, 1]], [1, 0], [0, -1], id="room for one"),
+        pytest.param([[0.9, 0.1], [0.5, 0.4]], [[4, 1], [1, 1]], [4, 1], [0, 1], id="the dear one is worth it"),
+    ],
+)
+def test_the_lp_finds_the_best_routing(
+    quality: list[list[float]], cost: list[list[float]], budget: list[float], choice: list[int]
+) -> None:
+    """max sum(quality) within each budget, one LLM a query."""
+    found = optimum(np.array(quality), np.array(cost, dtype=np.float64), np.array(budget, dtype=np.float64))
+    assert found.tolist() == choice
+
+
+def test_batch_split_spends_a_batch_its_share() -> None:
+    """Two batches of 256 equal queries, room for half of them: 128 of each are served."""
+    estimates = Estimates(np.full((512, 1), 0.5), np.full((512, 1), 10), np.ones(512, dtype=np.float32))
+    chooser = BatchSplit(estimates)
+    served = [len(chooser.ranking(number, np.array([2560.0 - 1280.0 * (number >= 256)]))) for number in range(512)]
+    assert (sum(served[:256]), sum(served[256:])) == (128, 128)
+
+
+def test_mirror_descent_moves_prices_by_what_was_spent() -> None:
+    """Step 0.1, 0.4 of a query affordable: a served query adds 0.1 * (1 - 0.4), one that is not takes 0.1 * 0.4."""
+    chooser = MirrorDescent(np.full((5, 1), 0.1), np.ones((5, 1)), np.array([0.4]), step=0.1)
+    seen = [(chooser.ranking(number, np.zeros(1)), round(float(chooser.price[0]), 6)) for number in range(5)]
+    assert seen == [([0], 0.06), ([0], 0.12), ([], 0.08), ([0], 0.14), ([], 0.10)]
+
+
+def ten_queries(scene: Scene, cost: list[float], estimated: int, budget: int) -> Scene:
+    """The first queries of a scene, with one LLM of these true costs, this estimate and this budget."""
+    few = replace(scene, live=scene.live.rows(np.arange(len(cost))).columns([0]), budget_micros=np.array([budget]))
+    few.live.cost_micros[:, 0] = cost
+    few.live.quality[:, 0] = 1.0
+    count = len(cost)
+    estimates = Estimates(np.ones((count, 1)), np.full((count, 1), estimated), np.ones(count, dtype=np.float32))
+    manifest = type(scene.estimator.manifest)(
+        **{name: getattr(scene.estimator.manifest, name) for name in scene.estimator.manifest.__struct_fields__}
+        | {"margins": (1.5,)}
+    )
+    return replace(few, estimates=estimates, estimator=replace(scene.estimator, manifest=manifest))
+
+
+@pytest.mark.parametrize(
+    ("cost", "budget", "paper", "ledger", "overrun"),
+    [
+        pytest.param([100.0] * 4, 300, [0, 0, 0, -1], [0, 0, -1, -1], 0, id="a reservation holds its margin"),
+        pytest.param([250.0] * 4, 600, [0, 0, -1, -1], [0, 0, 0, 0], 400, id="dearer than reserved: overrun"),
+        pytest.param([10.0, 400.0, 10.0, 10.0], 200, [0, -1, 0, 0], [0, -1, -1, -1], 0, id="a dear one is dropped"),
+    ],
+)
+def test_who_is_served_under_each_rule(
+    scene: Scene, cost: list[float], budget: int, paper: list[int], ledger: list[int], overrun: int
+) -> None:
+    """Estimate 100, margin 1.5: the paper charges the true cost at once, Tollgate reserves 150 and settles late."""
+    small = ten_queries(scene, cost, 100, budget)
+    everything = Fixed(np.zeros(len(cost), dtype=np.int64))
+    known, late = play_paper(small, everything), play_ledger(small, everything)
+    assert (known.llm.tolist(), late.llm.tolist(), late.overrun_micros) == (paper, ledger, overrun)
+
+
+def test_budgets_are_the_cheapest_llm_times_the_plan(scene: Scene) -> None:
+    """Split by sqrt(mean quality / mean cost) of history, a micro-dollar a head lost to rounding."""
+    once, twice = (budgets(scene.past, scene.live, Plan(budget=budget), 0) for budget in (1.0, 2.0))
+    share = np.sqrt(scene.past.quality.mean(axis=0) / scene.past.cost_micros.mean(axis=0))
+    cheapest = scene.live.cost_micros.sum(axis=0).min()
+    assert (once.tolist(), bool((np.abs(twice - 2 * once) <= 2).all())) == (
+        pytest.approx((share / share.sum() * cheapest).tolist(), abs=1.0),
+        True,
+    )
+
+
+def test_nothing_is_learned_from_what_is_routed(scene: Scene) -> None:
+    """Past and live rows are disjoint and together all rows."""
+    past, live = set(scene.past.ids), set(scene.live.ids)
+    assert (past & live, len(past | live)) == (set(), 700)
+
+
+@pytest.mark.parametrize("test", [0, 695, 701])
+def test_a_test_part_that_leaves_nothing_is_refused(scene: Scene, test: int) -> None:
+    """There must be queries, and history to learn from."""
+    with pytest.raises(FixSetting, match="test"):
+        divide(scene.past, test, 0)
+
+
+def test_orders_of_arrival(scene: Scene) -> None:
+    """By category, and by falling mean quality; the same queries."""
+    source, hardest = (scene.live.rows(arrival(scene.live, order)) for order in ("source", "hardest-last"))
+    means = hardest.quality.mean(axis=1)
+    assert (source.categories, (np.diff(means) <= 0).all()) == (sorted(scene.live.categories or []), True)

@@ -1,0 +1,137 @@
+"""The index on disk: the same history is the same hash, and damage is refused by name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.quality.instances import history, without_answers
+from worker import index
+from worker.errors import FixSetting
+from worker.history import History
+from worker.manifest import Manifest
+
+
+FEW = history(60, seed=1)
+
+
+def test_the_same_history_gives_the_same_hash(tmp_path: Path) -> None:
+    """Built again, by the same seed: every file has the same bytes."""
+    first, again = (index.build(FEW, tmp_path / name, "supplied") for name in ("first", "again"))
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    "change", [{"embedder": "other"}, {"neighbours": 5}, {"seed": 1}], ids=["embedder", "neighbours", "seed"]
+)
+def test_anything_else_gives_another_hash(tmp_path: Path, change: dict[str, object]) -> None:
+    """What an estimate depends on is in the hash."""
+    first = index.build(FEW, tmp_path / "first", "supplied")
+    other = index.build(FEW, tmp_path / "other", **{"embedder": "supplied", **change})
+    assert other.index != first.index
+
+
+def flip(file: Path) -> None:
+    """Change one byte in the middle."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [flip, Path.unlink], ids=["a flipped bit", "a missing file"])
+@pytest.mark.parametrize(
+    "name", ["graph.faiss", "ids.json", "weights.npy", "missed.npy", "prior_quality.npy", "manifest.json"]
+)
+def test_a_damaged_index_is_refused_by_the_name_of_its_file(
+    directory: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    """Nothing of an index is used when anything of it is not as it was built."""
+    copy = tmp_path / "index"
+    shutil.copytree(directory, copy)
+    damage(copy / name)
+    with pytest.raises(FixSetting, match=name):
+        index.load(copy)
+
+
+def test_an_index_of_another_format_is_refused(directory: Path, tmp_path: Path) -> None:
+    """It says which format it is and which one is read."""
+    copy = tmp_path / "index"
+    shutil.copytree(directory, copy)
+    manifest = copy / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(FixSetting, match="has format 1, this version reads 2"):
+        index.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("given", "neighbours", "message"),
+    [
+        (history(9, seed=1), None, "9 rows are too few"),
+        (without_answers(FEW, 2, rows=4), None, "fewer than 10 rows for writer"),
+        (FEW, 60, "60 is not in 1..59"),
+    ],
+    ids=["few rows", "few rows of one LLM", "more neighbours than rows"],
+)
+def test_a_history_that_cannot_be_learned_from_is_refused(
+    given: History, neighbours: int | None, message: str, tmp_path: Path
+) -> None:
+    """Before anything is written."""
+    with pytest.raises(FixSetting, match=message):
+        index.build(given, tmp_path / "index", "supplied", neighbours)
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_index_is_never_overwritten(past: History, directory: Path) -> None:
+    """A worker may have it mapped."""
+    with pytest.raises(FixSetting, match="already exists"):
+        index.build(past, directory, "supplied")
+
+
+@pytest.fixture(scope="module")
+def manifest(directory: Path) -> Manifest:
+    """What the made-up index says of itself."""
+    return index.inspect(directory)
+
+
+def test_the_manifest_records_what_was_chosen(manifest: Manifest) -> None:
+    """Parameters and errors, one of each per LLM where LLMs differ."""
+    parameters = manifest.parameters
+    chosen = (parameters.neighbours in (16, 32, 64), 0.0 < parameters.temperature <= 0.5, manifest.errors.recall > 0.97)
+    lengths = {len(manifest.margins), len(manifest.errors.by_llm), len(parameters.quality_ridge), len(manifest.llms)}
+    assert (*chosen, lengths, manifest.llm_rows) == (True, True, True, {4}, (400,) * 4)
+
+
+def test_an_llm_that_few_rows_know_is_learned_from_them(tmp_path: Path) -> None:
+    """Gaps in history are gaps: the LLM's rows are counted, and its estimates stay near its own mean."""
+    gappy = without_answers(history(300, seed=1), 1, rows=30)
+    index.build(gappy, tmp_path / "index", "supplied")
+    estimator = index.load(tmp_path / "index")
+    found = estimator.estimate(gappy.embeddings[100:200], gappy.input_tokens[100:200]).quality[:, 1].mean()
+    assert (estimator.manifest.llm_rows, abs(found - 0.55) < 0.2) == ((300, 30, 300, 300), True), found
+
+
+ODD = {
+    "equal embeddings": {"embeddings": np.repeat(FEW.embeddings[:1], 60, axis=0)},
+    "two embeddings": {"embeddings": np.repeat(FEW.embeddings[:2], 30, axis=0)},
+    "nobody ever right": {"quality": np.zeros((60, 4))},
+    "all free": {"cost_micros": np.zeros((60, 4))},
+    "tokens unknown": {"input_tokens": np.full(60, np.nan)},
+    "tokens all the same": {"input_tokens": np.full(60, 100.0)},
+    "one token known": {"input_tokens": np.array([50.0] + [np.nan] * 59)},
+}
+
+
+@pytest.mark.parametrize("changes", ODD.values(), ids=ODD)
+def test_odd_histories_still_make_an_index(changes: dict[str, NDArray[np.float64]], tmp_path: Path) -> None:
+    """Whatever is constant, missing or equal in history: finite estimates within their ranges."""
+    odd = replace(FEW, **changes)
+    index.build(odd, tmp_path / "index", "supplied")
+    found = index.load(tmp_path / "index").estimate(FEW.embeddings, FEW.input_tokens)
+    within = (found.quality >= 0).all() and (found.quality <= 1).all() and (found.cost_micros >= 0).all()
+    assert (bool(within), bool((found.cost_micros < 1e9).all())) == (True, True)
