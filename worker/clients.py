@@ -142,6 +142,17 @@ def watermarks(consumer: Consumer, where: TopicPartition) -> tuple[int, int]:
             time.sleep(RETRY_SECONDS)
 
 
+def has_open_transaction(settings: Settings, topic: str, partition: int) -> bool:
+    """Whether a partition holds records of a transaction that has not ended. Raises CheckBroker."""
+    config = consumer_config(settings, f"{settings.kafka.group}-read")
+    uncommitted = Consumer(config | {"isolation.level": "read_uncommitted"})
+    try:
+        _, end = watermarks(uncommitted, TopicPartition(topic, partition))
+    finally:
+        uncommitted.close()
+    return end_offset(settings, topic, partition) < end
+
+
 def read_partition(
     settings: Settings, topic: str, partition: int, start: int | None = None, end: int | None = None
 ) -> Iterator[StoredRecord]:

@@ -9,6 +9,11 @@ could end the *next* transaction. After a transaction in which the producer repo
 long, the producer is therefore replaced, and the new epoch makes the old one's late requests fail. A process that was
 stopped for a while looks just like this, but another owner may have written meanwhile: having fenced, the committer
 checks that the last account row is still its own.
+
+A broker that dies between writing down that a transaction ends and writing its end markers can come back without ever
+writing them (seen on Kafka 4.3.1): the records stay open, hidden, and the *next* commit of the same producer id would
+end them too. After fencing, nothing of the lane may be open; what is, is ended by aborting a transaction of our own
+over the same partitions.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from worker import clients, wire
@@ -29,6 +35,8 @@ from worker.record import Record, StoredRecord
 from worker.router import Prior, Router
 from worker.settings import Settings
 from worker.snapshot import restore
+
+logger = structlog.get_logger()
 
 # No request times out sooner (librdkafka's request timeouts are whole seconds), so a faster commit was not retried.
 SUSPICIOUS_SECONDS = 1.0
@@ -43,14 +51,18 @@ class TransactionalProducer(Protocol):
     def begin_transaction(self) -> None: ...
     def produce(self, topic: str, value: bytes | None, key: Any, partition: int, **options: Any) -> None: ...
     def commit_transaction(self, timeout: float) -> None: ...
+    def abort_transaction(self, timeout: float) -> None: ...
+    def flush(self, timeout: float) -> int: ...
     def poll(self, timeout: float) -> int: ...
 
 
 class Kafka(NamedTuple):
-    """How a committer reaches Kafka: a producer of a configuration, and the committed records of a partition."""
+    """How a committer reaches Kafka: a producer of a configuration, the committed records of a partition, and whether
+    a transaction is open there."""
 
     producer: Callable[[dict[str, Any]], TransactionalProducer] = Producer
     read_partition: Callable[[Settings, str, int], Iterable[StoredRecord]] = clients.read_partition
+    has_open_transaction: Callable[[Settings, str, int], bool] = clients.has_open_transaction
 
 
 KAFKA = Kafka()
@@ -107,11 +119,36 @@ class Committer:
         """A new producer under this partition's fixed transactional id: fences the old owner, aborts what it left."""
         self._suspicious = False
         config = clients.transactional_config(self._settings, self.partition)
-        self._producer = self._kafka.producer({**config, "error_cb": self._on_error})
+        self._producer = producer = self._kafka.producer({**config, "error_cb": self._on_error})
         try:
-            self._producer.init_transactions(self._settings.kafka.transaction_timeout_ms / 1000)
+            producer.init_transactions(self._timeout_seconds)
+            self._end_hanging(producer)
         except KafkaException as error:
             raise CheckBroker(f"partition {self.partition}: init_transactions: {error.args[0]}") from error
+
+    def _end_hanging(self, producer: TransactionalProducer) -> None:
+        if not self._hangs(self._topics.ledger):
+            return
+        if self._hangs(self._topics.decisions):
+            producer.begin_transaction()
+            for topic in self._topics.written(self._settings.llms):
+                producer.produce(topic, None, "hanging", self.partition)
+            # The abort marker ends what is open only where a record of ours arrived.
+            producer.flush(self._timeout_seconds)
+            producer.abort_transaction(self._timeout_seconds)
+            logger.warning("hanging_transaction_aborted", partition=self.partition)
+        if self._hangs(self._topics.ledger):
+            raise CheckBroker(
+                f"{self._topics.ledger}/{self.partition}: holds a hanging transaction that no producer will end; "
+                "find it with `kafka-transactions.sh find-hanging`, and end it with `kafka-transactions.sh abort`"
+            )
+
+    def _hangs(self, topic: str) -> bool:
+        return self._kafka.has_open_transaction(self._settings, topic, self.partition)
+
+    @property
+    def _timeout_seconds(self) -> float:
+        return self._settings.kafka.transaction_timeout_ms / 1000
 
     def restore(self, prior: Prior) -> None:
         """Make the router anew from the ledger; nobody else writes to it after `fence`. Raises BrokenInvariant."""
@@ -158,7 +195,7 @@ class Committer:
             producer.produce(self._topics.decisions, value, key or None, self.partition, headers=wire.CONTENT_TYPE)
         for key, row in effects.rows.items():
             producer.produce(self._topics.ledger, row, key, self.partition, headers=wire.CONTENT_TYPE)
-        producer.commit_transaction(self._settings.kafka.transaction_timeout_ms / 1000)
+        producer.commit_transaction(self._timeout_seconds)
         producer.poll(0)
 
     def _produce_queries(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:

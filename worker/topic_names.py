@@ -48,8 +48,12 @@ class TopicNames:
 
     def all(self, llms: Iterable[str]) -> list[str]:
         """Every topic of a system with these LLMs."""
-        fixed = [self.queries, self.completions, self.ledger, self.decisions, self.deferred, self.dead_letters]
-        return [*fixed, *(self.dispatch(llm) for llm in llms)]
+        return [self.queries, self.completions, *self.written(llms)]
+
+    def written(self, llms: Iterable[str]) -> list[str]:
+        """Every topic that lanes write to."""
+        own = [self.ledger, self.decisions, self.deferred, self.dead_letters]
+        return [*own, *(self.dispatch(llm) for llm in llms)]
 
     def check(self, llms: Iterable[str]) -> None:
         """Raise FixSetting if two LLMs would share a topic, or a name is too long for Kafka."""

@@ -48,6 +48,11 @@ class Broker:
         if self.fails():
             raise CheckBroker(f"{topic}/{partition}: no answer")
 
+    def has_open_transaction(self, settings: Settings, topic: str, partition: int) -> bool:
+        """As clients.has_open_transaction."""
+        place = (topic, partition)
+        return self.log.last_stable(place) < self.log.ends[place]
+
     def fetch(self, partition: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
         """As recall.Recall.fetch."""
         wanted = set(offsets)
@@ -104,6 +109,12 @@ class SimulatedProducer:
         if sent_again:
             self._broker.late.append(LateEnd(self._id, self._epoch))
             self._on_error(KafkaError(KafkaError._TRANSPORT))
+
+    def abort_transaction(self, timeout: float) -> None:
+        self._log.abort(self._id, self._epoch)
+
+    def flush(self, timeout: float) -> int:
+        return 0
 
     def poll(self, timeout: float) -> int:
         return 0

@@ -51,6 +51,7 @@ class Log:
     ends: defaultdict[Place, int] = field(default_factory=lambda: defaultdict(int))
     epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     open: dict[str, Transaction] = field(default_factory=dict)
+    hanging: dict[str, Transaction] = field(default_factory=dict)
 
     def append(
         self,
@@ -72,7 +73,8 @@ class Log:
 
     def last_stable(self, place: Place) -> int:
         """The offset at which read_committed readers stop."""
-        firsts = [transaction.first[place] for transaction in self.open.values() if place in transaction.first]
+        unended = [*self.open.values(), *self.hanging.values()]
+        firsts = [transaction.first[place] for transaction in unended if place in transaction.first]
         return min(firsts, default=self.ends[place])
 
     def read(self, place: Place, start: int = 0) -> Iterator[StoredRecord]:
@@ -104,6 +106,15 @@ class Log:
         self._check_epoch(transactional_id, epoch)
         self._close(transactional_id, "committed")
 
+    def abort(self, transactional_id: str, epoch: int) -> None:
+        """Abort whatever transaction is open. Raises FencedError."""
+        self._check_epoch(transactional_id, epoch)
+        self._close(transactional_id, "aborted")
+
+    def hang(self, transactional_id: str) -> None:
+        """The broker forgets to write the end of an open transaction: only an end of the next one will end it too."""
+        self.hanging[transactional_id] = self.open.pop(transactional_id)
+
     def time_out(self, before_ms: int) -> None:
         """Abort the transactions begun before this time; their producers are fenced."""
         for transactional_id, transaction in list(self.open.items()):
@@ -134,6 +145,8 @@ class Log:
         transaction = self.open.pop(transactional_id, None)
         if transaction is None:
             return
+        if (hanging := self.hanging.pop(transactional_id, None)) is not None:
+            hanging.state = state
         transaction.state = state
         for place in transaction.first:
             self.entries[place].append(Entry(self._next(place), None, transaction))

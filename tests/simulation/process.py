@@ -119,7 +119,7 @@ class Process:
         self.skew_ms = 0
         self.died_at: set[str] = set()
         self.work = SteppedExecutor()
-        self.kafka = Kafka(partial(producer, broker), broker.read_partition)
+        self.kafka = Kafka(partial(producer, broker), broker.read_partition, broker.has_open_transaction)
         self.positions: dict[Place, int] = {}
         self.reached: dict[Place, int] = {}
         self.settings = settings_for(configs[0].llms)

@@ -13,7 +13,7 @@ from tests.simulation.broker import Broker, SimulatedProducer
 from tests.simulation.log import Log
 from tests.simulation.process import METRICS, settings_for
 from worker.committer import Committer, Kafka, open_committer
-from worker.errors import LeaveProcess
+from worker.errors import CheckBroker, LeaveProcess
 from worker.events import Event, Reconfigured, Refused
 from worker.record import StoredRecord
 
@@ -52,7 +52,11 @@ class Partition:
 
     def owner(self) -> Committer:
         """Somebody who has just been assigned the partition."""
-        kafka = Kafka(lambda options: ScriptedProducer(self.broker, options, self.outcomes), self.broker.read_partition)
+        kafka = Kafka(
+            lambda options: ScriptedProducer(self.broker, options, self.outcomes),
+            self.broker.read_partition,
+            self.broker.has_open_transaction,
+        )
         return open_committer(0, settings_for(LLMS), PRIOR, METRICS, kafka)
 
     def dispatched(self) -> list[bytes]:
@@ -145,3 +149,26 @@ def test_a_refused_record_is_a_dead_letter_once() -> None:
     owner.commit([refused], [record])
     [letter] = partition.log.read(("dead-letters", 0))
     assert (letter.key, letter.value, partition.seen("decisions")) == (b"key", b"nonsense", 3)
+
+
+def test_a_transaction_that_hangs_is_ended_by_the_next_owner() -> None:
+    """Records whose end a dying broker never wrote are aborted before anything is decided: were they left, the next
+    commit would show them too, and the queries would be dispatched twice."""
+    partition = Partition()
+    partition.outcomes.append(Outcome(KafkaError._TIMED_OUT, committed=False))
+    first = partition.owner()
+    with pytest.raises(LeaveProcess):
+        first.commit([START, query(0)], [])
+    partition.log.hang("tollgate-0")
+    hidden = partition.dispatched()
+    second = partition.owner()
+    second.commit([START, query(0)], [])
+    assert (hidden, partition.dispatched()) == ([], [b"0-0-1"])
+
+
+def test_a_transaction_of_somebody_else_is_not_decided_over() -> None:
+    """Records in the ledger that no transaction of the lane can end are for a person to look at."""
+    partition = Partition()
+    partition.log.append(("ledger", 0), b"x", b"", (), 0, partition.log.transaction("stranger", 0, 0))
+    with pytest.raises(CheckBroker, match="hanging"):
+        partition.owner()

@@ -32,7 +32,9 @@ class Bench:
     def __init__(self) -> None:
         self.log = Log()
         broker = Broker(self.log, Random(0), lambda: 0, failures=0.0)
-        kafka = Kafka(lambda options: SimulatedProducer(broker, options), broker.read_partition)
+        kafka = Kafka(
+            lambda options: SimulatedProducer(broker, options), broker.read_partition, broker.has_open_transaction
+        )
         settings = settings_for(LLMS)
         estimator: Any = Estimator(LLMS)
         recall: Any = broker
