@@ -154,7 +154,7 @@ class Bench:
         # Without the first tenth: the broker and the worker warm up, and the first batches are small.
         warm = times[len(times) // 10 :]
         memory = psutil.Process(self.system.workers[0].pid).memory_info().rss / BYTES_PER_MB
-        return (len(warm) - 1) / (warm[-1] - warm[0]), memory
+        return float((len(warm) - 1) / (warm[-1] - warm[0])), memory
 
     def _check(self) -> None:
         worker = self.system.workers[0]
