@@ -55,9 +55,19 @@ class Estimator:
 
     def estimate(self, embeddings: Float32, input_tokens: Float64) -> Estimates:
         """L2-normalised embeddings float32 [n, d] and input tokens float64 [n] (nan: unknown) -> estimates."""
-        parameters = self.manifest.parameters
-        similarity, rows = self.graph.search(embeddings, parameters.neighbours)
-        weights = neighbour_weights(similarity, rows, parameters.temperature)
+        return self.predict(embeddings, input_tokens, self.search(embeddings))
+
+    def search(self, embeddings: Float32) -> tuple[Float32, NDArray[np.int64]]:
+        """The nearest rows of history to embeddings [n, d]: similarities and row numbers, [n, neighbours] each."""
+        similarity, rows = self.graph.search(embeddings, self.manifest.parameters.neighbours)
+        return similarity, rows
+
+    def predict(
+        self, embeddings: Float32, input_tokens: Float64, nearest: tuple[Float32, NDArray[np.int64]]
+    ) -> Estimates:
+        """`estimate` after `search`."""
+        similarity, rows = nearest
+        weights = neighbour_weights(similarity, rows, self.manifest.parameters.temperature)
         predicted = np.empty((len(embeddings), self.missed.shape[1]))
         for start in range(0, len(embeddings), BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from worker.messages import Configuration, Deferred, Dispatch
 
 
-class Arrived(Struct, frozen=True):
+class Arrived(Struct, frozen=True, gc=False):
     """A query with its estimates, one number for each LLM. `query` is passed on and never looked into."""
 
     offset: int
@@ -25,7 +25,7 @@ class Arrived(Struct, frozen=True):
     query: Raw
 
 
-class Completed(Struct, frozen=True):
+class Completed(Struct, frozen=True, gc=False):
     """A completion, its usage already priced. `cost_micros` None is unknown. `retry` is the query estimated anew,
     for an error that may be dispatched once more; None where the query has left its topic."""
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -39,13 +40,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Intake:
-    """Shared by all lanes of a process; keeps no state between batches. `embedder` None: queries bring embeddings."""
+    """Shared by all lanes of a process; keeps no state between batches. `embedder` None: queries bring embeddings.
+
+    `searching` is held while the index is searched: it bounds how many threads do that at once.
+    """
 
     settings: Settings
     estimator: Estimator
     embedder: Embedder | None
     recall: Recall
     metrics: Metrics
+    searching: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     def now_ms(self) -> int:
         """The time that events carry into the core."""
@@ -111,7 +116,9 @@ class Intake:
         if not usable:
             return iter(())
         tokens = np.array([wire.input_tokens(query, wire.query_text(query)) for query in usable])
-        estimates = self.estimator.estimate(embeddings, tokens)
+        with self.searching:
+            nearest = self.estimator.search(embeddings)
+        estimates = self.estimator.predict(embeddings, tokens, nearest)
         prices = [self.settings.llms[llm].price_list for llm in self.estimator.manifest.llms]
         costs = np.minimum(estimates.cost_micros, ceilings_micros(usable, prices)).astype(np.int64)
         return zip(estimates.quality.tolist(), costs.tolist(), strict=True)

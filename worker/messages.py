@@ -2,7 +2,8 @@
 
 Money is integer micro-dollars (`_micros`), time is integer milliseconds since the epoch (`_ms`), quality is in [0, 1].
 Lists of `quality`, `cost_micros` and `prices` run over the LLMs in the order of the last `Configured` record.
-JSON Schemas in schemas/ are generated from this module.
+JSON Schemas in schemas/ are generated from this module. Types that a lane keeps by the hundred thousand hold nothing
+that could refer back to them, and are left out of Python's garbage collection (`gc=False`).
 """
 
 from __future__ import annotations
@@ -62,14 +63,14 @@ class Completion(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 # What Tollgate publishes.
 
 
-class Origin(Struct, frozen=True):
+class Origin(Struct, frozen=True, gc=False):
     """Where a query stood in `queries`."""
 
     partition: int
     offset: int
 
 
-class Dispatch(Struct, frozen=True):
+class Dispatch(Struct, frozen=True, gc=False):
     """One query sent to one LLM, on `dispatch.<llm>`. `id` is `<partition>-<offset>-<attempt>`."""
 
     id: str
@@ -106,7 +107,7 @@ class Deferred(Struct, frozen=True):
 # while it is open, and `window/<block>` rows.
 
 
-class Account(Struct, frozen=True):
+class Account(Struct, frozen=True, gc=False):
     """One LLM's money in one partition. Always: spent + reserved <= budget + overrun, and none is negative.
 
     `overrun_micros` is what providers charged beyond their reservations, and what a lowered budget no longer covers.
@@ -118,7 +119,7 @@ class Account(Struct, frozen=True):
     overrun_micros: int = 0
 
 
-class Offsets(Struct, frozen=True):
+class Offsets(Struct, frozen=True, gc=False):
     """The last applied offset of each input; -1 before the first."""
 
     queries: int = -1
@@ -158,7 +159,7 @@ class AccountRow(Struct, frozen=True, omit_defaults=True):
     window_from: int
 
 
-class Reservation(Struct, frozen=True):
+class Reservation(Struct, frozen=True, gc=False):
     """Money held for one open dispatch; key `reservation/<dispatch_id>`, tombstoned when it closes."""
 
     dispatch_id: str
@@ -223,7 +224,7 @@ class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
     fit: Fit
 
 
-class Routed(Struct, frozen=True, tag="routed", tag_field="kind", omit_defaults=True):
+class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit_defaults=True):
     """One decision. `llm` None means deferred, for `reason`. `skipped` scored higher but could not reserve."""
 
     prev: bytes
@@ -253,7 +254,7 @@ class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind"):
     reason: str
 
 
-class Closed(Struct, frozen=True, tag="closed", tag_field="kind", omit_defaults=True):
+class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit_defaults=True):
     """A reservation closed: settled (spent), released (an error, nothing spent) or expired (past its deadline).
 
     `offset` is the completion's, None for an expiry. `basis` says where the cost came from. `overrun_micros` is what

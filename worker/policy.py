@@ -113,11 +113,11 @@ class Priced:
     def rank(
         self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
     ) -> list[int]:
-        scored = [
-            (price * cost - q, llm)
-            for llm, (q, cost, price) in enumerate(zip(quality, cost_micros, prices, strict=True))
-        ]
-        return [llm for negative, llm in sorted(scored) if negative < 0.0]
+        scores = [q - price * cost for q, cost, price in zip(quality, cost_micros, prices, strict=True)]
+        worth = [llm for llm, score in enumerate(scores) if score > 0.0]
+        # Equal scores stay in the order of the LLMs, also reversed.
+        worth.sort(key=scores.__getitem__, reverse=True)
+        return worth
 
     def reason(self, seen: int) -> Reason:
         return "best_score"

@@ -40,7 +40,10 @@ class Estimator:
     def __init__(self, llms: Sequence[str]) -> None:
         self.manifest = SimpleNamespace(dimension=DIMENSION, llms=llms)
 
-    def estimate(self, embeddings: Any, input_tokens: Any) -> Any:
+    def search(self, embeddings: Any) -> Any:
+        return None
+
+    def predict(self, embeddings: Any, input_tokens: Any, nearest: Any) -> Any:
         column = np.arange(len(self.manifest.llms))
         quality = np.abs(embeddings[:, column % DIMENSION].astype(np.float64)).round(3).astype(np.float32)
         cost = (np.abs(embeddings[:, (column + 1) % DIMENSION]) * 1000 / (column + 1)).astype(np.int64)
