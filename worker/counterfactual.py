@@ -12,18 +12,13 @@ import msgspec
 from msgspec import Struct
 
 from worker import clients, index, wire
-from worker.embedder import load_embedder
 from worker.errors import CheckFailed, FixSetting
 from worker.estimator import Estimator
-from worker.events import Arrived, Event
-from worker.intake import Intake
+from worker.events import Arrived
 from worker.messages import Configured, Decision
-from worker.metrics import Metrics
 from worker.originals import Stream
 from worker.reader import Progress, Reader
-from worker.recall import Recall
-from worker.record import StoredRecord
-from worker.rerun import prior_of
+from worker.rerun import estimates_by, prior_of
 from worker.settings import MICROS_PER_USD, Settings
 from worker.tally import Served, Tally
 from worker.whatif import Change, WhatIf
@@ -133,7 +128,10 @@ class Scene:
     def _decisions(self, partition: int, end: int) -> Iterator[Decision]:
         topic, begun = self._settings.topics.decisions, False
         for record in clients.read_partition(self._settings, topic, partition, None, end):
-            decision = wire.decode_decision(record.value or b"")
+            try:
+                decision = wire.decode_decision(record.value or b"")
+            except wire.UNREADABLE as error:
+                raise CheckFailed(f"{topic}/{partition} offset {record.offset}: {error}") from None
             if isinstance(decision, Configured):
                 begun = begun or not decision.prev
                 self._indexes.add(decision.config.index)
@@ -147,21 +145,17 @@ class Reestimates:
     """Estimates of another index for the queries as they came in; a query that has left its topic keeps its own."""
 
     def __init__(self, settings: Settings, estimator: Estimator, queries: Stream) -> None:
-        embedder = load_embedder(estimator.manifest.embedder)
-        self._intake = Intake(settings, estimator, embedder, Recall(settings), Metrics())
+        self._estimate = estimates_by(settings, estimator)
         self._queries = queries
 
     def __call__(self, query: Arrived) -> Arrived:
-        found = self._queries.at(query.offset, self._prepare)
+        found = self._queries.at(query.offset, self._estimate)
         estimated = None if found is None else found[1]
         if not isinstance(estimated, Arrived):
             return query
         if len(estimated.quality) != len(query.quality):
             raise FixSetting("--index: it has other LLMs than those that were decided on")
         return msgspec.structs.replace(query, quality=estimated.quality, cost_micros=estimated.cost_micros)
-
-    def _prepare(self, records: list[StoredRecord]) -> list[Event]:
-        return self._intake.prepare(records, lambda _: False).events
 
 
 def _side(tallies: list[Tally]) -> Side:

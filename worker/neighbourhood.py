@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worker import clients, index, wire
 from worker.embedder import load_embedder
-from worker.errors import FixSetting
+from worker.errors import CheckFailed, FixSetting
 from worker.explanation import Explanation, Search
 from worker.messages import Checkpoint
 from worker.reader import Progress, Reader
@@ -15,11 +15,15 @@ Neighbours = list[tuple[str, float]]
 
 
 def find(settings: Settings, query_id: str, progress: Progress) -> list[Explanation]:
-    """What every partition decided about a query id. Reads all decisions. Raises CheckBroker."""
+    """What every partition decided about a query id. Reads all decisions. Raises CheckBroker, and CheckFailed
+    for a record that is no decision."""
     searches = [Search(query_id, partition) for partition in range(settings.kafka.partitions)]
 
     def take(record: StoredRecord) -> None:
-        decision = wire.decode_decision(record.value or b"")
+        try:
+            decision = wire.decode_decision(record.value or b"")
+        except wire.UNREADABLE as error:
+            raise CheckFailed(f"{record.topic}/{record.partition} offset {record.offset}: {error}") from None
         search = searches[record.partition]
         if isinstance(decision, Checkpoint):
             search.adopt(decision.config)

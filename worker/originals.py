@@ -1,7 +1,7 @@
 """Compares replayed events with the records of the input topics that they came from.
 
-Each topic is read forwards once, as far as the replay has come. What has left its topic is counted, not compared. With
-an intake, queries are estimated again by the index and compared too.
+Each topic is read forwards once, as far as the replay has come. What has left its topic is counted, not compared.
+Queries can be estimated again by the index and compared too.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 from worker import wire
 from worker.errors import RejectRecord
 from worker.events import Arrived, Completed, Event, Refused
-from worker.intake import Intake
 from worker.messages import Completion, Query
 from worker.record import StoredRecord
 from worker.settings import LimitSettings
 
 Difference = tuple[str, Any, Any]
 Read = Callable[[int], Iterator[StoredRecord]]
+Prepare = Callable[[list[StoredRecord]], list[Event]]
 
 BLOCK_RECORDS = 256
 # Other instruction sets find other neighbours now and then, and round otherwise.
@@ -38,7 +38,7 @@ class Stream:
         self._records: Iterator[StoredRecord] | None = None
         self._ahead: deque[tuple[StoredRecord, Event | None]] = deque()
 
-    def at(self, offset: int, prepare: Callable[[list[StoredRecord]], list[Event]] | None = None) -> Found:
+    def at(self, offset: int, prepare: Prepare | None = None) -> Found:
         """The record at an offset, with its event if `prepare` makes events; None where there is none."""
         if offset < self._oldest:
             self.gone += 1
@@ -56,9 +56,7 @@ class Stream:
         """Whether the record at this offset has left the topic."""
         return offset < self._oldest
 
-    def _fill(
-        self, records: Iterator[StoredRecord], prepare: Callable[[list[StoredRecord]], list[Event]] | None
-    ) -> bool:
+    def _fill(self, records: Iterator[StoredRecord], prepare: Prepare | None) -> bool:
         block = list(islice(records, BLOCK_RECORDS))
         events: list[Event] | list[None] = [None] * len(block)
         if prepare is not None and block:
@@ -71,14 +69,19 @@ Found = tuple[StoredRecord, Event | None] | None
 
 
 class Originals:
-    """The inputs of one partition. `exact` and `close` count estimates that came out the same, or within tolerance."""
+    """The inputs of one partition. `exact` and `close` count estimates that came out the same, or within tolerance.
 
-    def __init__(self, limits: LimitSettings, queries: Stream, completions: Stream, intake: Intake | None) -> None:
+    `estimate` makes events of query records by the index anew; None: estimates are taken as recorded.
+    """
+
+    def __init__(
+        self, limits: LimitSettings, queries: Stream, completions: Stream, estimate: Prepare | None = None
+    ) -> None:
         self.queries = queries
         self.completions = completions
         self.exact = self.close = 0
+        self.estimate = estimate
         self._limits = limits
-        self._intake = intake
 
     def __call__(self, event: Event) -> Difference | None:
         """What a replayed event says otherwise than its record: (field, recorded, found)."""
@@ -96,17 +99,12 @@ class Originals:
     def _look_up(
         self, stream: Stream, offset: int, event: Any, compare: Callable[..., Difference | None]
     ) -> Difference | None:
-        estimated = self._intake is not None and stream is self.queries
-        found = stream.at(offset, self._estimated if estimated else None)
+        found = stream.at(offset, self.estimate if stream is self.queries else None)
         if found is not None:
             return compare(event, *found)
         return None if stream.is_gone(offset) else ("offset", offset, "no such record in the topic")
 
     # Queries
-
-    def _estimated(self, records: list[StoredRecord]) -> list[Event]:
-        assert self._intake is not None, "asked only with an intake"
-        return self._intake.prepare(records, lambda _: False).events
 
     def _arrived(self, event: Arrived, record: StoredRecord, estimated: Event | None) -> Difference | None:
         query = self._query(record)
@@ -137,7 +135,7 @@ class Originals:
         found = str(query) if isinstance(query, RejectRecord) else None
         if isinstance(estimated, Arrived):
             return "reason", event.reason, "a query that can be routed"
-        # Without an intake, an embedding that cannot be used is not seen.
+        # Without an estimate, an embedding that cannot be used is not seen.
         return ("reason", event.reason, found) if found is not None and found != event.reason else None
 
     def _query(self, record: StoredRecord) -> Query | RejectRecord:

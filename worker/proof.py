@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from worker import wire
 from worker.books import Books
 from worker.chain import Chain
@@ -70,7 +68,7 @@ class Proof:
     def _decoded(self, record: Record) -> Decision | None:
         try:
             decision: Decision = wire.decode_decision(record.value or b"")
-        except msgspec.DecodeError as error:
+        except wire.UNREADABLE as error:
             self._find(self.topics.decisions, record.offset, f"is no decision record: {error}")
             return None
         return decision

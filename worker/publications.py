@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-import msgspec
-
 from worker import wire
 from worker.expected import Expected, Met
 from worker.messages import Decision, Dispatch, Ignored, Rejected, Routed
@@ -43,7 +41,7 @@ class Publications:
         """
         try:
             key, content = self._read(record)
-        except (msgspec.DecodeError, ValueError, KeyError) as error:
+        except (*wire.UNREADABLE, ValueError, KeyError) as error:
             return f"is not what this topic holds: {error}"
         met = self._expected.setdefault(record.topic, Expected()).meet(key, content)
         if met is Met.UNKNOWN:

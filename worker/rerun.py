@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -15,6 +15,7 @@ from worker import clients, index
 from worker.embedder import load_embedder
 from worker.errors import FixSetting
 from worker.estimator import Estimator
+from worker.events import Event
 from worker.intake import Intake
 from worker.messages import AccountRow
 from worker.metrics import Metrics
@@ -194,8 +195,12 @@ class Rerun:
             read = partial(clients.read_partition, settings, topic, self._partition)
             return Stream(read, self._oldest[topic, self._partition])
 
-        intake = None
-        if self._task.estimates == "index" and self._estimator is not None:
-            embedder = load_embedder(self._estimator.manifest.embedder)
-            intake = Intake(settings, self._estimator, embedder, Recall(settings), Metrics())
-        return Originals(settings.limits, stream(topics.queries), stream(topics.completions), intake)
+        estimator = self._estimator if self._task.estimates == "index" else None
+        estimate = None if estimator is None else estimates_by(settings, estimator)
+        return Originals(settings.limits, stream(topics.queries), stream(topics.completions), estimate)
+
+
+def estimates_by(settings: Settings, estimator: Estimator) -> Callable[[list[StoredRecord]], list[Event]]:
+    """A function from query records to their events, estimated by this index."""
+    intake = Intake(settings, estimator, load_embedder(estimator.manifest.embedder), Recall(settings), Metrics())
+    return lambda records: intake.prepare(records, lambda _: False).events

@@ -36,6 +36,9 @@ _query_json = msgspec.json.Decoder(Query)
 _completion_msgpack = msgspec.msgpack.Decoder(Completion)
 _completion_json = msgspec.json.Decoder(Completion)
 
+# What our own decoders raise for bytes that are none of ours.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError, MemoryError)
+
 decode_dispatch = msgspec.msgpack.Decoder(Dispatch).decode
 decode_deferred = msgspec.msgpack.Decoder(Deferred).decode
 decode_decision = msgspec.msgpack.Decoder(Decision).decode
@@ -205,6 +208,8 @@ def _scrubbed(text: str) -> str:
 
 def _check_inside(name: str, inside: Any, max_nesting: int) -> None:
     """Raise RejectRecord for what has no type of ours and cannot be passed on."""
+    if inside is None:
+        return
     level, values = 0, [inside]
     while values := [child for value in values for child in _children(value)]:
         level += 1

@@ -54,7 +54,7 @@ class Witness:
                 self.config = _configuration(record.value)
             elif key.startswith(RESERVATION_PREFIX):
                 self.reservations[key.removeprefix(RESERVATION_PREFIX)] = wire.decode_reservation(record.value)
-        except msgspec.DecodeError as error:
+        except wire.UNREADABLE as error:
             return f"is no {key} row: {error}"
         return None
 

@@ -17,7 +17,6 @@ from worker.errors import FixSetting
 from worker.history import History
 from worker.manifest import Manifest
 
-
 FEW = history(60, seed=1)
 
 

@@ -23,7 +23,7 @@ def relative(study: Study, policies: list[str], rule: Rule = "paper", **plan: ob
 @pytest.mark.parametrize("rule", ["paper", "tollgate"])
 @pytest.mark.parametrize(
     ("instance", "ahead", "of_optimum"),
-    [pytest.param("made_up", 1.08, 0.98, id="made-up"), pytest.param("real", 1.14, 0.98, id="mmlu-pro")],
+    [pytest.param("made_up", 1.08, 0.98, id="made-up"), pytest.param("real", 1.10, 0.98, id="mmlu-pro")],
 )
 def test_priced_beats_every_baseline(
     instance: str, ahead: float, of_optimum: float, rule: Rule, request: pytest.FixtureRequest

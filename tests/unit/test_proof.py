@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.drive import completion, config, query
 from tests.topics import NAMES, Log, Recorded, record
@@ -283,3 +285,26 @@ def test_tampering_is_named(tamper: Callable[[Log], None], topic: str, offset: i
     tamper(log)
     first = prove(log).findings[0]
     assert (first.topic, first.offset, wrong in first.wrong) == (topic, offset, True), str(first)
+
+
+@settings(deadline=None)
+@given(number=st.integers(0, len(written()[DECISIONS]) - 1), place=st.integers(0, 10_000), flip=st.integers(1, 255))
+def test_no_byte_of_a_decision_can_be_changed_unseen(number: int, place: int, flip: int) -> None:
+    """Whichever record, whichever byte: it is found."""
+    log = honest()
+    value = bytearray(log[DECISIONS][number].value)
+    value[place % len(value)] ^= flip
+    log[DECISIONS][number] = log[DECISIONS][number]._replace(value=bytes(value))
+    assert prove(log).wrong > 0
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_no_bytes_make_the_proof_fail_itself(data: st.DataObject) -> None:
+    """Whatever stands in a topic, the proof ends and tells."""
+    log = honest()
+    topic = data.draw(st.sampled_from(sorted(log)))
+    number = data.draw(st.integers(0, len(log[topic]) - 1))
+    value = data.draw(st.none() | st.binary(max_size=40))
+    log[topic][number] = log[topic][number]._replace(value=value)
+    assert prove(log).wrong >= 0

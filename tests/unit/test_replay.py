@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.drive import CRASH, PRIOR, completion, config, query
 from tests.topics import NAMES, Recorded
@@ -187,3 +189,20 @@ def test_an_account_row_that_was_changed_is_named() -> None:
         1,
         drive.router.pricing.seen,
     )
+
+
+@settings(deadline=None)
+@given(
+    number=st.integers(0, len(driven("priced", 1).decisions) - 1),
+    place=st.integers(0, 10_000),
+    flip=st.integers(1, 255),
+)
+def test_no_byte_of_a_decision_can_be_changed_unseen(number: int, place: int, flip: int) -> None:
+    """Whichever record, whichever byte: something comes out differently."""
+    drive = driven("priced", 1)
+    records = list(drive.topics()[D])
+    value = bytearray(records[number].value)
+    value[place % len(value)] ^= flip
+    records[number] = records[number]._replace(value=bytes(value))
+    replay = replayed(records, row=drive.router.account_row())
+    assert replay.divergence is not None or replay.router is None
