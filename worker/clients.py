@@ -19,6 +19,8 @@ from worker.settings import KafkaSettings, Settings
 
 TIMEOUT_SECONDS = 15.0
 READ_RECORDS = 10_000
+# Every transaction ends with its account row; only what was aborted since lies after it.
+TAIL_RECORDS, TAIL_GROWTH = 100, 10
 # `consume` waits this long for a full block, so it is what reading a short partition takes.
 READ_SECONDS = 0.05
 RETRY_SECONDS = 0.2
@@ -173,6 +175,20 @@ def read_partition(
         raise CheckBroker(f"{topic}/{partition}: {error.args[0].str()}") from error
     finally:
         consumer.close()
+
+
+def last_value(settings: Settings, topic: str, partition: int, key: bytes) -> bytes | None:
+    """The newest committed value of a key, looked for from the end backwards; None where there is none.
+
+    Raises CheckBroker if the broker does not answer in time.
+    """
+    end, records = end_offset(settings, topic, partition), TAIL_RECORDS
+    while True:
+        start = max(0, end - records)
+        values = [r.value for r in read_partition(settings, topic, partition, start, end) if r.key == key]
+        if values or start == 0:
+            return values[-1] if values else None
+        records *= TAIL_GROWTH
 
 
 def _read_to(consumer: Consumer, where: TopicPartition, end: int) -> Iterator[StoredRecord]:

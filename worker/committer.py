@@ -57,12 +57,13 @@ class TransactionalProducer(Protocol):
 
 
 class Kafka(NamedTuple):
-    """How a committer reaches Kafka: a producer of a configuration, the committed records of a partition, and whether
-    a transaction is open there."""
+    """How a committer reaches Kafka: a producer of a configuration, the committed records of a partition, whether a
+    transaction is open there, and the newest committed value of a key."""
 
     producer: Callable[[dict[str, Any]], TransactionalProducer] = Producer
     read_partition: Callable[[Settings, str, int], Iterable[StoredRecord]] = clients.read_partition
     has_open_transaction: Callable[[Settings, str, int], bool] = clients.has_open_transaction
+    last_value: Callable[[Settings, str, int, bytes], bytes | None] = clients.last_value
 
 
 KAFKA = Kafka()
@@ -175,14 +176,23 @@ class Committer:
         self._metrics.committed(effects, events, seconds)
 
     def _replace_producer(self) -> None:
-        # Before, so that a successor at work is not fenced; after, because only then nobody else can write.
-        self._check_owner()
+        # Before, so that a successor at work is not fenced. Kafka answers EndTxn before it writes the end markers, so
+        # a row older than our last says nothing.
+        self._check_owner(self._last_sequence() <= self.router.sequence)
         self.fence()
-        self._check_owner()
+        # After, because only then all is visible and nobody else can write.
+        self._check_owner(self._last_row() == self._account_row)
 
-    def _check_owner(self) -> None:
-        if read_rows(self._settings, self.partition, self._kafka).get(ACCOUNT_KEY) != self._account_row:
+    def _check_owner(self, still_owner: bool) -> None:
+        if not still_owner:
             raise LeaveProcess(f"partition {self.partition}: another owner has written to its ledger since")
+
+    def _last_sequence(self) -> int:
+        row = self._last_row()
+        return 0 if row is None else wire.decode_account(row).sequence
+
+    def _last_row(self) -> bytes | None:
+        return self._kafka.last_value(self._settings, self._topics.ledger, self.partition, ACCOUNT_KEY.encode())
 
     def _publish(self, effects: Effects, records: Records) -> None:
         producer = self._producer

@@ -53,6 +53,11 @@ class Broker:
         place = (topic, partition)
         return self.log.last_stable(place) < self.log.ends[place]
 
+    def last_value(self, settings: Settings, topic: str, partition: int, key: bytes) -> bytes | None:
+        """As clients.last_value."""
+        values = [record.value for record in self.read_partition(settings, topic, partition) if record.key == key]
+        return values[-1] if values else None
+
     def fetch(self, partition: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
         """As recall.Recall.fetch."""
         wanted = set(offsets)

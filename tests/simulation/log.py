@@ -2,7 +2,8 @@
 
 A transactional id has an epoch; `begin_epoch` (init_transactions) raises it and aborts what the predecessor left open.
 Requests of an older epoch are refused. Records of an open transaction are in the log, but a read_committed reader stops
-before the first of them (the last stable offset). Commits and aborts leave a marker that takes an offset.
+before the first of them (the last stable offset). Commits and aborts leave a marker that takes an offset. With
+`late_markers` a committed transaction stays hidden until the next request of its producer, which waits for its end.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Log:
     epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     open: dict[str, Transaction] = field(default_factory=dict)
     hanging: dict[str, Transaction] = field(default_factory=dict)
+    marking: dict[str, Transaction] = field(default_factory=dict)
+    late_markers: bool = False
 
     def append(
         self,
@@ -73,7 +76,8 @@ class Log:
 
     def last_stable(self, place: Place) -> int:
         """The offset at which read_committed readers stop."""
-        unended = [*self.open.values(), *self.hanging.values()]
+        marking = self.marking.values() if self.late_markers else ()
+        unended = [*self.open.values(), *self.hanging.values(), *marking]
         firsts = [transaction.first[place] for transaction in unended if place in transaction.first]
         return min(firsts, default=self.ends[place])
 
@@ -92,12 +96,14 @@ class Log:
         """Fence the previous producer of this id and abort what it left open; returns the new epoch."""
         self.epochs[transactional_id] += 1
         self._close(transactional_id, "aborted")
+        self.marking.pop(transactional_id, None)
         return self.epochs[transactional_id]
 
     def transaction(self, transactional_id: str, epoch: int, now_ms: int) -> Transaction:
         """The open transaction of this producer, begun now if there is none. Raises FencedError."""
         self._check_epoch(transactional_id, epoch)
         if transactional_id not in self.open:
+            self.marking.pop(transactional_id, None)
             self.open[transactional_id] = Transaction(transactional_id, now_ms)
         return self.open[transactional_id]
 
@@ -151,6 +157,7 @@ class Log:
         for place in transaction.first:
             self.entries[place].append(Entry(self._next(place), None, transaction))
         if state == "committed":
+            self.marking[transactional_id] = transaction
             self.on_commit(transaction)
 
     def _next(self, place: Place) -> int:

@@ -122,7 +122,9 @@ class Process:
         self.skew_ms = 0
         self.died_at: set[str] = set()
         self.work = SteppedExecutor()
-        self.kafka = Kafka(partial(producer, broker), broker.read_partition, broker.has_open_transaction)
+        self.kafka = Kafka(
+            partial(producer, broker), broker.read_partition, broker.has_open_transaction, broker.last_value
+        )
         self.positions: dict[Place, int] = {}
         self.reached: dict[Place, int] = {}
         self.settings = settings_for(configs[0].llms)
@@ -209,7 +211,7 @@ class Process:
     def _intake(self) -> Intake:
         estimator: Any = Estimator(self.configs[0].llms)
         recall: Any = self.broker
-        return SimulatedIntake(self.settings, estimator, None, recall, METRICS, self.now_ms)
+        return SimulatedIntake(self.settings, estimator, None, recall, METRICS, clock_ms=self.now_ms)
 
     def _open(self, partition: int) -> Committer:
         committer = self.watched.open(partition, self.settings, self.kafka)

@@ -56,6 +56,7 @@ class Partition:
             lambda options: ScriptedProducer(self.broker, options, self.outcomes),
             self.broker.read_partition,
             self.broker.has_open_transaction,
+            self.broker.last_value,
         )
         return open_committer(0, settings_for(LLMS), PRIOR, METRICS, kafka)
 
@@ -123,6 +124,20 @@ def test_after_a_hiccup_the_producer_is_replaced() -> None:
     make_suspicious(owner)
     owner.commit([query(0)], [])
     assert (partition.log.epochs["tollgate-0"], partition.dispatched()) == (before + 1, [b"0-0-1"])
+
+
+def test_a_commit_that_is_not_visible_yet_is_not_taken_for_anothers() -> None:
+    """Kafka answers EndTxn before it writes the end markers: an owner that looks then finds a row older than its own."""
+    partition = Partition()
+    owner = partition.owner()
+    owner.commit([START], [])
+    partition.log.late_markers = True
+    owner.commit([query(0)], [])
+    hidden = partition.dispatched()
+    make_suspicious(owner)
+    owner.commit([query(1)], [])
+    partition.log.late_markers = False
+    assert (hidden, sorted(partition.dispatched())) == ([], [b"0-0-1", b"0-1-1"])
 
 
 @pytest.mark.parametrize("successor", [[START], [START, query(0)]], ids=["which decided nothing", "which decided"])

@@ -33,7 +33,10 @@ class Bench:
         self.log = Log()
         broker = Broker(self.log, Random(0), lambda: 0, failures=0.0)
         kafka = Kafka(
-            lambda options: SimulatedProducer(broker, options), broker.read_partition, broker.has_open_transaction
+            lambda options: SimulatedProducer(broker, options),
+            broker.read_partition,
+            broker.has_open_transaction,
+            broker.last_value,
         )
         settings = settings_for(LLMS)
         estimator: Any = Estimator(LLMS)
