@@ -127,7 +127,7 @@ def test_after_a_hiccup_the_producer_is_replaced() -> None:
 
 
 def test_a_commit_that_is_not_visible_yet_is_not_taken_for_anothers() -> None:
-    """Kafka answers EndTxn before it writes the end markers: an owner that looks then finds a row older than its own."""
+    """EndTxn is answered before its markers are written: an owner that looks then finds a row older than its own."""
     partition = Partition()
     owner = partition.owner()
     owner.commit([START], [])
