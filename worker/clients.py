@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from worker.errors import CheckBroker, FixSetting
 from worker.record import StoredRecord
@@ -48,6 +49,22 @@ def common_config(settings: Settings) -> dict[str, Any]:
     if kafka.security_protocol.endswith("SSL"):
         config |= _ssl_config(kafka)
     return config
+
+
+def admin_client(settings: Settings) -> AdminClient:
+    """An admin client that has reached the broker. Raises CheckBroker with what kept it from that."""
+    met: list[KafkaError] = []
+    admin = AdminClient(common_config(settings) | {"error_cb": met.append})
+    try:
+        admin.list_topics(timeout=TIMEOUT_SECONDS)
+    except KafkaException as error:
+        admin.poll(0)
+        # librdkafka answers with a time-out whatever it was; the first error that it met names a host, a login, a
+        # certificate.
+        reason = met[0].str() if met else error.args[0].str()
+        servers = settings.kafka.bootstrap_servers
+        raise CheckBroker(f"kafka.bootstrap_servers: {servers} does not answer: {reason}") from error
+    return admin
 
 
 def _ssl_config(kafka: KafkaSettings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import OffsetSpec
 
 from worker import clients
 from worker.errors import CheckBroker
@@ -36,8 +36,8 @@ class Reader:
         self._progress = progress
 
     def __enter__(self) -> Reader:
+        self._admin = clients.admin_client(self._settings)
         self._consumer = Consumer(clients.consumer_config(self._settings, f"{self._settings.kafka.group}-audit"))
-        self._admin = AdminClient(clients.common_config(self._settings))
         return self
 
     def __exit__(self, *_: object) -> None:

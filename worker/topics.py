@@ -52,7 +52,7 @@ def wanted(settings: Settings) -> dict[str, dict[str, str]]:
 
 def create(settings: Settings) -> list[str]:
     """Create what is missing and return it; what exists is left as it is. Raises CheckBroker."""
-    admin = _admin(settings)
+    admin = clients.admin_client(settings)
     missing = {topic: config for topic, config in wanted(settings).items() if topic not in _partitions(admin)}
     kafka = settings.kafka
     new = [
@@ -68,7 +68,7 @@ def create(settings: Settings) -> list[str]:
 
 def check(settings: Settings) -> list[Problem]:
     """What about the topics would lose, tear or refuse records; empty when all is well. Raises CheckBroker."""
-    admin = _admin(settings)
+    admin = clients.admin_client(settings)
     partitions, topics = _partitions(admin), wanted(settings)
     problems = [
         Problem(topic, "missing", "create it with `tollgate topics create`")
@@ -103,15 +103,8 @@ def _config_problems(topic: str, want: dict[str, str], have: dict[str, str]) -> 
     return problems
 
 
-def _admin(settings: Settings) -> AdminClient:
-    return AdminClient(clients.common_config(settings))
-
-
 def _partitions(admin: AdminClient) -> dict[str, int]:
-    try:
-        topics = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
-    except KafkaException as error:
-        raise CheckBroker(f"the broker does not answer: {error.args[0].str()}") from error
+    topics = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
     return {name: len(topic.partitions) for name, topic in topics.items()}
 
 

@@ -9,29 +9,19 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.kafka.commands import run
 from tests.kafka.load import problems
 from worker import audit, clients
 from worker.broker import Broker
 from worker.feeder import Feeder
 from worker.history import History
-from worker.processes import Child, free_port, wait_for
+from worker.processes import free_port, wait_for
 from worker.settings import Settings, load_settings
 from worker.system import System
 from worker.watch import Watch
 
 Prepare = Callable[..., Settings]
 Rows = tuple[History, History]
-
-
-def run(system: System, *arguments: str, env: dict[str, str] | None = None) -> tuple[int | None, str]:
-    """Exit code and output of one command that ends by itself."""
-    child = Child("command", [*arguments, "--config", str(system.config)], system.directory / "command.log", env)
-    child.start()
-    try:
-        wait_for(f"{arguments} to end", lambda: not child.running, 90)
-    finally:
-        child.kill()
-    return child.exit_code, child.log.read_text()
 
 
 def shrink(settings: Settings) -> None:

@@ -1,0 +1,17 @@
+"""Commands as an operator runs them: a process of its own, its exit code and what it printed."""
+
+from __future__ import annotations
+
+from worker.processes import Child, wait_for
+from worker.system import System
+
+
+def run(system: System, *arguments: str, env: dict[str, str] | None = None) -> tuple[int | None, str]:
+    """Exit code and output of one command that ends by itself."""
+    child = Child("command", [*arguments, "--config", str(system.config)], system.directory / "command.log", env)
+    child.start()
+    try:
+        wait_for(f"{arguments} to end", lambda: not child.running, 90)
+    finally:
+        child.kill()
+    return child.exit_code, child.log.read_text()
