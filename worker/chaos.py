@@ -32,6 +32,9 @@ BLOWS = {
     "kill the broker": 1,
 }
 
+# Ended, left for Kafka's sake, killed, or ended before it could listen to SIGTERM; anything else is told with its log.
+EXPECTED_EXITS = (0, 3, -signal.SIGKILL, -signal.SIGTERM)
+
 Tell = Callable[[str], None]
 
 
@@ -43,6 +46,11 @@ class Plan:
     rate: float = 150.0
     every_seconds: float = 8.0
     seed: int = 0
+
+    @property
+    def queries(self) -> int:
+        """How many are produced."""
+        return round(self.minutes * 60 * self.rate)
 
 
 class Result(Struct, frozen=True):
@@ -82,8 +90,7 @@ class Chaos:
     def run(self) -> Result:
         """Load, break, settle, audit and replay. Raises CheckFailed if it does not settle."""
         settings, live = self._start()
-        count = round(self.plan.minutes * 60 * self.plan.rate)
-        feeder, watch = Feeder(settings, live, count, self.plan.rate), Watch(settings)
+        feeder, watch = Feeder(settings, live, self.plan.queries, self.plan.rate), Watch(settings)
         started = time.monotonic()
         self._next = started + self.plan.every_seconds
         feeder.start()
@@ -101,10 +108,11 @@ class Chaos:
         past, live = demo_data.split(demo_data.load())
         settings = self.system.prepare(
             past,
-            dict.fromkeys(past.llms, 1.0),
+            # So that most queries are dispatched, however many there are.
+            dict.fromkeys(past.llms, self.plan.queries / 10_000),
             "wordllama",
             kafka={"partitions": PARTITIONS, "group": "chaos", "session_timeout_ms": round(SESSION_SECONDS * 1000)},
-            routing={"checkpoint_every": 200, "reservation_seconds": 60, "horizon_queries": 10_000},
+            routing={"checkpoint_every": 200, "reservation_seconds": 60, "horizon_queries": self.plan.queries},
             log={"format": "json"},
         )
         self.system.start_inference(latency_ms=50, error_rate=0.01)
@@ -114,6 +122,9 @@ class Chaos:
     def _step(self, feeder: Feeder, watch: Watch) -> None:
         now = time.monotonic()
         self._wake(now)
+        for child in self.system.family.children:
+            if not child.running and child.exit_code not in EXPECTED_EXITS:
+                self._tell(f"{child.name} ended with {child.exit_code}:\n{child.tail(40)}")
         self.system.family.revive()
         if feeder.running and now >= self._next:
             [blow] = self._dice.choices(list(BLOWS), list(BLOWS.values()))

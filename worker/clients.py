@@ -19,6 +19,7 @@ from worker.record import StoredRecord
 from worker.settings import KafkaSettings, Settings
 
 TIMEOUT_SECONDS = 15.0
+SOCKET_TIMEOUT_MS = 10_000
 READ_RECORDS = 10_000
 # Every transaction ends with its account row; only what was aborted since lies after it.
 TAIL_RECORDS, TAIL_GROWTH = 100, 10
@@ -37,7 +38,7 @@ def common_config(settings: Settings) -> dict[str, Any]:
         "bootstrap.servers": kafka.bootstrap_servers,
         "client.id": kafka.group,
         "security.protocol": kafka.security_protocol,
-        "socket.timeout.ms": 10_000,
+        "socket.timeout.ms": SOCKET_TIMEOUT_MS,
         "log_level": 2,
     }
     if kafka.security_protocol.startswith("SASL"):
@@ -117,6 +118,8 @@ def transactional_config(settings: Settings, partition: int) -> dict[str, Any]:
     return producer_config(settings) | {
         "transactional.id": f"{settings.kafka.group}-{partition}",
         "transaction.timeout.ms": settings.kafka.transaction_timeout_ms,
+        # No request may outlast the transaction; librdkafka refuses to start otherwise.
+        "socket.timeout.ms": min(SOCKET_TIMEOUT_MS, settings.kafka.transaction_timeout_ms),
         # The commit flushes at once; until then a batch gathers into one request per partition.
         "linger.ms": 0,
         "compression.type": "none",

@@ -58,11 +58,11 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
         """Fence and restore the lanes of the new assignment, then seek each input to what its ledger has applied."""
         positions = await super().seek_to_committed()
         await self.lanes.assign({tp.partition for tp in positions})
-        self._reached: dict[TP, int] = {}
-        for tp in positions:
-            self._reached[tp] = self.lanes.applied(tp.partition, tp.topic)
-            await self._seek(tp, self._reached[tp] + 1)
-        return {tp: applied + 1 for tp, applied in self._reached.items()}
+        self._reached: dict[TP, int] = {tp: self.lanes.applied(tp.partition, tp.topic) for tp in positions}
+        wanted = {tp: applied + 1 for tp, applied in self._reached.items()}
+        # In the driver's thread: its plain `seek` would take records away from under a fetch that is running there.
+        await self.seek_wait(wanted)
+        return wanted
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """One message per partition and fetch, its value a `Fetched`."""

@@ -8,7 +8,9 @@ from worker.system import System
 
 def run(system: System, *arguments: str, env: dict[str, str] | None = None) -> tuple[int | None, str]:
     """Exit code and output of one command that ends by itself."""
-    child = Child("command", [*arguments, "--config", str(system.config)], system.directory / "command.log", env)
+    child = Child(
+        "command", [*arguments, "--config", str(system.config)], system.directory / f"{arguments[0]}.log", env
+    )
     child.start()
     try:
         wait_for(f"{arguments} to end", lambda: not child.running, 90)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import resource
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,7 +70,9 @@ def test_no_broker(system: System, prepare: Prepare) -> None:
     prepare()
     nobody = {"TOLLGATE_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}
     verbs = [("run",), ("topics", "check"), ("status",), ("verify",)]
-    assert [run(system, *verb, env=nobody)[0] for verb in verbs] == [3, 3, 3, 3]
+    with ThreadPoolExecutor() as pool:
+        codes = pool.map(lambda verb: run(system, *verb, env=nobody)[0], verbs)
+    assert [*codes] == [3, 3, 3, 3]
 
 
 def test_a_topic_made_anew(system: System, prepare: Prepare, rows: Rows) -> None:
@@ -91,9 +95,26 @@ def test_a_topic_made_anew(system: System, prepare: Prepare, rows: Rows) -> None
 
 @pytest.fixture
 def small_broker(tmp_path: Path) -> Iterator[Broker]:
-    """A Kafka of its own, for a test that fills its disk."""
+    """A Kafka of its own, for a test that breaks it."""
     with Broker(tmp_path / "kafka") as running:
         yield running
+
+
+def test_an_end_without_a_broker(small_broker: Broker, tmp_path: Path, index_directory: Path, rows: Rows) -> None:
+    """SIGTERM ends workers also when the broker is gone: an inference worker at once, a worker with 3 in the time of a
+    transaction and 5 s more."""
+    (tmp_path / "index").symlink_to(index_directory)
+    with System(tmp_path, small_broker) as system:
+        kafka = {"group": "alone", "transaction_timeout_ms": 5_000}
+        system.prepare(rows[0], dict.fromkeys(rows[0].llms, 1.0), "wordllama", kafka=kafka)
+        system.start_workers(1)
+        worker, inference = system.workers[0], system.start_inference(latency_ms=1)
+        wait_for("the inference worker", lambda: "inference_started" in inference.tail(), 30)
+        small_broker.kill()
+        for child in (inference, worker):
+            child.send(signal.SIGTERM)
+        wait_for("their end", lambda: not (inference.running or worker.running), 25)
+        assert (inference.exit_code, worker.exit_code, "leaving the group" in worker.tail(1)) == (0, 3, True)
 
 
 @pytest.mark.timeout(400)
