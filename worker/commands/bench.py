@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Queries = Annotated[int, typer.Option(min=1_000, help="Backlog for the throughput.")]
 Rate = Annotated[float, typer.Option(min=1, help="Queries a second for the latency.")]
-Seconds = Annotated[float, typer.Option(min=5, help="How long the latency is measured.")]
+Seconds = Annotated[float, typer.Option(min=5, help="How long the latency is measured, after 30 s of warming up.")]
 LedgerRecords = Annotated[int, typer.Option(min=50_000, help="Records of the ledger partition that is restored.")]
 
 
@@ -44,7 +44,7 @@ def command(
         Broker(Path(place) / "kafka") as broker,
         System(Path(place), broker) as system,
     ):
-        result = Bench(system, Plan(queries, rate, seconds, ledger_records), status.update).run()
+        result = Bench(system, Plan(queries, rate, seconds, ledger_records=ledger_records), status.update).run()
     _show(console, result)
     if json is not None:
         json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
