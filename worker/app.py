@@ -19,6 +19,7 @@ from faust.types import StreamT
 from faust.web import Request, Response, View
 
 from worker import clients, topics
+from worker.bell import Bell
 from worker.committer import Committer, open_committer
 from worker.consumer import LaneConsumer
 from worker.embedder import load_embedder
@@ -43,6 +44,7 @@ SWITCH_SECONDS = 0.0005
 # To leave the group in, after the last transaction; with the default settings all of it is within the 30 seconds that
 # Kubernetes waits for.
 LEAVE_SECONDS = 5.0
+ALARM_SECONDS = 10.0
 EXPOSITION_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -67,7 +69,7 @@ def run(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     estimator = load(settings.index.directory)
     metrics = Metrics()
-    metrics.describe(version("tollgate"), settings.routing.policy, estimator.manifest.index)
+    metrics.describe(version("tollgate"), settings.routing.policy, estimator.manifest)
     lanes = make_lanes(settings, estimator, metrics)
     check_topics(settings)
     app = make_app(settings, lanes, metrics)
@@ -162,6 +164,11 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
     app.transport.Consumer = consumer
     _add_agents(app, settings, lanes)
     _add_pages(app, lanes, metrics)
+    bell = Bell()
+
+    @app.timer(interval=ALARM_SECONDS)  # type: ignore[untyped-decorator]
+    async def ring(*_: Any) -> None:
+        bell.ring(metrics.alarms())
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def finish(*_: Any, **__: Any) -> None:

@@ -118,6 +118,7 @@ class Intake:
         tokens = np.array([wire.input_tokens(query, wire.query_text(query)) for query in usable])
         with self.searching:
             nearest = self.estimator.search(embeddings)
+        self.metrics.similar(nearest[0][:, 0])
         estimates = self.estimator.predict(embeddings, tokens, nearest)
         prices = [self.settings.llms[llm].price_list for llm in self.estimator.manifest.llms]
         costs = np.minimum(estimates.cost_micros, ceilings_micros(usable, prices)).astype(np.int64)

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from worker import alarms
 from worker.events import Effects, Event
+from worker.manifest import Manifest
 from worker.router import Router
 
 MICROS_PER_USD = 1_000_000
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+# Manifest.similarity_quantiles: the 5 % one, below which a query lies outside history; averaged over so many queries.
+OUTSIDE_QUANTILE, RECENT_QUERIES = 2, 1_000
+ALARM = ("name", "partition")
 RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -27,6 +34,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.outside_share = 0.0
+        self._manifest: Manifest | None = None
+        self._routers: Callable[[], Sequence[Router]] = tuple
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
         self._decisions = counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"])
@@ -35,18 +45,38 @@ class Metrics:
         self._batch = histogram("tollgate_batch_records", "Records per transaction", buckets=RECORDS)
         self._transaction = histogram("tollgate_transaction_seconds", "Decide and commit", buckets=SECONDS)
         self._search = histogram("tollgate_search_seconds", "Decode, embed and search", buckets=SECONDS)
+        self._outside = gauge("tollgate_outside_history_ratio", "Of recent queries, those unlike any in history")
         self._restore = gauge("tollgate_restore_seconds", "Last restore of the ledger", ["partition"])
         self._build = gauge("tollgate_build_info", "What runs here", ["version", "policy", "index"])
 
-    def describe(self, version: str, policy: str, index: str) -> None:
+    def describe(self, version: str, policy: str, manifest: Manifest) -> None:
         """Say what runs here, and show every reason from the start, at 0."""
-        self._build.labels(version, policy, index).set(1)
+        self._build.labels(version, policy, manifest.index).set(1)
+        self._manifest = manifest
         for reason in ("priced_out", "exhausted", "expired", "duplicate", "failed"):
             self._deferrals.labels(reason)
 
     def watch(self, routers: Callable[[], Sequence[Router]]) -> None:
         """Read the gauges from these routers at every scrape."""
-        self.registry.register(_Ledgers(routers))
+        self._routers = routers
+        self.registry.register(_Ledgers(routers, self.alarms))
+
+    def alarms(self) -> dict[tuple[str, str], str]:
+        """What is wrong now: (name, partition) -> detail; the partition is empty for what concerns the whole worker."""
+        found = {(name, ""): detail for name, detail in alarms.of_queries(self.outside_share)}
+        if self._manifest is not None:
+            found |= {(name, ""): detail for name, detail in alarms.of_index(self._manifest)}
+        for router in self._routers():
+            found |= {(name, str(router.partition)): detail for name, detail in alarms.of_lane(router)}
+        return found
+
+    def similar(self, similarity: NDArray[np.float32]) -> None:
+        """Queries came whose nearest rows of history are so similar to them."""
+        if self._manifest is not None:
+            outside = float((similarity < self._manifest.similarity_quantiles[OUTSIDE_QUANTILE]).mean())
+            fresh = 1.0 - (1.0 - 1.0 / RECENT_QUERIES) ** len(similarity)
+            self.outside_share += fresh * (outside - self.outside_share)
+            self._outside.set(self.outside_share)
 
     def searched(self, seconds: float) -> None:
         """One batch went through the search stage."""
@@ -75,8 +105,11 @@ class Metrics:
 
 
 class _Ledgers(Collector):
-    def __init__(self, routers: Callable[[], Sequence[Router]]) -> None:
+    def __init__(
+        self, routers: Callable[[], Sequence[Router]], alarms_now: Callable[[], Mapping[tuple[str, str], str]]
+    ) -> None:
         self._routers = routers
+        self._alarms_now = alarms_now
 
     def collect(self) -> Iterable[Metric]:
         routers = [router for router in self._routers() if router.config is not None]
@@ -100,4 +133,12 @@ class _Ledgers(Collector):
             opened.add_metric([lane], len(router.ledger.open))
             oldest_ms = router.ledger.oldest_ms()
             age.add_metric([lane], 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
-        return [budget, reserved, spent, overrun, price, opened, age]
+        return [budget, reserved, spent, overrun, price, opened, age, self._alarms(routers)]
+
+    def _alarms(self, routers: Sequence[Router]) -> Metric:
+        family = GaugeMetricFamily("tollgate_alarm", "1: in force; README says what each means", labels=ALARM)
+        now, lanes = self._alarms_now(), [str(router.partition) for router in routers]
+        for name in alarms.MEANINGS:
+            for lane in lanes if name in alarms.LANE_ALARMS else [""]:
+                family.add_metric([name, lane], float((name, lane) in now))
+        return family

@@ -8,7 +8,7 @@ ledger decide.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -168,8 +168,13 @@ def true_micros(scene: Scene, number: int, llm: int) -> int:
     return round(float(scene.live.cost_micros[number, llm]))
 
 
-def play_router(scene: Scene, policy: str, estimates: Estimates) -> Outcome:
-    """Tollgate's rule for a policy: the worker's own router, completions `settle_lag` queries late."""
+def play_router(
+    scene: Scene, policy: str, estimates: Estimates, look: Callable[[Router], None] = lambda _: None
+) -> Outcome:
+    """Tollgate's rule for a policy: the worker's own router, completions `settle_lag` queries late.
+
+    `look` sees the router after every batch.
+    """
     prior = scene.estimator.prior
     router = Router(0, Prior(prior.quality, prior.cost_micros.astype(np.float64)))
     router.handle([Reconfigured(0, scene.configuration(policy))])
@@ -182,6 +187,7 @@ def play_router(scene: Scene, policy: str, estimates: Estimates) -> Outcome:
         completions = [_completed(scene, dispatch) for dispatch in done]
         effects = router.handle([*completions, *batch])
         fits.append(router.fit)
+        look(router)
         for dispatch in effects.dispatches:
             chosen[dispatch.origin.offset] = scene.live.llms.index(dispatch.llm)
             waiting.append(dispatch)

@@ -1,0 +1,161 @@
+"""Each known way in which routing goes wrong raises its alarm, and the healthy state beside it raises none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.drive import LLMS, PRIOR, Drive, completion, config, query
+from worker import alarms
+from worker.bell import Bell
+from worker.manifest import Manifest
+from worker.messages import Fit
+from worker.metrics import Metrics
+
+WINDOW = 400
+RICH = dict.fromkeys(LLMS, 100_000_000)
+Change = Callable[[int], dict[str, object]]
+
+
+def as_history(number: int) -> dict[str, object]:
+    """The rows of the prior in tests/drive.py, in turn."""
+    row = number % len(PRIOR.quality)
+    return {"quality": PRIOR.quality[row].tolist(), "cost_micros": [int(cost) for cost in PRIOR.cost_micros[row]]}
+
+
+def driven(settings: dict[str, object], change: Change = as_history, queries: int = WINDOW) -> Drive:
+    """A lane that has routed so many queries; every dispatch is settled at what was estimated."""
+    drive = Drive(config(**{"window_queries": WINDOW, "horizon_queries": 2 * WINDOW, **settings}))
+    for number in range(queries):
+        effects = drive.commit([query(number, **change(number))])
+        drive.commit([completion(number, d.id, d.llm, cost_micros=d.cost_micros) for d in effects.dispatches])
+    return drive
+
+
+def budgets(per_query: int) -> dict[str, object]:
+    """Budgets that pay each LLM for a part of the queries."""
+    return {"budget_micros": {"large": 300 * per_query, "medium": 100 * per_query, "small": 17 * per_query}}
+
+
+LANES: list[tuple[str, dict[str, object], Change, set[str]]] = [
+    ("healthy", budgets(2 * WINDOW), as_history, set()),
+    ("more budget than can be spent", {"budget_micros": RICH}, as_history, {"prices_all_zero", "one_llm_takes_all"}),
+    (
+        "more queries than the horizon",
+        {**budgets(2 * WINDOW), "horizon_queries": WINDOW - 1},
+        as_history,
+        {"past_horizon", "one_llm_takes_all"},
+    ),
+    (
+        "one LLM better than all others",
+        {"budget_micros": {"large": 900, "medium": 300, "small": 75 * WINDOW}},
+        lambda number: {"quality": [0.05, 0.06, 0.95], "cost_micros": [900, 300, 50]},
+        {"one_llm_takes_all", "shift"},
+    ),
+    (
+        "other queries than in history",
+        budgets(2 * WINDOW),
+        lambda number: {**as_history(number), "quality": [0.4 + number % 2 / 10, 0.3, 0.1]},
+        {"shift"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "change", "expected"), [case[1:] for case in LANES], ids=[c[0] for c in LANES])
+def test_alarms_of_a_lane(settings: dict[str, object], change: Change, expected: set[str]) -> None:
+    """After as many queries as the window holds."""
+    drive = driven(settings, change)
+    assert {alarm.name for alarm in alarms.of_lane(drive.router)} == expected
+
+
+def test_a_budget_that_is_gone_early() -> None:
+    """The paper's policy does not pace: its favourite is used up long before the horizon."""
+    drive = driven({"policy": "port", **budgets(WINDOW), "horizon_queries": 20 * WINDOW, "observe_share": 0.001})
+    assert "early_exhaustion" in {alarm.name for alarm in alarms.of_lane(drive.router)}
+
+
+def test_prices_that_were_not_adopted() -> None:
+    """What the fit says is what the alarm says."""
+    drive = driven(budgets(2 * WINDOW))
+    drive.router.pricing.fit = Fit("kept", 0.0, 1.0, 3, "kept: abnormal termination")
+    assert alarms.of_lane(drive.router) == [alarms.Alarm("fit_kept", "kept: abnormal termination")]
+
+
+@pytest.mark.parametrize(
+    ("cost_micros", "expected"), [(900, set()), (90_000, {"overrun"})], ids=["as reserved", "more"]
+)
+def test_charges_beyond_the_budget(cost_micros: int, expected: set[str]) -> None:
+    """A provider that charges a hundred times its estimate overruns the budget."""
+    drive = Drive(config(budget_micros={"large": 2_000, "medium": 0, "small": 0}, horizon_queries=1))
+    [dispatch] = drive.commit([query(0, quality=[0.9, 0.1, 0.1], cost_micros=[900, 1, 1])]).dispatches
+    drive.commit([completion(0, dispatch.id, dispatch.llm, cost_micros=cost_micros)])
+    assert {alarm.name for alarm in alarms.of_lane(drive.router)} == expected
+
+
+def test_a_lane_without_configuration_has_no_alarms() -> None:
+    """Nor one that has seen nothing yet."""
+    drive = Drive(config())
+    drive.router._pricing = None
+    assert alarms.of_lane(drive.router) == []
+
+
+MANIFEST = Manifest(
+    format=2,
+    embedder="supplied",
+    dimension=2,
+    llms=("a", "b", "c", "d"),
+    rows=5_000,
+    llm_rows=(5_000,) * 4,
+    parameters=None,  # type: ignore[arg-type] # alarms do not look at it
+    errors=None,  # type: ignore[arg-type] # nor at these
+    margins=(1.0,) * 4,
+    similarity_quantiles=(0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
+    files={},
+)
+
+
+INDEXES: list[tuple[str, dict[str, object], set[str]]] = [
+    ("large enough", {"rows": 5_000, "llm_rows": (5_000, 4_000, 300, 100)}, set()),
+    ("500 rows", {"rows": 500, "llm_rows": (500, 500, 500, 500)}, {"tiny_history"}),
+    ("a new LLM", {"rows": 5_000, "llm_rows": (5_000, 99, 5_000, 5_000)}, {"new_llm"}),
+    ("50 rows", {"rows": 50, "llm_rows": (50, 50, 50, 20)}, {"tiny_history", "new_llm"}),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), [case[1:] for case in INDEXES], ids=[case[0] for case in INDEXES])
+def test_alarms_of_an_index(change: dict[str, object], expected: set[str]) -> None:
+    """By rows of history, in all and of each LLM."""
+    changed = msgspec.structs.replace(MANIFEST, **change)
+    assert {alarm.name for alarm in alarms.of_index(changed)} == expected
+
+
+@pytest.mark.parametrize(("similarity", "expected"), [(0.99, 0.0), (0.25, 1.0)], ids=["like history", "unlike it"])
+def test_queries_outside_history(similarity: float, expected: float) -> None:
+    """Queries less similar to history than its own rows are to each other raise the alarm, and the metric shows it."""
+    metrics = Metrics()
+    metrics.describe("1", "priced", MANIFEST)
+    router = driven({"budget_micros": RICH}, queries=1).router
+    metrics.watch(lambda: [router])
+    for _ in range(5):
+        metrics.similar(np.full(1_000, similarity, dtype=np.float32))
+    [family] = [f for f in text_string_to_metric_families(metrics.exposition().decode()) if f.name == "tollgate_alarm"]
+    values = {(s.labels["name"], s.labels["partition"]): s.value for s in family.samples}
+    places = {name: "0" if name in alarms.LANE_ALARMS else "" for name in alarms.MEANINGS}
+    assert (values["outside_history", ""], set(values)) == (expected, set(places.items()))
+
+
+def test_the_bell_rings_once() -> None:
+    """One warning when an alarm comes, one line when it is over; nothing while it lasts."""
+    bell, ring = Bell(), {("shift", "3"): "by 0.7 standard deviations"}
+    with structlog.testing.capture_logs() as logs:
+        for now in (ring, ring, {}, {}):
+            bell.ring(now)
+    assert [(line["log_level"], line["event"], line["name"], line["partition"]) for line in logs] == [
+        ("warning", "alarm", "shift", "3"),
+        ("info", "alarm_over", "shift", "3"),
+    ]
