@@ -32,7 +32,8 @@ TEST_SHARE = 0.45
 
 @dataclass(frozen=True)
 class Plan:
-    """What to evaluate. `test` None takes 45 % of the rows; `budget` is in costs of the cheapest LLM."""
+    """What to evaluate. `test` None takes 45 % of the rows; `budget` is in costs of the cheapest LLM for all queries,
+    `horizon` what is said of their number, as a share of it."""
 
     test: int | None = None
     budget: float = 1.0
@@ -42,6 +43,7 @@ class Plan:
     window: int = 1000
     observe_share: float = 0.025
     settle_lag: int = 100
+    horizon: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Scene:
             budget_micros=dict(zip(self.live.llms, self.budget_micros.tolist(), strict=True)),
             margins=self.estimator.manifest.margins,
             policy=policy,
-            horizon_queries=self.queries,
+            horizon_queries=round(self.queries * self.plan.horizon),
             horizon_floor_queries=self.plan.resolve_every,
             resolve_every_queries=self.plan.resolve_every,
             window_queries=self.plan.window,

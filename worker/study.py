@@ -6,7 +6,7 @@ Learning is the slow part, so a scene is made once for a seed and then looked at
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from worker.evaluation import Score, reference, score, scored
 from worker.history import History
@@ -54,7 +54,8 @@ class Study:
 
     def reference(self, scene: Scene) -> Outcome:
         """What all is relative to on this scene, solved once for each draw and plan."""
-        key = scene.seed, scene.plan
+        # What else a plan says is of the policies; the reference has none.
+        key = scene.seed, replace(Plan(), budget=scene.plan.budget, order=scene.plan.order, split=scene.plan.split)
         if key not in self._references:
             self.listener(f"seed {scene.seed}: solving the reference")
             self._references[key] = reference(scene)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from worker.evaluation import Score
-    from worker.experiments import Finding
+    from worker.finding import Finding
     from worker.history import History
     from worker.study import Study
 
@@ -123,8 +124,7 @@ def _compare(study: Study, policies: list[str], json: Path | None, plot: Path | 
     if plot:
         from worker.plots import draw_paper
 
-        steps = study.seeds * (2 + len(policies)) * 6
-        _followed(study, steps, lambda: draw_paper(study, policies, plot))
+        _followed(study, None, lambda: draw_paper(study, plot))
 
 
 def _clock() -> float:
@@ -222,7 +222,7 @@ def _run_experiments(study: Study, names: list[str], json: Path | None, plot: Pa
     _check("experiment", wanted, EXPERIMENTS)
     console, found = _console(), {}
     for name in wanted:
-        found[name] = _followed(study, None, lambda name=name: EXPERIMENTS[name](study))
+        found[name] = _followed(study, None, partial(EXPERIMENTS[name], study))
         console.print(_finding(found[name]))
         if plot:
             from worker.plots import draw_finding

@@ -1,0 +1,27 @@
+"""Every experiment of `tollgate evaluate --experiment`, by name. Their first lines are its help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from worker.failures import failures, shift
+from worker.finding import Finding
+from worker.inspections import additions, estimator, optimisation, similarity
+from worker.study import Study
+from worker.variations import budget, llms, observation, partitions, queries, resolve, splits
+
+EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
+    "estimator": estimator,
+    "additions": additions,
+    "similarity": similarity,
+    "optimisation": optimisation,
+    "budget": budget,
+    "queries": queries,
+    "observation": observation,
+    "resolve": resolve,
+    "shift": shift,
+    "failures": failures,
+    "llms": llms,
+    "splits": splits,
+    "partitions": partitions,
+}
