@@ -179,7 +179,7 @@ FAILURES: dict[str, Make] = {
     "nothing": lambda study, seed: study.scene(seed),
     "a horizon of a third of the queries": _planned(horizon=1 / 3),
     "a horizon of three times the queries": _planned(horizon=3.0),
-    "a hundred times the budget": _planned(budget=100.0),
+    "more budget than can be spent": _planned(budget=1e4),
     "one LLM best and cheapest": _dominant,
     "50 rows of history": _tiny(50),
     "500 rows of history": _tiny(500),

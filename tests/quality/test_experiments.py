@@ -1,0 +1,182 @@
+"""What the experiments must find on made-up histories, whose answer is known in outline; and their command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from worker.cli import app
+from worker.errors import FixSetting
+from worker.experiments import EXPERIMENTS
+from worker.finding import Finding
+from worker.scene import Plan
+from worker.study import Study
+
+
+@pytest.fixture(scope="module")
+def found(made_up: Study) -> Callable[[str], Finding]:
+    """Runs an experiment on one small draw, once."""
+    study, known = Study(made_up.history, Plan(test=300), seeds=1), {}
+
+    def run(name: str) -> Finding:
+        if name not in known:
+            known[name] = EXPERIMENTS[name](study)
+        return known[name]
+
+    return run
+
+
+def percent(cell: str) -> float:
+    """The leading figure of a cell such as `112.4% ± 1.0%`."""
+    return float(cell.split("%", maxsplit=1)[0])
+
+
+def column(finding: Finding, name: str) -> dict[str, str]:
+    """A column's cells by the first cell of their row."""
+    place = finding.columns.index(name)
+    return {row[0]: row[place] for row in finding.rows}
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in {"shift", "failures", "queries", "llms"}])
+def test_every_row_has_every_column(found: Callable[[str], Finding], name: str) -> None:
+    """And each experiment says in one line what it does."""
+    finding = found(name)
+    widths = {len(row) for row in finding.rows}
+    assert (widths, bool(EXPERIMENTS[name].__doc__)) == ({len(finding.columns)}, True)
+
+
+def test_estimates_are_better_than_means_and_calibrated(found: Callable[[str], Finding]) -> None:
+    """For every LLM; and the tenths of the estimates rise with the truth, from far below its mean to far above."""
+    finding = found("estimator")
+    better = [float(row[4]) < float(row[3]) for row in finding.rows]
+    points = finding.lines["estimates"]
+    assert (all(better), points[0][1] < 0.4, points[-1][1] > 0.7) == (True, True, True), points
+
+
+def test_larger_samples_find_the_same_prices(found: Callable[[str], Finding]) -> None:
+    """The spread of prices over samples falls, and a fit on no numbers keeps the old prices."""
+    finding = found("optimisation")
+    points, gaps = finding.lines["priced"], column(finding, "gap")
+    assert (points[-1][1] < points[0][1], gaps["estimates that are no numbers"]) == (True, "prices kept")
+
+
+def test_priced_needs_no_observation(found: Callable[[str], Finding]) -> None:
+    """On history's prior it is ahead of itself after a random phase, and that of PORT, at every observed share."""
+    finding = found("observation")
+    *observed, prior = finding.rows
+    best = max(max(percent(row[1]), percent(row[2])) for row in observed)
+    assert percent(prior[2]) > best, finding.rows
+
+
+def test_prices_are_worth_solving_again(found: Callable[[str], Finding]) -> None:
+    """More often is no worse than never, within a hundredth."""
+    cells = column(found("resolve"), "priced")
+    assert percent(cells["every 2.5%"]) >= percent(cells["never"]) - 1.0, cells
+
+
+def test_partitions_cost_quality(found: Callable[[str], Finding]) -> None:
+    """Of 300 queries, each split into more lanes with less to learn from loses more; one lane loses nothing."""
+    cells = [percent(cell) for cell in column(found("partitions"), "priced").values()]
+    assert cells == sorted(cells, reverse=True), cells
+
+
+CASES = [
+    ("shift", "nothing", "none"),
+    ("shift", "texts unlike any", "outside_history"),
+    ("failures", "more budget than can be spent", "prices_all_zero"),
+    ("failures", "one LLM best and cheapest", "one_llm_takes_all"),
+    ("failures", "a horizon of a third of the queries", "past_horizon"),
+    ("failures", "50 rows of history", "tiny_history"),
+    ("failures", "an LLM with 20 rows", "new_llm"),
+]
+
+
+@pytest.fixture(scope="module")
+def larger() -> Study:
+    """Enough history and queries for healthy cases to be healthy."""
+    from tests.quality.instances import history
+
+    return Study(history(1_800, seed=5), Plan(test=900), seeds=1)
+
+
+@pytest.fixture(scope="module")
+def told(larger: Study) -> dict[tuple[str, str], str]:
+    """The alarms of every case of `shift` and `failures`."""
+    return {
+        (name, case): alarms
+        for name in ("shift", "failures")
+        for case, alarms in column(EXPERIMENTS[name](larger), "alarms of priced").items()
+    }
+
+
+@pytest.mark.parametrize(("name", "case", "alarm"), CASES)
+def test_failures_are_told(told: dict[tuple[str, str], str], name: str, case: str, alarm: str) -> None:
+    """Each known failure raises its alarm, and a run in which nothing is wrong raises none."""
+    assert alarm in told[name, case].split(", "), told
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Exit code and output of `tollgate evaluate`, without its wrapper for errors."""
+    result = CliRunner().invoke(app, ["evaluate", *arguments])
+    if isinstance(result.exception, FixSetting):
+        return result.exception.exit_code, str(result.exception)
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small history as a data set on disk, with embeddings beside it."""
+    import numpy as np
+
+    from tests.quality.instances import history
+
+    place, rows = tmp_path_factory.mktemp("data"), history(300, seed=3)
+    header = ["id", "prompt", *(name for llm in rows.llms for name in (llm, f"{llm}|total_cost"))]
+    lines = [",".join(header)]
+    for number, query_id in enumerate(rows.ids):
+        figures = zip(rows.quality[number], rows.cost_micros[number] / 1e6, strict=True)
+        lines.append(",".join([query_id, "?", *(f"{value:.9f}" for pair in figures for value in pair)]))
+    (place / "data.csv").write_text("\n".join(lines) + "\n")
+    np.save(place / "embeddings.npy", rows.embeddings)
+    return place
+
+
+def test_the_command_compares_policies(table: Path, tmp_path: Path) -> None:
+    """A table with each policy, the same as JSON, and the paper's pictures."""
+    code, said = run(
+        *(str(table), "--policy", "priced", "--policy", "random", "--seeds", "2", "--test", "120"),
+        *("--json", str(tmp_path / "all.json"), "--plot", str(tmp_path / "pictures")),
+    )
+    policies = [one["policy"] for one in msgspec.json.decode((tmp_path / "all.json").read_bytes())["policies"]]
+    drawn = {path.name for path in (tmp_path / "pictures").glob("*.png")}
+    assert (code, policies, drawn) == (
+        0,
+        ["reference", "priced", "random"],
+        {"budget.png", "queries.png", "observation.png"},
+    ), said
+
+
+def test_the_command_runs_experiments(table: Path, tmp_path: Path) -> None:
+    """By name, with their table as JSON."""
+    code, said = run(str(table), "--experiment", "splits", "--seeds", "1", "--json", str(tmp_path / "found.json"))
+    rows = msgspec.json.decode((tmp_path / "found.json").read_bytes())["splits"]["rows"]
+    assert (code, [row[0] for row in rows]) == (0, ["efficiency", "uniform", "cost", "quality", "random"]), said
+
+
+REFUSED = [
+    (("--policy", "best"), "--policy: 'best' is not one of random"),
+    (("--experiment", "everything"), "--experiment: 'everything' is not one of estimator"),
+    (("--order", "backwards"), "--order: 'backwards' is not one of random"),
+    (("--rule", "none"), "--rule: 'none' is not one of paper"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), REFUSED, ids=[" ".join(case[0]) for case in REFUSED])
+def test_the_command_refuses_unknown_names(table: Path, arguments: tuple[str, ...], expected: str) -> None:
+    """With exit code 4 and the names that it knows."""
+    code, said = run(str(table), *arguments)
+    assert (code, expected in said) == (4, True), said
