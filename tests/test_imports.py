@@ -26,7 +26,7 @@ CORE = {
 
 # All that the core may import of others. No Kafka, clock, logging, environment, files or randomness among them.
 PURE_PACKAGES = {
-    *("__future__", "array", "bisect", "collections", "dataclasses", "decimal", "enum", "functools", "hashlib"),
+    *("__future__", "array", "bisect", "collections", "copy", "dataclasses", "decimal", "enum", "functools", "hashlib"),
     *("heapq", "itertools", "math", "re", "typing", "msgspec", "numpy", "scipy", "faiss"),
 }
 IMPURE_CALLS = {"open", "print", "input"}

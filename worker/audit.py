@@ -7,10 +7,13 @@ expected is therefore waited for a little before it is called missing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
+from worker import clients, wire
+from worker.outbox import ACCOUNT_KEY
 from worker.proof import Proof
-from worker.reader import Progress, Reader, silent
+from worker.reader import PATIENCE_SECONDS, Progress, Reader, silent
 from worker.record import StoredRecord
 from worker.report import Report
 from worker.settings import Settings
@@ -36,8 +39,18 @@ def verify(settings: Settings, progress: Progress = silent) -> Report:
         if later:
             _feed(reader, later, [topics.decisions], Proof.afterwards, until=lambda proof: not proof.unexplained)
     for proof in proofs:
+        _name(settings, proof)
         proof.finish()
     return summary(proofs)
+
+
+def _name(settings: Settings, proof: Proof) -> None:
+    """Show the proof newer account rows until one names the decisions after the cut, for PATIENCE_SECONDS at most."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while proof.is_unnamed and time.monotonic() < end:
+        row = clients.last_value(settings, settings.topics.ledger, proof.partition, ACCOUNT_KEY.encode())
+        if row is not None:
+            proof.named(wire.decode_account(row))
 
 
 def _llms(settings: Settings, proofs: Iterable[Proof]) -> list[str]:

@@ -2,12 +2,14 @@
 
 Order of feeding: the ledger to its end, which sets the cut (the last account row); `decisions` until `complete`; then
 dispatches, deferred queries, dead letters, queries and completions in any order; at last, where `unexplained`, the
-decisions after the cut. What belongs to decisions after the cut is thereby told from what no decision made.
+decisions after the cut, and where `is_unnamed`, a newer account row. What belongs to decisions after the cut is thereby
+told from what no decision made, and these from what no worker wrote.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 
 from worker import wire
 from worker.books import Books
@@ -43,6 +45,8 @@ class Proof:
         self.wrong = self.cut_offset = 0
         self.complete = False
         self._adopting = self._broken = False
+        self.tail: Chain | None = None
+        self._named = self._last_offset = 0
 
     # The ledger
 
@@ -54,9 +58,12 @@ class Proof:
     # Decisions
 
     def decision(self, record: Record) -> None:
-        """The next record of `decisions`; those after the cut are passed over."""
-        decision = None if self.complete else self._decoded(record)
+        """The next record of `decisions`; those after the cut must only follow in the chain."""
+        decision = self._decoded(record)
         if decision is None:
+            return
+        if self.complete:
+            self._after_cut(record, decision)
             return
         self._link(record, decision)
         if not self._adopting:
@@ -64,6 +71,20 @@ class Proof:
         row = self.witness.row
         self.complete = row is not None and self.chain.head == row.head
         self.cut_offset = record.offset
+
+    def _after_cut(self, record: Record, decision: Decision) -> None:
+        tail = self.tail = self.tail or copy(self.chain)
+        self._find_all(self.topics.decisions, tail.follow(record.offset, decision.prev, record.value or b""))
+        self._last_offset = record.offset
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether decisions after the cut are in no account row yet."""
+        return self.tail is not None and self.tail.count > self._named
+
+    def named(self, row: AccountRow) -> None:
+        """A newer account row of the ledger: it names all decisions up to its own."""
+        self._named = row.decisions
 
     def _decoded(self, record: Record) -> Decision | None:
         try:
@@ -161,6 +182,10 @@ class Proof:
     def finish(self) -> None:
         """After the last record: whatever should have been there."""
         self._find_all(self.topics.decisions, self.chain.end())
+        if self.tail is not None:
+            self._find_all(self.topics.decisions, self.tail.end())
+        if self.is_unnamed:
+            self._find(self.topics.decisions, self._last_offset, "is in no account row: appended by somebody else")
         self._finish_ledger()
         for topic, inputs in ((self.topics.queries, self.queries), (self.topics.completions, self.completions)):
             self._find_all(topic, inputs.end(self.oldest.get(topic, 0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from tests.drive import completion, config, query
 from tests.topics import NAMES, Log, Recorded, record
 from worker import wire
 from worker.events import Event, Reconfigured, Refused, Ticked
+from worker.journal import record_hash
 from worker.messages import Checkpoint, Closed, Routed
 from worker.proof import Proof
 from worker.record import StoredRecord
@@ -65,6 +67,10 @@ def prove(log: Log, transactions: int = 1_000, oldest: dict[str, int] | None = N
         proof.input(stored)
     for stored in log[DECISIONS] if proof.unexplained else []:
         proof.afterwards(stored)
+    rows = [stored.value for stored in log[LEDGER] if stored.key == b"account"]
+    if proof.is_unnamed and rows:
+        with contextlib.suppress(wire.UNREADABLE):
+            proof.named(wire.decode_account(rows[-1]))
     proof.finish()
     return proof
 
@@ -87,6 +93,19 @@ def test_what_was_decided_after_the_cut_is_no_finding(transactions: int) -> None
     """A system that goes on while it is read is proven as of its last account row."""
     proof = prove(honest(), transactions)
     assert (proof.findings, proof.complete) == ([], True)
+
+
+@pytest.mark.parametrize("follows", [False, True], ids=["out of the chain", "in the chain"])
+def test_a_decision_that_a_stranger_appends_is_named(follows: bool) -> None:
+    """Also one that links to the last: no account row names it."""
+    log = honest()
+    last = log[DECISIONS][-1]
+    decision = wire.decode_decision(last.value)
+    prev = record_hash(last.value) if follows else b"elsewhere"
+    forged = wire.encode(msgspec.structs.replace(decision, prev=prev))
+    log[DECISIONS].append(last._replace(offset=last.offset + 1, value=forged))
+    first = prove(log).findings[0]
+    assert (first.topic, last.offset <= (first.offset or 0) <= last.offset + 1) == (DECISIONS, True), str(first)
 
 
 def test_a_topic_that_has_lost_its_beginning_is_noted() -> None:

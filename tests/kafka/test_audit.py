@@ -1,0 +1,194 @@
+"""What an auditor runs, as commands on a system that routed real queries and still runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from tests.kafka.commands import run
+from tests.kafka.load import problems, under_load
+from worker import clients, wire
+from worker.broker import Broker
+from worker.history import History
+from worker.journal import record_hash
+from worker.reader import Reader, silent
+from worker.settings import Settings
+from worker.system import System
+
+QUERIES = 600
+PARTITIONS = 2
+
+
+@pytest.fixture(scope="module")
+def audited(
+    broker: Broker, rows: tuple[History, History], index_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    """A system that has routed QUERIES queries and whose worker still runs."""
+    place = tmp_path_factory.mktemp("audit")
+    (place / "index").symlink_to(index_directory)
+    with System(place, broker) as system:
+        settings = prepared(system, rows[0], "audit.")
+        assert problems(under_load(system, settings, rows[1], QUERIES, rate=400)) == []
+        yield system
+
+
+def prepared(system: System, past: History, prefix: str) -> Settings:
+    """Settings, topics, a worker and an inference worker of a system; budgets that some queries are deferred for."""
+    kafka = {"partitions": PARTITIONS, "topic_prefix": prefix, "group": prefix.strip("."), "session_timeout_ms": 3_000}
+    routing = {"horizon_queries": QUERIES, "checkpoint_every": 5}
+    settings = system.prepare(past, dict.fromkeys(past.llms, 0.005), "wordllama", kafka=kafka, routing=routing)
+    system.start_inference(latency_ms=5, error_rate=0.02)
+    system.start_workers(1)
+    return settings
+
+
+def told(system: System, *arguments: str) -> tuple[int | None, str, Any]:
+    """Exit code, output and what was written as JSON by a command."""
+    file = system.directory / f"{time.monotonic_ns()}.json"
+    code, said = run(system, *arguments, "--json", str(file))
+    return code, said, json.loads(file.read_bytes()) if file.exists() else None
+
+
+def ends(settings: Settings) -> dict[tuple[str, int], int]:
+    """Where every topic ends now."""
+    topics = [settings.topics.queries, settings.topics.completions, *settings.topics.written(settings.llms)]
+    with Reader(settings, silent) as reader:
+        return reader.ends([(topic, partition) for topic in topics for partition in range(PARTITIONS)])
+
+
+def settings_of(system: System) -> Settings:
+    """What the system's commands read."""
+    from worker.settings import load_settings
+
+    return load_settings(system.config)
+
+
+def test_the_books_are_proven(audited: System) -> None:
+    """verify exits with 0, and its figures add up: queries in = dispatched + deferred + dead letters."""
+    code, said, report = told(audited, "verify")
+    counts = report["counts"]
+    out = counts["dispatched"] + counts["deferred"] + counts["dead_letters"]
+    assert (code, counts["queries"], out) == (0, QUERIES, QUERIES), said
+
+
+@pytest.mark.parametrize("estimates", ["recorded", "index"])
+def test_everything_is_decided_again(audited: System, estimates: str) -> None:
+    """replay exits with 0 and compares every record, on recorded estimates and on those of the index anew."""
+    settings = settings_of(audited)
+    before = ends(settings)
+    code, said, results = told(audited, "replay", "--estimates", estimates)
+    estimated = sum(one["estimates_exact"] for one in results)
+    assert (code, [one["divergence"] for one in results], estimated) == (
+        0,
+        [None, None],
+        QUERIES if estimates == "index" else 0,
+    ), said
+    assert ends(settings) == before
+
+
+def test_a_replay_begins_at_a_checkpoint(audited: System) -> None:
+    """From an offset or a time on: the first checkpoint there, and what lies before it is counted."""
+    settings = settings_of(audited)
+    records = list(clients.read_partition(settings, settings.topics.decisions, 0))
+    middle = records[len(records) // 2]
+    for start in (str(middle.offset), f"@{middle.timestamp}"):
+        code, said, [result] = told(audited, "replay", "-p", "0", "--from", start)
+        assert (code, result["skipped"] > 0, 0 < result["compared"] < len(records)) == (0, True, True), said
+
+
+def test_anchors_prove_that_nothing_before_them_changed(audited: System, tmp_path: Path) -> None:
+    """A second replay passes the heads that the first wrote; with a head that is not in the chain it fails."""
+    file = tmp_path / "heads.json"
+    first, second = (run(audited, "replay", "--anchor", str(file))[0] for _ in range(2))
+    heads = json.loads(file.read_text())
+    file.write_text(json.dumps([{**head, "head": heads[0]["head"]} for head in heads]))
+    third, said = run(audited, "replay", "--anchor", str(file))
+    assert (first, second, third, "anchor" in said) == (0, 0, 1, True), said
+
+
+def test_one_query_is_explained(audited: System) -> None:
+    """Its neighbours, every LLM with estimate, price and score, why it went where it went, and what it cost; a query
+    that nobody decided is an error."""
+    settings = settings_of(audited)
+    decisions = [wire.decode_decision(r.value) for r in clients.read_partition(settings, settings.topics.decisions, 0)]
+    closed = next(d for d in decisions if type(d).__name__ == "Closed" and d.outcome == "settled")
+    code, said = run(audited, "explain", closed.query_id)
+    shown = [word in said for word in ("nearest in history", closed.llm, "score", "verdict", "settled at $")]
+    assert (code, shown, run(audited, "explain", "nobody")[0]) == (0, [True] * 5, 1), said
+
+
+CHANGES: list[tuple[str, ...]] = [
+    ("--budgets", "x0.5"),
+    ("--policy", "port"),
+    ("--without", "Yi-6B-Chat"),
+    ("--with-prices", "Yi-6B-Chat=100"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=" ".join)
+def test_what_if_writes_to_no_topic(audited: System, change: tuple[str, ...]) -> None:
+    """Both sides and the caveat are printed, and every topic ends where it ended."""
+    settings = settings_of(audited)
+    before = ends(settings)
+    code, said, comparison = told(audited, "what-if", *change)
+    real, other = comparison["real"], comparison["other"]
+    assert (code, comparison["queries"], real != other, "note" in said, ends(settings) == before) == (
+        0,
+        QUERIES,
+        True,
+        True,
+        True,
+    ), said
+
+
+def test_what_if_by_another_index(audited: System, index_directory: Path) -> None:
+    """The same index named as another estimates every query as it was: both sides agree."""
+    code, said, comparison = told(audited, "what-if", "--index", str(index_directory))
+    assert (code, comparison["real"]["total"]) == (0, comparison["other"]["total"]), said
+
+
+def test_status_shows_the_accounts(audited: System) -> None:
+    """The sums of the ledger are those of the audit."""
+    _, _, report = told(audited, "verify")
+    code, said = run(audited, "status")
+    assert (code, all(llm in said for llm in settings_of(audited).llms), bool(report)) == (0, True, True), said
+
+
+def test_queries_that_left_their_topic(audited: System) -> None:
+    """Retention may take inputs: the replay goes on from the decisions, and says how many inputs it could not see."""
+    settings = settings_of(audited)
+    admin = AdminClient(clients.common_config(settings))
+    place = TopicPartition(settings.topics.queries, 0, 100)
+    admin.delete_records([place])[place].result(30)
+    code, said, results = told(audited, "replay", "-p", "0")
+    assert (code, results[0]["divergence"], results[0]["gone_queries"]) == (0, None, 100), said
+
+
+def forge(settings: Settings, partition: int, follows: bool) -> None:
+    """Append the last decision again, as a stranger would; linked to the one before if it `follows`."""
+    last = list(clients.read_partition(settings, settings.topics.decisions, partition))[-1]
+    decision = wire.decode_decision(last.value)
+    if follows:
+        decision = msgspec.structs.replace(decision, prev=record_hash(last.value or b""))
+    producer = Producer(clients.producer_config(settings))
+    producer.produce(settings.topics.decisions, wire.encode(decision), last.key, partition)
+    producer.flush(30)
+
+
+def test_a_forged_record_is_found(audited: System) -> None:
+    """A decision that a stranger appends is named by verify and replay, with its topic, partition and offset: one that
+    does not follow in the chain, and then one that does. The last test here: it spoils the system."""
+    settings = settings_of(audited)
+    for partition, follows in ((1, False), (0, True)):
+        forge(settings, partition, follows)
+    (verified, verify_said), (replayed, replay_said) = run(audited, "verify"), run(audited, "replay")
+    places = [f"decisions/{partition}" in said for said in (verify_said, replay_said) for partition in (0, 1)]
+    assert (verified, replayed, places) == (1, 1, [True] * 4), (verify_said, replay_said)
