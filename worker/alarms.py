@@ -29,12 +29,14 @@ USED_SHARE, ELAPSED_SHARE = 0.95, 0.75
 TAKES_ALL_SHARE = 0.95
 OVERRUN_SHARE = 0.01
 
-# What each means, and what to do. The first two are of the index, the third of all queries of a worker, the rest of a
-# lane.
+# What each means, and what to do. The first two are of the index, the next three of all that a worker routes, the rest
+# of a lane.
 MEANINGS = {
     "tiny_history": "too few rows of history for estimates worth more than means: build the index from more",
     "new_llm": "an LLM was seen on few rows of history, its estimates are guesses: record more answers of it",
     "outside_history": "many queries are unlike any in history: add such queries to history and build the index again",
+    "cost_drift": "an LLM costs otherwise than estimated, its prices have changed: refresh the history, set its margin",
+    "quality_drift": "an LLM is judged otherwise than estimated, it has changed: refresh the history",
     "shift": "recent queries are estimated otherwise than history's: expect prices to move; refresh the history",
     "early_exhaustion": "a budget is used up long before its horizon: raise it, or routing.horizon_queries is too low",
     "past_horizon": "more queries came than routing.horizon_queries: what is left of the budgets is stretched",
@@ -44,7 +46,7 @@ MEANINGS = {
     "overrun": "providers charged beyond the budgets by over 1 % of them: raise llms.<name>.margin",
 }
 INDEX_ALARMS = ("tiny_history", "new_llm")
-QUERY_ALARMS = ("outside_history",)
+QUERY_ALARMS = ("outside_history", "cost_drift", "quality_drift")
 LANE_ALARMS = tuple(name for name in MEANINGS if name not in INDEX_ALARMS + QUERY_ALARMS)
 
 
@@ -88,9 +90,9 @@ def _of_budgets(router: Router) -> Iterator[Alarm]:
         yield Alarm("early_exhaustion", f"at {elapsed:.0%} of the horizon: {', '.join(gone)}")
     if 0 < horizon < seen:
         yield Alarm("past_horizon", f"{seen} queries of {horizon}")
-    over, budget = (sum(getattr(a, name) for a in accounts.values()) for name in ("overrun_micros", "budget_micros"))
-    if over > OVERRUN_SHARE * budget:
-        yield Alarm("overrun", f"{over} micro-dollars over budgets of {budget}")
+    over = sum(max(0, a.spent_micros + a.reserved_micros - a.budget_micros) for a in accounts.values())
+    if over > OVERRUN_SHARE * sum(a.budget_micros for a in accounts.values()):
+        yield Alarm("overrun", f"by {over} micro-dollars")
 
 
 def _of_prices(pricing: Pricing) -> Iterator[Alarm]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker import alarms
+from worker.drift import Drift
 from worker.evaluation import reference
+from worker.events import Effects, Event
 from worker.features import Float64
 from worker.finding import Finding
 from worker.history import History
@@ -58,9 +60,12 @@ def _alarmed(scene: Scene) -> tuple[float, set[str]]:
     outside = float((scene.estimates.similarity < manifest.similarity_quantiles[2]).mean())
     raised = {alarm.name for alarm in [*alarms.of_index(manifest), *alarms.of_queries(outside)]}
 
-    def look(router: Router) -> None:
+    drift = Drift()
+
+    def look(router: Router, events: Sequence[Event], effects: Effects) -> None:
+        drift.see(events, effects.dispatches)
         if router.pricing.seen >= WARM_QUERIES:
-            raised.update(alarm.name for alarm in alarms.of_lane(router))
+            raised.update(alarm.name for alarm in [*alarms.of_lane(router), *drift.alarms()])
 
     return _quality(play_router(scene, "priced", scene.estimates, look)), raised
 

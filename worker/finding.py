@@ -35,9 +35,7 @@ def shares(found: Mapping[str, tuple[float, float]], policies: Sequence[str]) ->
     return tuple(f"{found[policy][0]:.1%} ± {found[policy][1]:.1%}" for policy in policies)
 
 
-def compared(
-    study: Study, title: str, what: str, plans: Mapping[Any, Plan], policies: Sequence[str]
-) -> Finding:
+def compared(study: Study, title: str, what: str, plans: Mapping[Any, Plan], policies: Sequence[str]) -> Finding:
     """These policies under each of these plans, named by words or numbers: a row for a plan, and where they are
     numbers, a line for a policy."""
     rows, lines = [], {policy: Points() for policy in policies}

@@ -17,6 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from worker import alarms
+from worker.drift import Drift
 from worker.events import Effects, Event
 from worker.manifest import Manifest
 from worker.router import Router
@@ -35,6 +36,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.outside_share = 0.0
+        self._drift = Drift()
         self._manifest: Manifest | None = None
         self._routers: Callable[[], Sequence[Router]] = tuple
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
@@ -63,7 +65,7 @@ class Metrics:
 
     def alarms(self) -> dict[tuple[str, str], str]:
         """What is wrong now: (name, partition) -> detail; the partition is empty for what concerns the whole worker."""
-        found = {(name, ""): detail for name, detail in alarms.of_queries(self.outside_share)}
+        found = {(name, ""): detail for name, detail in alarms.of_queries(self.outside_share) + self._drift.alarms()}
         if self._manifest is not None:
             found |= {(name, ""): detail for name, detail in alarms.of_index(self._manifest)}
         for router in self._routers():
@@ -90,6 +92,7 @@ class Metrics:
         """One transaction was committed."""
         self._batch.observe(len(events))
         self._transaction.observe(seconds)
+        self._drift.see(events, effects.dispatches)
         for llm, count in Tally(dispatch.llm for dispatch in effects.dispatches).items():
             self._decisions.labels(llm, "dispatched").inc(count)
         for deferred in effects.deferred:

@@ -8,7 +8,7 @@ ledger decide.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from worker.baselines import Chooser
 from worker.estimator import Estimates
-from worker.events import Arrived, Completed, Event, Reconfigured
+from worker.events import Arrived, Completed, Effects, Event, Reconfigured
 from worker.features import Float64
 from worker.ledger import Ledger, Reserve
 from worker.messages import Account, Configuration, Dispatch, Fit, Reservation
@@ -29,6 +29,8 @@ from worker.scene import Scene
 Rule = Literal["paper", "tollgate"]
 RULES: tuple[Rule, ...] = ("paper", "tollgate")
 BATCH_ROWS = 50
+
+Look = Callable[[Router, Sequence[Event], Effects], None]
 
 _nothing = msgspec.Raw(msgspec.msgpack.encode(None))
 
@@ -168,12 +170,10 @@ def true_micros(scene: Scene, number: int, llm: int) -> int:
     return round(float(scene.live.cost_micros[number, llm]))
 
 
-def play_router(
-    scene: Scene, policy: str, estimates: Estimates, look: Callable[[Router], None] = lambda _: None
-) -> Outcome:
+def play_router(scene: Scene, policy: str, estimates: Estimates, look: Look = lambda *_: None) -> Outcome:
     """Tollgate's rule for a policy: the worker's own router, completions `settle_lag` queries late.
 
-    `look` sees the router after every batch.
+    `look` sees the router after every batch, its events and its effects.
     """
     prior = scene.estimator.prior
     router = Router(0, Prior(prior.quality, prior.cost_micros.astype(np.float64)))
@@ -185,9 +185,10 @@ def play_router(
         ripe = batch[0].offset - scene.plan.settle_lag
         done = [waiting.popleft() for _ in range(sum(dispatch.origin.offset < ripe for dispatch in waiting))]
         completions = [_completed(scene, dispatch) for dispatch in done]
-        effects = router.handle([*completions, *batch])
+        events = [*completions, *batch]
+        effects = router.handle(events)
         fits.append(router.fit)
-        look(router)
+        look(router, events, effects)
         for dispatch in effects.dispatches:
             chosen[dispatch.origin.offset] = scene.live.llms.index(dispatch.llm)
             waiting.append(dispatch)
@@ -213,4 +214,5 @@ def _completed(scene: Scene, dispatch: Dispatch) -> Event:
         ok=True,
         cost_micros=cost,
         basis="cost",
+        quality=float(scene.live.quality[dispatch.origin.offset, llm]),
     )

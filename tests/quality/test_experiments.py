@@ -87,6 +87,8 @@ def test_partitions_cost_quality(found: Callable[[str], Finding]) -> None:
 CASES = [
     ("shift", "nothing", "none"),
     ("shift", "texts unlike any", "outside_history"),
+    ("shift", "the favourite's price, times 3", "cost_drift"),
+    ("shift", "the favourite answers nothing right", "quality_drift"),
     ("failures", "more budget than can be spent", "prices_all_zero"),
     ("failures", "one LLM best and cheapest", "one_llm_takes_all"),
     ("failures", "a horizon of a third of the queries", "past_horizon"),

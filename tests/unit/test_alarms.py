@@ -10,11 +10,12 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.drive import LLMS, PRIOR, Drive, completion, config, query
+from tests.drive import LLMS, PRIOR, QUERY, Drive, completion, config, query
 from worker import alarms
 from worker.bell import Bell
+from worker.drift import Drift
 from worker.manifest import Manifest
-from worker.messages import Fit
+from worker.messages import Dispatch, Fit, Origin
 from worker.metrics import Metrics
 
 WINDOW = 400
@@ -117,6 +118,30 @@ MANIFEST = Manifest(
     similarity_quantiles=(0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
     files={},
 )
+
+
+def answers(count: int, cost_micros: int, quality: float) -> Drift:
+    """So many dispatches estimated at 100 micro-dollars and quality 0.6, with their answers."""
+    drift = Drift()
+    for number in range(count):
+        dispatch = Dispatch(f"0-{number}-1", "q", "large", Origin(0, number), 1, 120, 0.6, 100, 0.0, 1, QUERY)
+        drift.see([completion(number, dispatch.id, "large", cost_micros=cost_micros, quality=quality)], [dispatch])
+    return drift
+
+
+DRIFTS: list[tuple[str, Drift, set[str]]] = [
+    ("as estimated", answers(300, 110, 0.55), set()),
+    ("three times the cost", answers(300, 300, 0.6), {"cost_drift"}),
+    ("a third of the cost", answers(300, 30, 0.6), {"cost_drift"}),
+    ("worse", answers(300, 100, 0.2), {"quality_drift"}),
+    ("too few answers to say", answers(99, 300, 0.0), set()),
+]
+
+
+@pytest.mark.parametrize(("drift", "expected"), [case[1:] for case in DRIFTS], ids=[case[0] for case in DRIFTS])
+def test_llms_that_changed(drift: Drift, expected: set[str]) -> None:
+    """By the means of what they were estimated at and of what they answered."""
+    assert {alarm.name for alarm in drift.alarms()} == expected
 
 
 INDEXES: list[tuple[str, dict[str, object], set[str]]] = [
