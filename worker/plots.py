@@ -40,7 +40,7 @@ def draw_finding(name: str, finding: Finding, directory: Path) -> None:
 
 
 def _label(axes: Any, finding: Finding) -> None:
-    axes.set_title(finding.title, fontsize=10)
+    axes.set_title(finding.title.partition(";")[0], fontsize=10)
     axes.set_xlabel(finding.axes[0])
     axes.set_ylabel(finding.axes[1])
     axes.grid(alpha=0.3)
