@@ -25,10 +25,11 @@ COST_CEILING_MICROS = float(2**45)
 @dataclass(frozen=True)
 class Estimates:
     """For n queries and M LLMs: `quality` float64 [n, M] in [0, 1] (float32 holds each exactly), `cost_micros`
-    int64 [n, M] >= 0, `similarity` float32 [n] to the nearest row of history."""
+    int64 [n, M] >= 0, `similarity` float32 [n] to the nearest row of history. What evaluations compare with may have
+    fractions of micro-dollars."""
 
     quality: NDArray[np.float64]
-    cost_micros: NDArray[np.int64]
+    cost_micros: NDArray[np.int64] | NDArray[np.float64]
     similarity: NDArray[np.float32]
 
     def rows(self, which: NDArray[np.int64]) -> Estimates:

@@ -197,7 +197,7 @@ def play_router(scene: Scene, policy: str, estimates: Estimates, look: Look = la
 
 
 def _arrivals(estimates: Estimates, queries: int) -> Iterator[list[Arrived]]:
-    quality, cost = estimates.quality.tolist(), estimates.cost_micros.tolist()
+    quality, cost = estimates.quality.tolist(), np.rint(estimates.cost_micros).astype(np.int64).tolist()
     for start in range(0, queries, BATCH_ROWS):
         rows = range(start, min(start + BATCH_ROWS, queries))
         yield [Arrived(row, row, str(row), quality[row], cost[row], None, _nothing) for row in rows]

@@ -52,7 +52,7 @@ class Scene:
 
     `live` holds the queries in the order of their arrival, with true quality and cost. `budget_micros` int64 [M].
     `estimates` are Tollgate's. `plain` are the paper's: means of the 5 nearest neighbours, found by the graph, and
-    `exact` the same by exact search. `ridge` are the trained predictor's alone.
+    `exact` the same by exact search; their costs are not rounded. `ridge` are the trained predictor's alone.
     """
 
     plan: Plan
@@ -70,6 +70,17 @@ class Scene:
     def queries(self) -> int:
         """How many queries are routed."""
         return len(self.live.ids)
+
+    def rows(self, which: NDArray[np.int64]) -> Scene:
+        """Only these queries, in this order, under the same budgets."""
+        return replace(
+            self,
+            live=self.live.rows(which),
+            estimates=self.estimates.rows(which),
+            plain=self.plain.rows(which),
+            exact=self.exact.rows(which),
+            ridge=self.ridge.rows(which),
+        )
 
     def configuration(self, policy: str) -> Configuration:
         """The settings of one lane that routes all of it."""
@@ -155,17 +166,8 @@ def assembled(estimator: Estimator, past: History, live: History, plan: Plan, se
 
 def replanned(scene: Scene, plan: Plan) -> Scene:
     """The same queries and estimates under another plan. Of a scene that was reordered, the order stays."""
-    rows = arrival(scene.live, plan.order)
-    return replace(
-        scene,
-        plan=plan,
-        live=scene.live.rows(rows),
-        budget_micros=budgets(scene.past, scene.live, plan, scene.seed),
-        estimates=scene.estimates.rows(rows),
-        plain=scene.plain.rows(rows),
-        exact=scene.exact.rows(rows),
-        ridge=scene.ridge.rows(rows),
-    )
+    arrived = scene.rows(arrival(scene.live, plan.order))
+    return replace(arrived, plan=plan, budget_micros=budgets(scene.past, scene.live, plan, scene.seed))
 
 
 def built(past: History, seed: int, neighbours: int | None = None) -> Estimator:
@@ -176,10 +178,13 @@ def built(past: History, seed: int, neighbours: int | None = None) -> Estimator:
 
 
 def paper_estimates(graph: Any, past: History, live: History) -> Estimates:
-    """The paper's features: plain means over the 5 nearest neighbours. A gap in history counts as its LLM's mean."""
+    """The paper's features: plain means over the 5 nearest neighbours. A gap in history counts as its LLM's mean.
+
+    Costs stay fractions: the paper's fit, with its numerical gradient, loses by what rounding makes equal.
+    """
     similarity, rows = graph.search(live.embeddings, min(PAPER_NEIGHBOURS, len(past.ids)))
     quality, cost = (_means(filled(table), rows) for table in (past.quality, past.cost_micros))
-    return Estimates(quality, np.rint(cost).astype(np.int64), similarity[:, 0])
+    return Estimates(quality, cost, similarity[:, 0])
 
 
 def filled(table: Float64) -> Float64:

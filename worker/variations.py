@@ -150,15 +150,7 @@ def _in_parts(study: Study, scene: Scene, count: int) -> float:
 
 def part(scene: Scene, rows: NDArray[np.int64], share: float) -> Scene:
     """Only these queries of a scene, with this share of its budgets."""
-    return replace(
-        scene,
-        live=scene.live.rows(rows),
-        budget_micros=np.floor(scene.budget_micros * share).astype(np.int64),
-        estimates=scene.estimates.rows(rows),
-        plain=scene.plain.rows(rows),
-        exact=scene.exact.rows(rows),
-        ridge=scene.ridge.rows(rows),
-    )
+    return replace(scene.rows(rows), budget_micros=np.floor(scene.budget_micros * share).astype(np.int64))
 
 
 def _scenes(study: Study, plan: Plan) -> list[Scene]:

