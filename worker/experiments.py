@@ -8,7 +8,7 @@ from worker.failures import failures, shift
 from worker.finding import Finding
 from worker.inspections import additions, estimator, optimisation, similarity
 from worker.study import Study
-from worker.variations import budget, llms, observation, partitions, queries, resolve, splits
+from worker.variations import arrivals, budget, llms, observation, partitions, queries, resolve, splits
 
 EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "estimator": estimator,
@@ -16,6 +16,7 @@ EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "similarity": similarity,
     "optimisation": optimisation,
     "budget": budget,
+    "arrivals": arrivals,
     "queries": queries,
     "observation": observation,
     "resolve": resolve,

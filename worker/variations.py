@@ -13,7 +13,7 @@ from worker.finding import Finding, Points, compared
 from worker.history import History
 from worker.play import Online, Outcome, online, play_paper
 from worker.policy import Priced, draw
-from worker.scene import SPLITS, Plan, Scene
+from worker.scene import ORDERS, SPLITS, Plan, Scene
 from worker.study import Study
 
 FOUR = ("random", "batch-split", "port", "priced")
@@ -30,6 +30,14 @@ def budget(study: Study) -> Finding:
     """How quality grows with the budget (the paper's figure 2)."""
     plans = {share: replace(study.plan, budget=share) for share in BUDGETS}
     return compared(study, "budget, in costs of the cheapest LLM for all queries", "budget", plans, FOUR)
+
+
+def arrivals(study: Study) -> Finding:
+    """In which order queries come: at random, sorted by category, or the hardest last."""
+    orders = [order for order in ORDERS if order != "source" or study.history.categories is not None]
+    return compared(
+        study, "order of arrival", "order", {order: replace(study.plan, order=order) for order in orders}, FOUR
+    )
 
 
 def queries(study: Study) -> Finding:
