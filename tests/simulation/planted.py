@@ -69,7 +69,7 @@ class StalePrice(Router):
 class ForgetsTheOwner(Committer):
     """Takes its partition back after a pause, whoever owns it now."""
 
-    def _check_owner(self) -> None:
+    def _check_owner(self, still_owner: bool) -> None:
         pass
 
 
