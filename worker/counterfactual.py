@@ -15,7 +15,8 @@ from worker import clients, index, wire
 from worker.errors import CheckFailed, FixSetting
 from worker.estimator import Estimator
 from worker.events import Arrived
-from worker.messages import Configured, Decision
+from worker.exploration import Explored
+from worker.messages import Checkpoint, Configured, Decision
 from worker.originals import Stream
 from worker.reader import Progress, Reader
 from worker.rerun import estimates_by, prior_of
@@ -35,14 +36,14 @@ class Side(Struct, frozen=True):
 class Comparison(Struct, frozen=True):
     """What really happened beside what would have. `notes` say what is known and what is estimated.
 
-    `explored_quality` is the other side's quality per query by inverse propensity, from `explored` queries that the
-    policy had drawn at random; None where it explored nothing.
+    `explored_quality` is the other side's true quality per query by inverse propensity, from the queries that the
+    policy had drawn at random (`explored`); None where no answer to a draw was judged.
     """
 
     queries: int
     real: Side
     other: Side
-    explored: int
+    explored: Explored
     explored_quality: float | None
     notes: list[str]
 
@@ -63,7 +64,7 @@ def what_if(
     """Play every partition under `change`, with the budgets split as the lanes split them.
 
     `directory` names another index to estimate by. Raises CheckBroker, FixSetting, and CheckFailed where the decisions
-    have lost their beginning.
+    have lost their beginning and hold no checkpoint.
     """
     scene = Scene(settings, index.load(directory or settings.index.directory), directory is not None, progress)
     partitions = settings.kafka.partitions
@@ -71,14 +72,15 @@ def what_if(
         scene.play(partition, _of_partition(change, budgets_usd, partitions, partition))
         for partition in range(partitions)
     ]
-    explored = sum(one.explored for one in played)
-    weighted = sum(one.weighted_quality for one in played)
+    explored = Explored()
+    for one in played:
+        explored = explored.plus(one.exploration.explored)
     return Comparison(
         queries=sum(one.real.queries for one in played),
         real=_side([one.real for one in played]),
         other=_side([one.other for one in played]),
         explored=explored,
-        explored_quality=weighted / explored if explored else None,
+        explored_quality=explored.quality,
         notes=[CAVEAT, *scene.notes()],
     )
 
@@ -102,9 +104,10 @@ class Scene:
         self._progress = progress
         self._gone = 0
         self._indexes: set[str] = set()
+        self._late: list[str] = []
 
     def play(self, partition: int, change: Change) -> WhatIf:
-        """One partition, from the beginning of its chain to its end as it is now."""
+        """One partition, from the first decision that a beginning can be made at to its end as it is now."""
         topics = self._settings.topics
         decisions, queries = (topics.decisions, partition), (topics.queries, partition)
         with Reader(self._settings, self._progress) as reader:
@@ -114,11 +117,24 @@ class Scene:
         played = WhatIf(partition, prior_of(self._estimator), change, estimates)
         played.run(self._decisions(partition, ends[decisions]))
         self._gone += stream.gone
+        self._check_beginning(played)
         return played
+
+    def _check_beginning(self, played: WhatIf) -> None:
+        name = f"{self._settings.topics.decisions}/{played.partition}"
+        if played.begins == "nowhere" and played.skipped:
+            raise CheckFailed(f"{name}: has lost its beginning and holds no checkpoint; nothing can be compared")
+        if played.begins == "checkpoint":
+            self._late.append(name)
 
     def notes(self) -> list[str]:
         """What about the index and the topics the reader should know."""
         notes = []
+        if self._late:
+            notes.append(
+                f"{', '.join(self._late)}: the beginning has left the topic; both sides begin at the first checkpoint "
+                "kept, with the accounts of then, and what was dispatched before it is in neither"
+            )
         if self._gone:
             notes.append(f"{self._gone:,} queries have left their topic and keep the estimates that they had")
         if not self._again and self._indexes - {self._estimator.manifest.index}:
@@ -126,17 +142,14 @@ class Scene:
         return notes
 
     def _decisions(self, partition: int, end: int) -> Iterator[Decision]:
-        topic, begun = self._settings.topics.decisions, False
+        topic = self._settings.topics.decisions
         for record in clients.read_partition(self._settings, topic, partition, None, end):
             try:
                 decision = wire.decode_decision(record.value or b"")
             except wire.UNREADABLE as error:
                 raise CheckFailed(f"{topic}/{partition} offset {record.offset}: {error}") from None
-            if isinstance(decision, Configured):
-                begun = begun or not decision.prev
+            if isinstance(decision, Configured | Checkpoint) and decision.config is not None:
                 self._indexes.add(decision.config.index)
-            if not begun:
-                raise CheckFailed(f"{topic}/{partition}: has lost its beginning; there is nothing to compare with")
             self._progress(f"partition {partition}", 1)
             yield decision
 

@@ -7,22 +7,26 @@ there was none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from worker import wire
-from worker.events import Arrived, Completed, Event, Reconfigured
-from worker.messages import Closed, Configuration, Decision, Fit, Routed
+from worker.events import Arrived, Completed, Event, Reconfigured, Ticked
+from worker.exploration import Exploration
+from worker.messages import Checkpoint, Closed, Configuration, Configured, Decision, Fit, Routed
 from worker.policy import Policy, Reason, Solution, View, make_policy
 from worker.router import Prior, Router
+from worker.snapshot import assemble
 from worker.stimuli import events
-from worker.tally import Tally
+from worker.tally import Tally, origin
 
 FIXED = Fit("converged", 0.0, 0.0, 0, "fixed prices")
 
+T = TypeVar("T")
 Estimated = Callable[[Arrived], Arrived]
 
 
@@ -37,9 +41,15 @@ class Change(Struct, frozen=True):
 
     def configuration(self, config: Configuration) -> Configuration:
         """The configuration as it would have been."""
-        scaled = {llm: int(budget * self.budget_factor) for llm, budget in config.budget_micros.items()}
-        budgets = {**scaled, **self.budget_micros, **dict.fromkeys(self.without, 0)}
-        return msgspec.structs.replace(config, budget_micros=budgets, policy=self.policy or config.policy)
+        llms = tuple(self._kept(config.llms, config.llms))
+        budgets = {llm: int(config.budget_micros[llm] * self.budget_factor) for llm in llms}
+        return msgspec.structs.replace(
+            config,
+            llms=llms,
+            budget_micros={llm: self.budget_micros.get(llm, budget) for llm, budget in budgets.items()},
+            margins=tuple(self._kept(config.llms, config.margins)),
+            policy=self.policy or config.policy,
+        )
 
     def make_policy(self, config: Configuration, partition: int) -> Policy:
         """The policy, with fixed prices where they are given."""
@@ -49,11 +59,21 @@ class Change(Struct, frozen=True):
         return FixedPrices(policy, tuple(self.prices.get(llm, 0.0) for llm in config.llms))
 
     def arrival(self, query: Arrived, llms: Sequence[str]) -> Arrived:
-        """The query as it would have been: LLMs left out are worth nothing."""
+        """The query as it would have been: without the estimates of LLMs left out."""
         if not self.without:
             return query
-        quality = [0.0 if llm in self.without else q for llm, q in zip(llms, query.quality, strict=False)]
-        return msgspec.structs.replace(query, quality=quality)
+        quality, cost_micros = self._kept(llms, query.quality), self._kept(llms, query.cost_micros)
+        return msgspec.structs.replace(query, quality=quality, cost_micros=cost_micros)
+
+    def prior(self, prior: Prior, llms: Sequence[str]) -> Prior:
+        """What is known beforehand of the LLMs that stay; nothing where `prior` is of other LLMs than `llms`."""
+        columns = self._kept(llms, range(len(llms)))
+        if prior.quality.shape[1] != len(llms):
+            return Prior(np.empty((0, len(columns))), np.empty((0, len(columns))))
+        return Prior(prior.quality[:, columns], prior.cost_micros[:, columns])
+
+    def _kept(self, llms: Sequence[str], values: Sequence[T]) -> list[T]:
+        return [value for llm, value in zip(llms, values, strict=False) if llm not in self.without]
 
 
 class FixedPrices:
@@ -79,75 +99,110 @@ class FixedPrices:
 
 
 class Sent(NamedTuple):
-    """An open dispatch that was never sent: what is known of it is estimated."""
+    """An open dispatch that was never sent: what is known of it is estimated. `quality` and `costs_micros` are the
+    estimates of all LLMs, empty for one that was open before the comparison begins."""
 
     dispatch_id: str
     llm: str
     cost_micros: int
+    quality: list[float]
+    costs_micros: list[int]
 
 
 class WhatIf:
-    """One partition. `real` tells what happened, `other` what would have.
+    """One partition. `real` tells what happened, `other` what would have, `exploration` what random draws say of it.
 
-    `explored` are queries whose LLM was really drawn at random, each of M alike. `weighted_quality` is the true quality
-    of those that would have gone to the very LLM that was drawn, times M: divided by `explored`, it tells the other
-    configuration's quality per query without any estimate (inverse propensity).
+    It begins where its decisions do: at the chain's first record or, where that has left the topic, at the first whole
+    checkpoint, `skipped` records after it; both sides then begin with the real accounts of that moment.
     """
 
     def __init__(self, partition: int, prior: Prior, change: Change, estimated: Estimated | None = None) -> None:
+        self.partition = partition
         self.real, self.other = Tally(), Tally()
+        self.exploration = Exploration(partition)
+        self.begins: Literal["nowhere", "chain", "checkpoint"] = "nowhere"
+        self.skipped = 0
+        self._prior = prior
         self._router = Router(partition, prior, change.make_policy)
         self._change = change
         self._estimated = estimated
         self._llms: tuple[str, ...] = ()
         self._open: dict[int, Sent] = {}
         self._completions = -1
-        self.explored = 0
-        self.weighted_quality = 0.0
-        self._drawn: set[int] = set()
 
     def run(self, decisions: Iterable[Decision]) -> None:
-        """All decisions of the partition, from the beginning of its chain."""
-        for event, caused in events(decisions):
-            for decision in caused:
-                self.real.add(decision, self._llms)
+        """All decisions of the partition that are left, in order."""
+        for event, caused in events(self._begun(iter(decisions))):
+            self.real.add(caused, self._llms)
             self._happen(event, caused)
             for decision in caused:
-                self._explore(decision)
+                if isinstance(decision, Closed):
+                    self.exploration.closed(decision)
+
+    # Where it begins
+
+    def _begun(self, decisions: Iterator[Decision]) -> Iterator[Decision]:
+        parts: list[Checkpoint] = []
+        for decision in decisions:
+            if isinstance(decision, Configured) and not decision.prev:
+                self.begins = "chain"
+                yield decision
+                break
+            parts = [*parts, decision] if isinstance(decision, Checkpoint) and decision.part == len(parts) else []
+            if parts and len(parts) == parts[0].parts:
+                self._begin_at(parts)
+                break
+            self.skipped += 1
+        yield from decisions
+
+    def _begin_at(self, parts: list[Checkpoint]) -> None:
+        row, config = parts[0].row, parts[0].config
+        assert row is not None and config is not None, "the first part carries both"  # noqa: PT018
+        self.begins = "checkpoint"
+        held = [reservation for part in parts for reservation in part.reservations]
+        prior, policies = Change().prior(self._prior, config.llms), self._change.make_policy
+        self._router = assemble(self.partition, prior, row, config, held, parts[0].window, policies)
+        self._open = {r.offset: Sent(r.dispatch_id, r.llm, r.reserved_micros, [], []) for r in held}
+        self._completions = row.offsets.completions
+        self._configure(Reconfigured(parts[0].at_ms, config), row.seen)
+        if self._change.prices is not None:
+            self._router.pricing.solve(self._router.ledger)
+
+    def _configure(self, event: Reconfigured, seen: int | None = None) -> None:
+        self._llms = event.config.llms
+        self.exploration.configured(event.config, seen)
+        self._router.prior = self._change.prior(self._prior, self._llms)
+        self._decide(Reconfigured(event.at_ms, self._change.configuration(event.config)))
+
+    # One event after another
 
     def _happen(self, event: Event, caused: Sequence[Decision]) -> None:
         match event:
             case Reconfigured():
-                self._llms = event.config.llms
-                self._decide(Reconfigured(event.at_ms, self._change.configuration(event.config)))
+                self._configure(event)
             case Arrived():
-                self._decide(self._arrival(event))
-                if not _is_dispatched(caused):
-                    self._settle(event.offset, event.at_ms)
+                self._arrived(event, caused)
             case Completed():
                 self._completed(event, caused)
             case _:
                 for closed in caused:
                     self._expired(closed)
-                self._decide(event)
+                # Completions are numbered anew here: one that was refused must not take the place of others.
+                self._decide(Ticked(event.at_ms))
 
-    def _explore(self, decision: Decision) -> None:
-        match decision:
-            case Routed(attempt=1, reason="observing"):
-                self.explored += 1
-                sent = self._open.get(decision.offset)
-                if sent is not None and sent.llm == decision.llm:
-                    self._drawn.add(decision.offset)
-            case Closed() if _origin(decision.dispatch_id) in self._drawn:
-                self._drawn.discard(_origin(decision.dispatch_id))
-                self.weighted_quality += len(self._llms) * (decision.quality or 0.0)
-
-    def _arrival(self, query: Arrived) -> Arrived:
+    def _arrived(self, query: Arrived, caused: Sequence[Decision]) -> None:
+        draws = self._router.pricing.reason() == "observing"
         estimated = query if self._estimated is None else self._estimated(query)
-        return self._change.arrival(estimated, self._llms)
+        self._decide(self._change.arrival(estimated, self._llms))
+        sent = self._open.get(query.offset)
+        for decision in caused:
+            if isinstance(decision, Routed):
+                self.exploration.routed(decision, None if sent is None else sent.llm, draws)
+        if not _is_dispatched(caused):
+            self._settle(query.offset, query.at_ms)
 
     def _completed(self, event: Completed, caused: Sequence[Decision]) -> None:
-        offset = _origin(event.dispatch_id)
+        offset = origin(event.dispatch_id)
         sent = self._open.get(offset)
         if sent is None or not isinstance(caused[0], Closed):
             return
@@ -155,15 +210,22 @@ class WhatIf:
             self._settle(offset, event.at_ms)
             return
         del self._open[offset]
-        retry = None if event.retry is None else self._arrival(event.retry)
-        self._complete(sent, msgspec.structs.replace(event, retry=retry))
+        self._complete(sent, msgspec.structs.replace(event, retry=self._again(sent, event.retry)))
         if not event.ok and not _is_dispatched(caused):
             self._settle(offset, event.at_ms)
+
+    def _again(self, sent: Sent, retry: Arrived | None) -> Arrived | None:
+        """The query of a further attempt: another index's estimates are those of the attempt before."""
+        if retry is None:
+            return None
+        if self._estimated is None or not sent.quality:
+            return self._change.arrival(retry, self._llms)
+        return msgspec.structs.replace(retry, quality=sent.quality, cost_micros=sent.costs_micros)
 
     def _expired(self, closed: Decision) -> None:
         """A real dispatch expired; another LLM would have answered, for all that is known."""
         if isinstance(closed, Closed):
-            offset = _origin(closed.dispatch_id)
+            offset = origin(closed.dispatch_id)
             sent = self._open.get(offset)
             if sent is not None and sent.llm != closed.llm:
                 self._settle(offset, closed.at_ms)
@@ -182,19 +244,15 @@ class WhatIf:
 
     def _decide(self, event: Event) -> None:
         self._router.decide([event])
-        for _, record in self._router.journal.take():
-            decision = wire.decode_decision(record)
-            self.other.add(decision, self._llms)
-            if isinstance(decision, Routed) and decision.llm is not None:
-                i = self._llms.index(decision.llm)
-                name = f"{self._router.partition}-{decision.offset}-{decision.attempt}"
-                self._open[decision.offset] = Sent(name, decision.llm, decision.cost_micros[i])
+        decisions = [wire.decode_decision(record) for _, record in self._router.journal.take()]
+        llms = self._router.settings.llms
+        self.other.add(decisions, llms)
+        for routed in decisions:
+            if isinstance(routed, Routed) and routed.llm is not None:
+                name = f"{self.partition}-{routed.offset}-{routed.attempt}"
+                cost_micros = routed.cost_micros[llms.index(routed.llm)]
+                self._open[routed.offset] = Sent(name, routed.llm, cost_micros, routed.quality, routed.cost_micros)
 
 
 def _is_dispatched(caused: Sequence[Decision]) -> bool:
     return any(isinstance(decision, Routed) and decision.llm is not None for decision in caused)
-
-
-def _origin(dispatch_id: str) -> int:
-    parts = dispatch_id.split("-")
-    return int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() else -1

@@ -56,6 +56,8 @@ def command(
     prices = None if with_prices is None else {k: float(v) * USD for k, v in _pairs("--with-prices", with_prices)}
     _check("--budgets", amounts, settings.llms)
     _check("--without", without or (), settings.llms)
+    if set(without or ()) >= set(settings.llms):
+        raise typer.BadParameter("no LLM is left", param_hint="--without")
     _check("--with-prices", prices or (), settings.llms)
     if policy not in (None, "priced", "port"):
         raise typer.BadParameter("one of: priced, port", param_hint="--policy")
@@ -94,19 +96,20 @@ def _check(option: str, names: Iterable[str], llms: Container[str]) -> None:
 def show(console: Console, comparison: Comparison) -> None:
     """Both sides in total and by LLM, then what is known and what is estimated."""
     from worker.commands.tables import figures
+    from worker.exploration import Explored
+    from worker.tally import Served
 
+    nothing = Served()
     real, other = comparison.real, comparison.other
     console.print(figures(("", "real", "what if"), _totals(comparison)))
     rows = [
-        (llm, *_figures(real.llms.get(llm)), *_figures(other.llms.get(llm)))
+        (name, said, *_figures(side.llms.get(llm, nothing)))
         for llm in dict.fromkeys((*real.llms, *other.llms))
+        for name, said, side in ((llm, "real", real), ("", "what if", other))
     ]
-    console.print(figures(("LLM", "real", "cost $", "est. q", "what if", "cost $", "est. q"), rows))
-    if comparison.explored_quality is not None:
-        console.print(
-            f"by inverse propensity, from {comparison.explored:,} queries drawn at random: "
-            f"{comparison.explored_quality:.3f} true quality per query under what if"
-        )
+    console.print(figures(("LLM", "", "sent", "served", "cost $", "est. q", "judged", "true q"), rows))
+    if comparison.explored != Explored():
+        console.print(_explored(comparison), markup=False, highlight=False)
     for note in comparison.notes:
         console.print(f"[yellow]note[/] {note}")
 
@@ -121,6 +124,7 @@ def _totals(comparison: Comparison) -> list[tuple[str, str, str]]:
     return [
         row("queries", [f"{comparison.queries:,}"] * 2),
         row("dispatched", [f"{side.total.dispatched:,}" for side in sides]),
+        row("  of them served", [f"{side.total.served:,}" for side in sides]),
         *(row(f"deferred: {reason}", [f"{side.deferred.get(reason, 0):,}" for side in sides]) for reason in reasons),
         row("cost $", [f"{side.total.cost_micros * USD:.4f}" for side in sides]),
         row("estimated quality", [f"{side.total.estimated_quality:,.1f}" for side in sides]),
@@ -135,8 +139,30 @@ def _per_dollar(side: Side) -> str:
     return f"{side.total.estimated_quality / cost:,.0f}" if cost else ""
 
 
-def _figures(served: Served | None) -> tuple[str, str, str]:
-    if served is None or not served.dispatched:
-        return "0", "", ""
-    mean = served.estimated_quality / served.dispatched
-    return f"{served.dispatched:,}", f"{served.cost_micros * USD:.4f}", f"{mean:.3f}"
+def _figures(served: Served) -> tuple[str, ...]:
+    return (
+        f"{served.dispatched:,}",
+        f"{served.served:,}",
+        f"{served.cost_micros * USD:.4f}",
+        _mean(served.estimated_quality, served.served),
+        f"{served.judged:,}",
+        _mean(served.true_quality, served.judged),
+    )
+
+
+def _mean(total: float, count: int) -> str:
+    return f"{total / count:.3f}" if count else "-"
+
+
+def _explored(comparison: Comparison) -> str:
+    explored, quality = comparison.explored, comparison.explored_quality
+    counts = {
+        "unjudged": explored.drawn - explored.judged,
+        "unaffordable": explored.unaffordable,
+        "left out, for what if would have drawn too": explored.shared,
+    }
+    others = "".join(f"; {count:,} {name}" for name, count in counts.items() if count)
+    return (
+        f"by inverse propensity: {'-' if quality is None else f'{quality:.3f}'} true quality per query under what if, "
+        f"from {explored.judged:,} judged answers of LLMs drawn at random{others}"
+    )
