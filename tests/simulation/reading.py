@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from tests.simulation.log import Log
 from worker import wire
 from worker.messages import Configuration
+from worker.originals import Originals, Stream
 from worker.pricing import Prior
 from worker.proof import Proof
 from worker.record import StoredRecord
 from worker.replay import Evidence, Replay
+from worker.settings import LimitSettings
 from worker.solutions import Solutions
 from worker.topic_names import TopicNames
 
@@ -36,15 +39,22 @@ def proven(log: Log, partition: int) -> Proof:
 
 
 def replayed(log: Log, partition: int, prior: Prior, config: Configuration, share: float) -> Replay:
-    """The finished replay of the decisions of one partition, without the first `share` of them."""
+    """The finished replay of the decisions of one partition, without the first `share` of them, beside its inputs."""
     [row] = [record for record in log.read((TOPICS.ledger, partition)) if record.key == b"account"][-1:]
-    evidence = Evidence(row=wire.decode_account(row.value or b""))
+    queries, completions = (_stream(log, (topic, partition)) for topic in (TOPICS.queries, TOPICS.completions))
+    originals = Originals(LimitSettings(), queries, completions)
+    evidence = Evidence(originals, row=wire.decode_account(row.value or b""))
     replay = Replay(partition, TOPICS.decisions, prior, Solutions(config.index), evidence)
     records = [*log.read((TOPICS.decisions, partition))]
     for record in records[int(len(records) * share) :]:
         replay.feed(record)
     replay.finish()
     return replay
+
+
+def _stream(log: Log, place: tuple[str, int]) -> Stream:
+    entries = log.entries[place]
+    return Stream(partial(log.read, place), entries[0].offset if entries else log.ends[place])
 
 
 def _records(log: Log, partition: int, *prefixes: str) -> Iterator[StoredRecord]:

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.auditor import Violation
+from tests.simulation.auditor import Violation, prior_for
+from tests.simulation.log import Log
 from tests.simulation.planted import BUGS
 from tests.simulation.quiet import quiet_log
+from tests.simulation.reading import replayed
 from tests.simulation.world import simulate
+from worker import wire
+from worker.messages import Decision, Query, Routed
 
 SEEDS = 200
 # Ten tests of twenty seeds: a failure names its seed, and the rest still run.
@@ -69,6 +73,26 @@ def violates(seed: int, bug: str) -> bool:
 def test_a_planted_bug_is_found(bug: str) -> None:
     """Each bug breaks an invariant under at least one of the first seeds."""
     assert any(violates(seed, bug) for seed in range(FOUND_WITHIN[bug])), f"{bug}: not found"
+
+
+def test_the_replay_compares_with_the_inputs() -> None:
+    """A query that is not the one decided on diverges, whatever its decision says."""
+    world = simulate(3)
+    config = world.auditor.books[0].config
+    assert config is not None
+    routed = [decision for decision in decisions(world.log) if isinstance(decision, Routed) and decision.attempt == 1]
+    entries, offset = world.log.entries["queries", 0], routed[-1].offset
+    [place] = [number for number, entry in enumerate(entries) if entry.offset == offset]
+    forged = wire.encode(Query(id="another", text="x"))
+    entries[place] = entries[place]._replace(record=entries[place].record._replace(value=forged))
+    found = replayed(world.log, 0, prior_for(config.llms), config, 0.0).divergence
+    assert found is not None
+    assert (found.field, found.recomputed) == ("query_id", "another")
+
+
+def decisions(log: Log) -> list[Decision]:
+    """All decisions of partition 0."""
+    return [wire.decode_decision(record.value or b"") for record in log.read(("decisions", 0))]
 
 
 STEPS_OF_A_COMMIT = {
