@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import msgspec
+
 from worker import clients, index, wire
 from worker.embedder import load_embedder
 from worker.errors import CheckFailed, FixSetting
+from worker.estimator import Estimator
 from worker.explanation import Explanation, Search
-from worker.messages import Checkpoint
 from worker.reader import Progress, Reader
 from worker.record import StoredRecord
 from worker.settings import Settings
@@ -24,29 +28,50 @@ def find(settings: Settings, query_id: str, progress: Progress) -> list[Explanat
             decision = wire.decode_decision(record.value or b"")
         except wire.UNREADABLE as error:
             raise CheckFailed(f"{record.topic}/{record.partition} offset {record.offset}: {error}") from None
-        search = searches[record.partition]
-        if isinstance(decision, Checkpoint):
-            search.adopt(decision.config)
-        search.feed(record.offset, decision)
+        searches[record.partition].feed(record.offset, decision)
 
     with Reader(settings, progress) as reader:
         reader.read(reader.oldest((settings.topics.decisions, search.partition) for search in searches), take)
-    return [found for search in searches if (found := search.found()) is not None]
+    return [found for search in searches for found in search.found()]
 
 
-def neighbours(settings: Settings, explanation: Explanation, count: int) -> Neighbours | str:
-    """The nearest rows of history, (id, similarity); or why they cannot be told. Raises CheckBroker."""
+def with_neighbours(settings: Settings, explanations: Iterable[Explanation], count: int) -> list[Explanation]:
+    """The explanations with up to `count` rows of history nearest to each query, or why they cannot be told.
+
+    Raises CheckBroker.
+    """
     try:
         estimator = index.load(settings.index.directory)
     except FixSetting as error:
-        return str(error)
-    if estimator.manifest.index != explanation.index:
-        return f"the index in {settings.index.directory} is not the one that was asked then ({explanation.index[:12]})"
-    offset = explanation.attempts[0].decision.offset
+        return [msgspec.structs.replace(explanation, neighbours_unknown=str(error)) for explanation in explanations]
+    return [_with(explanation, _nearest(settings, estimator, explanation, count)) for explanation in explanations]
+
+
+def _with(explanation: Explanation, near: Neighbours | str) -> Explanation:
+    if isinstance(near, str):
+        return msgspec.structs.replace(explanation, neighbours_unknown=near)
+    return msgspec.structs.replace(explanation, neighbours=near)
+
+
+def _nearest(settings: Settings, estimator: Estimator, explanation: Explanation, count: int) -> Neighbours | str:
+    if not explanation.attempts:
+        return "a dead letter is not estimated"
+    asked = explanation.attempts[0].index
+    if asked is None:
+        return "which index was asked then is not known"
+    if estimator.manifest.index != asked:
+        return f"the index in {settings.index.directory} is not the one that was asked then ({asked[:12]})"
+    record = _query_record(settings, explanation)
+    return "the query has left its topic" if record is None else _near(settings, estimator, record, count)
+
+
+def _query_record(settings: Settings, explanation: Explanation) -> StoredRecord | None:
+    offset = explanation.query_offset
     records = clients.read_partition(settings, settings.topics.queries, explanation.partition, offset, offset + 1)
-    record = next((record for record in records if record.offset == offset), None)
-    if record is None:
-        return "the query has left its topic"
+    return next((record for record in records if record.offset == offset), None)
+
+
+def _near(settings: Settings, estimator: Estimator, record: StoredRecord, count: int) -> Neighbours | str:
     limits = settings.limits
     query = wire.decode_query(record.value, limits.max_query_bytes, limits.max_nesting)
     embeddings, problems = wire.embedding_rows([query], estimator.manifest.dimension)

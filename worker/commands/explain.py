@@ -26,36 +26,42 @@ def command(query_id: QueryId, config: ConfigOption = None, count: Count = 5, as
     """Tell one query's way: its neighbours in history, the estimates, prices and scores, who could reserve, the end.
 
     A score is quality - price x cost; the best one above 0 whose LLM can reserve is chosen. Costs are in micro-dollars,
-    prices in quality per dollar. Exit 1 if nothing was ever decided about it. Example: `tollgate explain my-query-17`
+    prices in quality per dollar; an LLM is affordable if it has left what it would have to hold. Exit 1 if nothing was
+    ever decided about it. Example: `tollgate explain my-query-17`
     """
     import msgspec
     from rich.console import Console
 
     from worker.commands.verify import watching
     from worker.errors import CheckFailed
-    from worker.neighbourhood import find, neighbours
+    from worker.neighbourhood import find, with_neighbours
 
     settings, console = settings_from(config), Console()
     with watching(console) as progress:
         explanations = find(settings, query_id, progress)
     if not explanations:
         raise CheckFailed(f"{query_id}: nothing was decided about it; is it still waiting? `tollgate status` tells")
+    if count:
+        explanations = with_neighbours(settings, explanations, count)
     if as_json:
         typer.echo(msgspec.json.encode(explanations))
         return
     for explanation in explanations:
-        near = neighbours(settings, explanation, count) if count else []
-        show(console, explanation, near)
+        show(console, explanation)
 
 
-def show(console: Console, explanation: Explanation, near: list[tuple[str, float]] | str) -> None:
-    """One partition's explanation, attempt by attempt."""
-    console.print(f"query {explanation.query_id}, partition {explanation.partition}", markup=False, highlight=False)
-    if isinstance(near, str):
-        console.print(f"neighbours unknown: {near}", markup=False)
-    elif near:
-        told = ", ".join(f"{row} ({similarity:.3f})" for row, similarity in near)
-        console.print(f"nearest in history: {told}", markup=False, highlight=False)
+def show(console: Console, explanation: Explanation) -> None:
+    """The explanation of one query, attempt by attempt."""
+    place = f"partition {explanation.partition}, offset {explanation.query_offset}"
+    _say(console, f"query {explanation.query_id}, {place}")
+    if explanation.refused is not None:
+        _say(console, f"it is a dead letter: {explanation.refused}")
+        return
+    if explanation.neighbours_unknown is not None:
+        _say(console, f"neighbours unknown: {explanation.neighbours_unknown}")
+    elif explanation.neighbours:
+        told = ", ".join(f"{row} ({similarity:.3f})" for row, similarity in explanation.neighbours)
+        _say(console, f"nearest in history: {told}")
     for attempt in explanation.attempts:
         _show_attempt(console, attempt)
 
@@ -64,14 +70,17 @@ def _show_attempt(console: Console, attempt: Attempt) -> None:
     routed = attempt.decision
     when = datetime.fromtimestamp(routed.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
     console.print()
-    console.print(
-        f"attempt {routed.attempt} at {when}, decisions offset {attempt.offset}: {attempt.why}",
-        markup=False,
-        highlight=False,
-    )
-    console.print(_candidates(attempt))
+    _say(console, f"attempt {routed.attempt} at {when}, decisions offset {attempt.offset}: {attempt.why}")
+    if attempt.note is not None:
+        _say(console, f"note: {attempt.note}")
+    if attempt.candidates:
+        console.print(_candidates(attempt))
     if routed.llm is not None:
-        console.print(_ending(attempt), markup=False, highlight=False)
+        _say(console, _ending(attempt))
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False)
 
 
 def _candidates(attempt: Attempt) -> Table:
@@ -85,11 +94,14 @@ def _candidates(attempt: Attempt) -> Table:
             f"{candidate.price / USD:,.0f}",
             f"{candidate.score:.3f}",
             f"{candidate.reserve_micros:,}",
+            "?" if candidate.available_micros is None else f"{candidate.available_micros:,}",
+            "?" if candidate.affordable is None else "yes" if candidate.affordable else "no",
             candidate.verdict,
         )
         for candidate in attempt.candidates
     ]
-    return figures(("LLM", "quality", "cost", "price", "score", "to hold", "verdict"), rows)
+    headers = ("LLM", "quality", "cost", "price", "score", "to hold", "left", "enough", "verdict")
+    return figures(headers, rows)
 
 
 def _ending(attempt: Attempt) -> str:
