@@ -11,16 +11,19 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from worker import audit, demo_data, rerun
+from worker import audit, demo_data, rerun, wire
 from worker.feeder import Feeder
 from worker.history import History
 from worker.processes import Child
+from worker.reader import Reader, silent
+from worker.record import Record
 from worker.report import Report
 from worker.settings import Settings
 from worker.system import System
+from worker.topic_names import TopicNames
 from worker.watch import Watch
 
-PARTITIONS, WORKERS = 6, 3
+PARTITIONS, WORKERS, INFERENCE_WORKERS = 6, 3, 2
 SESSION_SECONDS = 3.0
 SETTLE_SECONDS = 300.0
 # Rarest last: a broker takes seconds to come back, and while it is away nothing else can be broken.
@@ -28,7 +31,7 @@ BLOWS = {
     "kill a worker": 5,
     "stop a worker": 3,
     "end a worker": 2,
-    "kill the inference worker": 1,
+    "kill an inference worker": 1,
     "kill the broker": 1,
 }
 
@@ -54,7 +57,10 @@ class Plan:
 
 
 class Result(Struct, frozen=True):
-    """`lost` and `doubled` queries by the audit, `divergent` partitions by the replay; `blows` and restarts counted."""
+    """`lost` queries and `wrong` rows by the audit, `divergent` partitions by the replay; `blows` and restarts counted.
+
+    `doubled` counts attempts that were published more than once: dispatched twice, or dispatched and deferred.
+    """
 
     seed: int
     seconds: float
@@ -63,6 +69,7 @@ class Result(Struct, frozen=True):
     restarts: int
     exits: dict[int, int]
     lost: int
+    doubled: int
     wrong: int
     divergent: int
     replayed: int
@@ -71,8 +78,30 @@ class Result(Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """Nothing lost, nothing wrong, nothing divergent."""
-        return not (self.lost or self.wrong or self.divergent)
+        """Nothing lost, nothing doubled, nothing wrong, nothing divergent."""
+        return not (self.lost or self.doubled or self.wrong or self.divergent)
+
+
+class Published:
+    """Counts what was published of each attempt; `take` every record of the dispatch topics and of `deferred`."""
+
+    def __init__(self, topics: TopicNames) -> None:
+        self._topics = topics
+        self._attempts: Counter[str] = Counter()
+
+    def take(self, record: Record) -> None:
+        """The next record."""
+        value = record.value or b""
+        if record.topic == self._topics.deferred:
+            deferred = wire.decode_deferred(value)
+            self._attempts[f"{deferred.origin.partition}-{deferred.origin.offset}-{deferred.attempt}"] += 1
+        else:
+            self._attempts[wire.decode_dispatch(value).id] += 1
+
+    @property
+    def doubled(self) -> int:
+        """How many records are there beyond one for each attempt."""
+        return self._attempts.total() - len(self._attempts)
 
 
 class Chaos:
@@ -115,7 +144,8 @@ class Chaos:
             routing={"checkpoint_every": 200, "reservation_seconds": 60, "horizon_queries": self.plan.queries},
             log={"format": "json"},
         )
-        self.system.start_inference(latency_ms=50, error_rate=0.01)
+        for _ in range(INFERENCE_WORKERS):
+            self.system.start_inference(latency_ms=50, error_rate=0.01)
         self.system.start_workers(WORKERS)
         return settings, live
 
@@ -143,8 +173,8 @@ class Chaos:
             case "stop a worker":
                 worker.send(signal.SIGSTOP)
                 self._stopped.setdefault(worker.name, now + SESSION_SECONDS * self._dice.uniform(1.2, 3))
-            case "kill the inference worker":
-                self.system.family.children[0].send(signal.SIGKILL)
+            case "kill an inference worker":
+                self._dice.choice(self.system.inference).send(signal.SIGKILL)
             case "kill the broker":
                 self.system.broker.kill()
                 self.system.broker.start()
@@ -159,7 +189,7 @@ class Chaos:
 
     def _result(self, settings: Settings, queries: int, seconds: float) -> Result:
         self._tell("reading everything back: verify")
-        report = audit.verify(settings)
+        report, doubled = audit.verify(settings), _doubled(settings)
         self._tell("deciding everything again: replay")
         replayed = list(rerun.replay(settings, rerun.Task()))
         divergences = [str(one.divergence) for one in replayed if one.divergence is not None]
@@ -171,9 +201,19 @@ class Chaos:
             restarts=self.system.family.restarts,
             exits=dict(self.system.family.exits),
             lost=queries - report.counts.queries,
+            doubled=doubled,
             wrong=report.wrong,
             divergent=len(divergences),
             replayed=sum(one.compared for one in replayed),
             report=report,
             divergences=divergences,
         )
+
+
+def _doubled(settings: Settings) -> int:
+    topics, published = settings.topics, Published(settings.topics)
+    names = [*(topics.dispatch(llm) for llm in settings.llms), topics.deferred]
+    with Reader(settings, silent) as reader:
+        places = [(name, partition) for name in names for partition in range(settings.kafka.partitions)]
+        reader.read(reader.oldest(places), published.take)
+    return published.doubled

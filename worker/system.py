@@ -47,6 +47,7 @@ class System:
         self.broker = broker
         self.family = Family()
         self.workers: list[Child] = []
+        self.inference: list[Child] = []
         self._ports: dict[str, int] = {}
 
     @property
@@ -79,7 +80,9 @@ class System:
     def start_inference(self, latency_ms: float, error_rate: float = 0.0, options: Sequence[str] = ()) -> Child:
         """Start an inference worker for all LLMs."""
         arguments = ["infer", "--latency-ms", str(latency_ms), "--error-rate", str(error_rate), *options]
-        return self.family.start(self._child("inference", arguments))
+        name = f"inference-{len(self.inference) + 1}"
+        self.inference.append(self.family.start(self._child(name, arguments)))
+        return self.inference[-1]
 
     def is_ready(self, worker: Child) -> bool:
         """Whether /readyz of a worker says so. Raises CheckFailed if it has ended."""

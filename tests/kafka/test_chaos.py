@@ -22,5 +22,5 @@ def test_chaos(tmp_path: Path, index_directory: Path) -> None:
     with Broker(tmp_path / "kafka") as broker, System(tmp_path, broker) as system:
         result = Chaos(system, Plan(minutes=0.5, every_seconds=4.0, seed=seed), print).run()
     found = [*map(str, result.report.findings), *result.divergences]
-    assert (result.lost, result.wrong, result.divergent, found) == (0, 0, 0, [])
+    assert (result.lost, result.doubled, result.wrong, result.divergent, found) == (0, 0, 0, 0, [])
     assert sum(result.blows.values()) > 0

@@ -25,7 +25,7 @@ def command(
 ) -> None:
     """Break a whole Tollgate at random, then prove that nothing was lost, doubled or changed.
 
-    On a Kafka of its own: 3 workers over 6 partitions, an inference worker, a producer; SIGKILL, SIGSTOP for longer
+    On a Kafka of its own: 3 workers over 6 partitions, 2 inference workers, a producer; SIGKILL, SIGSTOP for longer
     than the session timeout, SIGTERM, and the broker killed and restarted. Ends with verify and replay; exit code 1 if
     either finds anything. Example: `tollgate chaos --minutes 10 --seed 7`
     """
@@ -62,8 +62,8 @@ def _show(console: Any, result: Result) -> None:
         f"{counts.dead_letters:,} dead letters; {counts.transactions:,} transactions"
     )
     console.print(
-        f"result    {result.lost} lost, {result.wrong} wrong, {result.divergent} divergent of {result.replayed:,} "
-        "decisions replayed",
+        f"result    {result.lost} lost, {result.doubled} duplicated, {result.divergent} divergent of "
+        f"{result.replayed:,} decisions replayed; {result.wrong} rows wrong by verify",
         style="bold green" if result.ok else "bold red",
     )
     for finding in [*map(str, result.report.findings), *result.divergences][:10]:
