@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tests.drive import Drive
 from worker import wire
@@ -72,3 +72,42 @@ class Recorded(Drive):
 
     def _write(self, topic: str, key: str, value: bytes | None) -> None:
         self.log[topic].append(record(topic, len(self.log[topic]), key, value, wire.CONTENT_TYPE))
+
+
+class Shelf:
+    """Stands in for a broker: `Reader` and `read_partition` find its records, which are all committed."""
+
+    def __init__(self) -> None:
+        self.records: list[StoredRecord] = []
+
+    def __call__(self, *_: object) -> Shelf:
+        return self
+
+    def __enter__(self) -> Shelf:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def oldest(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The first offset of each partition."""
+        return {place: min((stored.offset for stored in self._at(place)), default=0) for place in places}
+
+    def ends(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The offset after the last record of each partition."""
+        return {place: max((stored.offset + 1 for stored in self._at(place)), default=0) for place in places}
+
+    def read(self, starts: dict[tuple[str, int], int], take: Callable[[StoredRecord], None]) -> None:
+        """Hand every record of these partitions to `take`."""
+        for place in starts:
+            for stored in self._at(place):
+                take(stored)
+
+    def read_partition(
+        self, _: object, topic: str, partition: int, start: int | None = None, end: int | None = None
+    ) -> Iterator[StoredRecord]:
+        """The records from `start` to before `end`."""
+        records = self._at((topic, partition))
+        return (s for s in records if s.offset >= (start or 0) and (end is None or s.offset < end))
+
+    def _at(self, place: tuple[str, int]) -> list[StoredRecord]:
+        return [stored for stored in self.records if (stored.topic, stored.partition) == place]

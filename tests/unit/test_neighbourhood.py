@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.drive import Drive, config, query
-from tests.topics import record
+from tests.topics import Shelf, record
 from worker import clients, index, neighbourhood, wire
 from worker.errors import CheckFailed
 from worker.events import Refused
@@ -60,28 +60,10 @@ def asked(settings: Settings) -> str:
 @pytest.fixture
 def topics(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Puts records where the reader reads."""
-    held: list[StoredRecord] = []
-
-    class Held:
-        def __init__(self, *_: object) -> None: ...
-        def __enter__(self) -> Held:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-        def oldest(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-            return dict.fromkeys(places, 0)
-
-        def read(self, starts: dict[tuple[str, int], int], take: Callable[[StoredRecord], None]) -> None:
-            for stored in held:
-                if (stored.topic, stored.partition) in starts:
-                    take(stored)
-
-    def read_partition(_: Settings, topic: str, __: int, start: int, end: int) -> Iterator[StoredRecord]:
-        return (stored for stored in held if stored.topic == topic and start <= stored.offset < end)
-
-    monkeypatch.setattr(neighbourhood, "Reader", Held)
-    monkeypatch.setattr(clients, "read_partition", read_partition)
-    return held.extend
+    shelf = Shelf()
+    monkeypatch.setattr(neighbourhood, "Reader", shelf)
+    monkeypatch.setattr(clients, "read_partition", shelf.read_partition)
+    return shelf.records.extend
 
 
 def decided(drive: Drive) -> list[StoredRecord]:
