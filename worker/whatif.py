@@ -157,15 +157,18 @@ class WhatIf:
 
     def _begin_at(self, parts: list[Checkpoint]) -> None:
         row, config = parts[0].row, parts[0].config
-        assert row is not None and config is not None, "the first part carries both"  # noqa: PT018
+        assert row is not None, "the first part carries it"
+        assert config is not None, "the first part carries it"
         self.begins = "checkpoint"
         held = [reservation for part in parts for reservation in part.reservations]
+        # As it really was; the change comes into force on top of it.
         prior, policies = Change().prior(self._prior, config.llms), self._change.make_policy
         self._router = assemble(self.partition, prior, row, config, held, parts[0].window, policies)
         self._open = {r.offset: Sent(r.dispatch_id, r.llm, r.reserved_micros, [], []) for r in held}
         self._completions = row.offsets.completions
         self._configure(Reconfigured(parts[0].at_ms, config), row.seen)
         if self._change.prices is not None:
+            # A configuration that is otherwise the same would keep the checkpoint's prices.
             self._router.pricing.solve(self._router.ledger)
 
     def _configure(self, event: Reconfigured, seen: int | None = None) -> None:
