@@ -138,7 +138,7 @@ def optimisation(study: Study) -> Finding:
     rows.append(_fit_row(f"live, {len(live.fits)} solutions", list(live.fits), [], None))
     rows.append(_fit_row("estimates that are no numbers", [_failed(scene)], [], None))
     columns = ("prices solved on", "converged", "iterations", "dual objective", "gap", "slackness", "spread of prices")
-    title = "the price solution: gap is between the dual objective and what routing by it reaches"
+    title = "the price solution; gap is between the dual objective and what routing by it reaches"
     return Finding(title, columns, rows, {"priced": line}, ("sample", "spread of prices"))
 
 
