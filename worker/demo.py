@@ -79,8 +79,8 @@ class Result(Struct, frozen=True):
 
 def own_directory(directory: Path) -> Path:
     """Make the demo's directory anew, for this user alone. Raises FixSetting if it is not ours, or in use."""
-    if directory.is_symlink() or (directory.exists() and directory.stat().st_uid != os.getuid()):
-        raise FixSetting(f"{directory} belongs to somebody else; name another with --directory")
+    if os.path.lexists(directory) and not demo_data.is_own(directory):
+        raise FixSetting(f"{directory} is no directory of yours; name another with --directory")
     if (found := running(directory / "kafka")) is not None:
         raise FixSetting(f"a demo is running in {directory} (Kafka is process {found[0]}): end it, or use --directory")
     shutil.rmtree(directory, ignore_errors=True)

@@ -21,10 +21,18 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the 
 
 def settings_from(config: Path | None, flags: dict[str, Any] | None = None) -> Settings:
     """Settings from --config, ./tollgate.toml or the running demo. Raises FixSetting."""
-    from worker.demo_data import demo_directory
     from worker.settings import load_settings
 
-    if config is None:
-        found = (path for path in (Path("tollgate.toml"), demo_directory() / "tollgate.toml") if path.exists())
-        config = next(found, None)
-    return load_settings(config, flags)
+    return load_settings(config or _found(), flags)
+
+
+def _found() -> Path | None:
+    """./tollgate.toml, else that of the demo that this user runs; None where there is neither."""
+    here = Path("tollgate.toml")
+    if here.exists():
+        return here
+    from worker.demo_data import demo_directory, is_own
+
+    demo = demo_directory()
+    # Another user's file could name a broker of theirs, which would be sent this user's password.
+    return demo / here if is_own(demo) and (demo / here).exists() else None

@@ -9,6 +9,7 @@ import typer
 from worker.commands.options import ConfigOption, settings_from
 
 if TYPE_CHECKING:
+    from worker.messages import Routed
     from worker.sender import Reply
 
 Text = Annotated[str, typer.Argument(help="The query's text. It is never logged.")]
@@ -26,7 +27,8 @@ def command(
 ) -> None:
     """Send one query and show which LLM it goes to and why.
 
-    Uses --config, ./tollgate.toml or the running demo (`tollgate demo --keep`). Exit 1 if nothing was decided in time.
+    Uses --config, ./tollgate.toml or the running demo (`tollgate demo --keep` in another terminal). Exit 1 if the query
+    was refused, or nothing was decided in time.
     Example: `tollgate send "What is the capital of France?"`
     """
     import msgspec
@@ -40,26 +42,25 @@ def command(
     if json:
         typer.echo(msgspec.json.encode(reply).decode())
     else:
-        _show(Console(), reply)
+        # Names and reasons may hold brackets, which are no markup.
+        _show(Console(markup=False), reply)
     if reply.decision is None:
         raise typer.Exit(1)
 
 
 def _show(console: Any, reply: Reply) -> None:
     console.print(f"query     {reply.origin.partition}-{reply.origin.offset}")
-    if reply.decision is None:
-        console.print("no decision in time: is a worker running, and does it use these settings? see `tollgate status`")
-    elif reply.rejected is not None:
+    if reply.rejected is not None:
         console.print(f"refused   {reply.rejected}", style="red")
+    elif reply.decision is None:
+        console.print("no decision in time: is a worker running, and does it use these settings? see `tollgate status`")
     else:
-        _show_decision(console, reply)
+        _show_decision(console, reply, reply.decision)
 
 
-def _show_decision(console: Any, reply: Reply) -> None:
+def _show_decision(console: Any, reply: Reply, routed: Routed) -> None:
     from rich.table import Table
 
-    routed = reply.decision
-    assert routed is not None
     table = Table("LLM", "quality", "cost (micro-USD)", "price x cost", "score")
     rows = sorted(reply.candidates, key=lambda candidate: -candidate.score)
     for one in rows[:8]:

@@ -1,0 +1,50 @@
+"""What `tollgate send` shows of what became of a query."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from worker import cli, examples, sender
+from worker.commands import send
+from worker.messages import Closed, Origin, Routed
+from worker.sender import Reply
+
+ORIGIN = Origin(1, 1_234)
+ROUTED = examples.decisions()["decision-routed"]
+CLOSED = examples.decisions()["decision-closed"]
+NOTHING = Reply(ORIGIN, None, [], None, [])
+REFUSED = Reply(ORIGIN, None, [], "Object contains unknown field `txt` - at `$[...]`", [])
+assert isinstance(ROUTED, Routed)
+assert isinstance(CLOSED, Closed)
+ANSWERED = Reply(ORIGIN, ROUTED, sender.candidates(examples.LLMS, ROUTED), None, [CLOSED])
+
+SHOWN = [
+    ("refused", REFUSED, "refused   Object contains unknown field `txt` - at `$[...]`"),
+    ("nothing in time", NOTHING, "no decision in time"),
+    ("routed", ANSWERED, "goes to   gpt-4o (best_score); 5,340 micro-dollars reserved"),
+    ("settled", ANSWERED, "settled   3,910 micro-dollars (usage)"),
+]
+
+
+@pytest.mark.parametrize(("reply", "line"), [c[1:] for c in SHOWN], ids=[c[0] for c in SHOWN])
+def test_what_became_of_a_query_is_shown(reply: Reply, line: str) -> None:
+    """A refusal with its reason, a decision with its LLM and what was settled; else what to look at."""
+    written = io.StringIO()
+    send._show(Console(file=written, width=200, markup=False), reply)
+    assert any(shown.startswith(line) for shown in written.getvalue().splitlines()), written.getvalue()
+
+
+@pytest.mark.parametrize(("reply", "code"), [(REFUSED, 1), (NOTHING, 1), (ANSWERED, 0)])
+def test_the_exit_code_says_whether_it_was_decided(monkeypatch: pytest.MonkeyPatch, reply: Reply, code: int) -> None:
+    """1 for a query that was refused or that nobody decided in time."""
+
+    def sent(*_: Any) -> Reply:
+        return reply
+
+    monkeypatch.setattr(sender, "send", sent)
+    assert CliRunner().invoke(cli.app, ["send", "hello"]).exit_code == code
