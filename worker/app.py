@@ -34,7 +34,8 @@ from worker.metrics import Metrics
 from worker.processes import free_port
 from worker.recall import Recall
 from worker.router import Prior
-from worker.settings import KafkaSettings, Settings, configuration
+from worker.settings import KafkaSettings, Settings
+from worker.shares import configuration
 
 log = structlog.get_logger()
 

@@ -27,7 +27,8 @@ from worker.messages import Reservation
 from worker.outbox import ACCOUNT_KEY, RESERVATION_PREFIX
 from worker.pricing import Prior
 from worker.router import Router
-from worker.settings import Settings, configuration
+from worker.settings import Settings
+from worker.shares import configuration
 from worker.snapshot import restore
 from worker.system import System
 from worker.watch import Watch

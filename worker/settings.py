@@ -1,25 +1,40 @@
 """All settings of Tollgate, as one frozen object: flag > environment > tollgate.toml > default.
 
-Environment variables are named TOLLGATE_<SECTION>__<NAME>, as in TOLLGATE_KAFKA__BOOTSTRAP_SERVERS. Secrets come from
-the environment or from a file named by a `*_file` setting, never from tollgate.toml itself.
+Environment variables are named TOLLGATE_<SECTION>__<NAME>, as in TOLLGATE_KAFKA__BOOTSTRAP_SERVERS (`environment`).
+Secrets come from the environment or from a file named by a `*_file` setting, never from tollgate.toml itself.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 from typing_extensions import override
 
+from worker import addresses, environment
 from worker.errors import FixSetting
-from worker.manifest import Manifest
-from worker.messages import Configuration
 from worker.topic_names import TopicNames
 from worker.usage import PriceList
 
@@ -33,11 +48,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_a_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Without this, `true` is taken for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"is no switch, and cannot be {str(value).lower()}")
+        return value
+
 
 class KafkaSettings(Section):
     """[kafka]: where the broker is and how the lanes' group is called."""
 
-    bootstrap_servers: str = "127.0.0.1:9092"
+    bootstrap_servers: Annotated[str, AfterValidator(addresses.checked)] = "127.0.0.1:9092"
     group: str = Field(default="tollgate", pattern=r"^[A-Za-z0-9._-]+$", max_length=100)
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
     partitions: int = Field(default=4, ge=1, le=1024)
@@ -76,9 +99,11 @@ class KafkaSettings(Section):
         if self.sasl_password_file is None:
             return None
         try:
-            return self.sasl_password_file.read_text().strip()
+            return self.sasl_password_file.read_text("utf-8").strip()
         except OSError as error:
             raise ValueError(f"sasl_password_file cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError("sasl_password_file cannot be read: it is no UTF-8 text") from error
 
 
 class IndexSettings(Section):
@@ -108,13 +133,24 @@ class RoutingSettings(Section):
 
 
 class LimitSettings(Section):
-    """[limits]: what is accepted from outside."""
+    """[limits]: what is accepted from outside. What was not too large to read is whole as a dead letter, to be sent
+    again."""
 
     max_query_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
     max_completion_bytes: int = Field(default=100_000, ge=1_000, le=50_000_000)
     max_dead_letter_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
     max_nesting: int = Field(default=64, ge=1, le=500)
     max_cost_usd: Dollars = Decimal(100)
+
+    @model_validator(mode="after")
+    def _dead_letters_are_whole(self) -> LimitSettings:
+        for name in ("max_query_bytes", "max_completion_bytes"):
+            if getattr(self, name) > self.max_dead_letter_bytes:
+                raise ValueError(
+                    f"max_dead_letter_bytes, {self.max_dead_letter_bytes}, is below {name}, {getattr(self, name)}, and "
+                    "would cut dead letters that could be sent again; raise it too"
+                )
+        return self
 
     @property
     def max_cost_micros(self) -> int:
@@ -163,13 +199,7 @@ class LlmSettings(Section):
 class Settings(BaseSettings):
     """Everything. `load_settings` makes one; nothing else reads the environment."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TOLLGATE_",
-        env_nested_delimiter="__",
-        extra="forbid",
-        frozen=True,
-        nested_model_default_partial_update=True,
-    )
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
     kafka: KafkaSettings = KafkaSettings()
     index: IndexSettings = IndexSettings()
@@ -190,7 +220,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags first, then the environment, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        file = TomlConfigSettingsSource(settings_cls)
+        llms = file().get("llms")
+        variables = environment.nested(os.environ, cls.model_fields, llms if isinstance(llms, dict) else ())
+        return init_settings, InitSettingsSource(settings_cls, variables), file
+
+    @field_validator("llms")
+    @classmethod
+    def _llms_have_names(cls, llms: dict[str, LlmSettings]) -> dict[str, LlmSettings]:
+        if not all(name.strip() for name in llms):
+            raise ValueError("an LLM's name is empty")
+        return llms
 
     @property
     def topics(self) -> TopicNames:
@@ -200,7 +240,6 @@ class Settings(BaseSettings):
 
 def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
     """Settings from flags (nested dicts), the environment and the file at `path`. Raises FixSetting."""
-    _refuse_unknown_sections(os.environ)
     if path is not None:
         _refuse_secrets(path)
 
@@ -213,14 +252,6 @@ def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None)
         raise FixSetting("\n".join(_problem(problem) for problem in error.errors())) from None
     settings.topics.check(settings.llms)
     return settings
-
-
-def _refuse_unknown_sections(environment: Iterable[str]) -> None:
-    """A misspelt section is an error here as it is in the file; names without `__` may be somebody else's."""
-    for name in environment:
-        section, nested, _ = name.lower().removeprefix("tollgate_").partition("__")
-        if nested and name.lower().startswith("tollgate_") and section not in Settings.model_fields:
-            raise FixSetting(f"{name}: there is no section {section!r}, only {', '.join(Settings.model_fields)}")
 
 
 def _refuse_secrets(path: Path) -> None:
@@ -245,50 +276,3 @@ def _problem(problem: Any) -> str:
     silent = problem["type"] in ("missing", "value_error") or name.endswith("password")
     given = "" if silent else f", not {problem['input']!r}"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')}{given}"
-
-
-def configuration(settings: Settings, manifest: Manifest, partition: int) -> Configuration:
-    """What one partition decides by: budgets and horizon split, LLMs and margins in the order of the index.
-
-    Budgets split exactly: what does not divide goes to the lowest partitions. Raises FixSetting where the index and
-    the settings speak of different LLMs.
-    """
-    _same_llms(settings, manifest)
-    routing, partitions = settings.routing, settings.kafka.partitions
-    margins = zip(manifest.llms, manifest.margins, strict=True)
-    return Configuration(
-        llms=tuple(manifest.llms),
-        budget_micros={
-            llm: _share(_micros(settings.llms[llm].budget_usd), partitions, partition) for llm in manifest.llms
-        },
-        margins=tuple(float(settings.llms[llm].margin or margin) for llm, margin in margins),
-        policy=routing.policy,
-        horizon_queries=_share(routing.horizon_queries, partitions, partition),
-        horizon_floor_queries=routing.horizon_floor_queries,
-        resolve_every_queries=routing.resolve_every_queries,
-        window_queries=routing.window_queries,
-        observe_share=routing.observe_share,
-        max_attempts=routing.max_attempts,
-        reservation_ms=routing.reservation_seconds * 1000,
-        checkpoint_every=routing.checkpoint_every,
-        seed=routing.seed,
-        index=manifest.index,
-    )
-
-
-def _same_llms(settings: Settings, manifest: Manifest) -> None:
-    known, configured = set(manifest.llms), set(settings.llms)
-    if known != configured:
-        raise FixSetting(
-            f"llms: the index in {settings.index.directory} and the settings differ; only in the index: "
-            f"{sorted(known - configured)}, only in the settings: {sorted(configured - known)}. "
-            "Configure a budget for each LLM of the index, or build an index of these LLMs"
-        )
-
-
-def _micros(usd: Decimal) -> int:
-    return int(usd * MICROS_PER_USD)
-
-
-def _share(total: int, partitions: int, partition: int) -> int:
-    return total // partitions + (1 if partition < total % partitions else 0)

@@ -11,7 +11,8 @@ import pytest
 
 from worker.errors import FixSetting
 from worker.manifest import Manifest
-from worker.settings import LlmSettings, Settings, configuration, load_settings
+from worker.settings import LlmSettings, Settings, load_settings
+from worker.shares import configuration
 from worker.usage import PriceList
 
 GROUP = "TOLLGATE_KAFKA__GROUP"
@@ -103,6 +104,53 @@ REFUSED: list[tuple[str, str, dict[str, str], list[str]]] = [
             "log.level: Input should be 'debug', 'info', 'warning' or 'error', not 'loud'",
         ],
     ),
+    (
+        "a switch for a number",
+        "[kafka]\npartitions = true\n",
+        {},
+        ["kafka.partitions: is no switch, and cannot be true"],
+    ),
+    ("a switch for money", "[llms.a]\nbudget_usd = false\n", {}, ["llms.a.budget_usd: is no switch, and cannot be fa"]),
+    (
+        "a section in a variable",
+        "",
+        {"TOLLGATE_KAFKA": "abc"},
+        ["TOLLGATE_KAFKA: names a section; set its settings one by one, as TOLLGATE_KAFKA__<NAME>"],
+    ),
+    (
+        "a variable of an LLM that is not there",
+        LLM + '[llms."gpt-4o"]\nbudget_usd = 1\n',
+        {"TOLLGATE_LLMS__QWEN__BUDGET_USD": "1"},
+        [
+            "TOLLGATE_LLMS__QWEN__BUDGET_USD: is no LLM of the settings file; those are TOLLGATE_LLMS__A__<NAME>, "
+            "TOLLGATE_LLMS__GPT_4O__<NAME>"
+        ],
+    ),
+    (
+        "a variable of an LLM where there is none",
+        "",
+        {"TOLLGATE_LLMS__QWEN__BUDGET_USD": "1"},
+        ["TOLLGATE_LLMS__QWEN__BUDGET_USD: is no LLM of the settings file; those are none: it lists no LLM"],
+    ),
+    (
+        "a variable that may mean two LLMs",
+        "[llms.a-b]\nbudget_usd = 1\n[llms.a_b]\nbudget_usd = 1\n",
+        {"TOLLGATE_LLMS__A_B__BUDGET_USD": "1"},
+        ["TOLLGATE_LLMS__A_B__BUDGET_USD: may mean 'a-b' or 'a_b'; set it in the settings file"],
+    ),
+    (
+        "an unknown setting of an LLM",
+        LLM,
+        {"TOLLGATE_LLMS__A__BUDGET": "1"},
+        ["llms.a.budget: there is no such setting"],
+    ),
+    ("an LLM without a name", '[llms.""]\nbudget_usd = 1\n', {}, ["llms: an LLM's name is empty"]),
+    (
+        "a limit that cuts what could be sent again",
+        "[limits]\nmax_query_bytes = 2000000\n",
+        {},
+        ["limits: max_dead_letter_bytes, 1000000, is below max_query_bytes, 2000000, and would cut"],
+    ),
     ("an LLM without a budget", "[llms.a]\n", {}, ["llms.a.budget_usd: Field required"]),
     ("half a price list", LLM + "input_usd_per_mtok = 1\n", {}, ["llms.a: a price list needs both"]),
     ("a cached price alone", LLM + "cached_input_usd_per_mtok = 1\n", {}, ["llms.a: a price list needs both"]),
@@ -138,6 +186,75 @@ def test_a_mistake_is_refused(
         load(tmp_path, monkeypatch, text, variables, {})
     wanted = [line.format(path=tmp_path / "tollgate.toml") for line in lines]
     assert [said[: len(line)] for said, line in zip(str(caught.value).splitlines(), wanted, strict=True)] == wanted
+
+
+SERVERS = [
+    ("one", "a:9092", "a:9092"),
+    ("several, with blanks", " a:9092 ,\tb-1.example.org:9093", "a:9092,b-1.example.org:9093"),
+    ("IPv4", "127.0.0.1:1", "127.0.0.1:1"),
+    ("IPv6", "[::1]:9092,[fe80::1:2]:65535", "[::1]:9092,[fe80::1:2]:65535"),
+    ("a container's name", "my_kafka_1:19092", "my_kafka_1:19092"),
+]
+NO_SERVERS = [
+    ("nothing", "", "an address is empty"),
+    ("a comma at the end", "a:9092,", "an address is empty"),
+    ("a protocol", "PLAINTEXT://a:9092", "'PLAINTEXT://a:9092' has a protocol, which kafka.security_protocol says"),
+    ("no port", "a:9092,localhost", "'localhost' is no address"),
+    ("a port that is no number", "localhost:abc", "'localhost:abc' is no address"),
+    ("a port out of range", "localhost:70000", "'localhost:70000' has no port in 1..65535"),
+    ("port zero", "localhost:0", "'localhost:0' has no port in 1..65535"),
+    ("IPv6 without brackets", "::1:9092", "'::1:9092' is no address"),
+    ("no host", ":9092", "':9092' is no address"),
+    ("a blank inside", "a b:9092", "'a b:9092' is no address"),
+    ("semicolons", "a:9092;b:9092", "'a:9092;b:9092' is no address"),
+]
+
+
+@pytest.mark.parametrize(("servers", "expected"), [c[1:] for c in SERVERS], ids=[c[0] for c in SERVERS])
+def test_addresses_of_brokers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: str, expected: str) -> None:
+    """Both clients read the same hosts and ports."""
+    kafka = load(tmp_path, monkeypatch, "", {"TOLLGATE_KAFKA__BOOTSTRAP_SERVERS": servers}, {}).kafka
+    assert kafka.bootstrap_servers == expected
+
+
+@pytest.mark.parametrize(("servers", "problem"), [c[1:] for c in NO_SERVERS], ids=[c[0] for c in NO_SERVERS])
+def test_no_addresses_of_brokers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: str, problem: str) -> None:
+    """Refused by the setting's name, with what is wrong and what is right."""
+    with pytest.raises(FixSetting) as caught:
+        load(tmp_path, monkeypatch, "", {"TOLLGATE_KAFKA__BOOTSTRAP_SERVERS": servers}, {})
+    remedy = "; give host:port, several separated by commas, IPv6 addresses in brackets"
+    assert str(caught.value) == f"kafka.bootstrap_servers: {problem}{remedy}"
+
+
+NAMES = [
+    ("capitals", "Qwen", "QWEN"),
+    ("as it is", "Qwen", "Qwen"),
+    ("small letters", "Qwen", "qwen"),
+    ("what shells do not allow", "openai/gpt-4.1 (mini)", "OPENAI_GPT_4_1_MINI"),
+    ("the same, as it is", "gpt-4o", "gpt-4o"),
+    ("two underscores", "a__B", "A_B"),
+    ("two underscores, as they are", "a__B", "A__B"),
+    ("letters of others", "Größe", "GRÖSSE"),
+]
+
+
+@pytest.mark.parametrize(("llm", "variable"), [c[1:] for c in NAMES], ids=[c[0] for c in NAMES])
+def test_a_variable_sets_one_thing_of_an_llm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm: str, variable: str
+) -> None:
+    """Whatever its name is; the rest stays as the file has it, and no other LLM appears."""
+    text = f'[llms."{llm}"]\nbudget_usd = 1\nmargin = 2\n[llms.other]\nbudget_usd = 5\n'
+    llms = load(tmp_path, monkeypatch, text, {f"TOLLGATE_LLMS__{variable}__BUDGET_USD": "3"}, {}).llms
+    found = {name: (one.budget_usd, one.margin) for name, one in llms.items()}
+    assert found == {llm: (Decimal(3), 2.0), "other": (Decimal(5), None)}
+
+
+def test_a_password_in_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of other bytes is refused by the setting that names it."""
+    (tmp_path / "password").write_bytes(b"\xff\xfe")
+    named = {**SASL, "TOLLGATE_KAFKA__SASL_PASSWORD_FILE": str(tmp_path / "password")}
+    with pytest.raises(FixSetting, match="^kafka: sasl_password_file cannot be read: it is no UTF-8"):
+        load(tmp_path, monkeypatch, "", named, {})
 
 
 def test_a_key_needs_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
