@@ -14,14 +14,14 @@ help: ## List these verbs
 setup: $(READY) ## Make .venv from requirements.lock
 
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tollgate needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "Tollgate needs Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.13"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(READY) ## Run the whole job on a real Kafka, kill a worker midway, prove the books
-	$(BIN)/tollgate demo
+demo: $(READY) ## Run the whole job on a real Kafka and prove the books (ARGS=--keep: leave it running)
+	$(BIN)/tollgate demo $(ARGS)
 
 test: $(READY) ## Run all tests, those on a real Kafka too
 	$(BIN)/python -m pytest

@@ -45,8 +45,9 @@ TOPICS = (
         "queries",
         "receive",
         "delete",
-        "LLM queries, read_committed. JSON objects and Confluent frames around either format are read too.",
-        (Message("query", "query", {**TEXT, "description": "the producer's own"}, "One LLM query"),),
+        "LLM queries, read_committed. JSON objects and Confluent frames around either format are read too. Key them by "
+        "id: only in one partition are repeats of an id seen, and not routed twice while its reservation is open.",
+        (Message("query", "query", {**TEXT, "description": "the query's id"}, "One LLM query"),),
     ),
     Topic(
         "completions",

@@ -78,10 +78,10 @@ def fit(history: History, neighbours: int | None, seed: int) -> Fitted:
     chosen = best_ridge(basis, targets, generator)
     truth = rotated(targets - chosen.held_out, chosen.rotation)
     missed = np.nan_to_num(truth)
-    sample = generator.permutation(len(targets))[:SAMPLE_ROWS]
-    sizes = tuple(size for size in NEIGHBOURS if size < len(targets)) if neighbours is None else (neighbours,)
-    nearby = leave_one_out(history.embeddings, sample, min(max(sizes, default=1), len(targets) - 1))
-    trust = best_trust(missed, truth[sample], nearby, sizes or (len(targets) - 1,))
+    sample = sampled(generator.permutation(len(targets)), ~np.isnan(history.quality) & ~np.isnan(history.cost_micros))
+    sizes = _sizes(len(targets)) if neighbours is None else (neighbours,)
+    nearby = leave_one_out(history.embeddings, sample, max(sizes))
+    trust = best_trust(missed, truth[sample], nearby, sizes)
     scaled = ((missed * trust.share) @ chosen.rotation.T).astype(np.float32)
     predicted = chosen.held_out[sample] + _nearby_mean(scaled, nearby, trust)
     bias = cost_bias(predicted, history.cost_micros[sample])
@@ -97,6 +97,18 @@ def fit(history: History, neighbours: int | None, seed: int) -> Fitted:
         trust=trust,
         errors=held_out_errors(targets, predicted, nearby, sizes),
     )
+
+
+def sampled(order: Rows, known: NDArray[np.bool_]) -> Rows:
+    """The first SAMPLE_ROWS of `order`, and all rows of LLMs that none of those know; `known` [n, M]."""
+    first, rest = order[:SAMPLE_ROWS], order[SAMPLE_ROWS:]
+    unseen = ~known[first].any(axis=0)
+    return np.concatenate([first, rest[known[rest][:, unseen].any(axis=1)]])
+
+
+def _sizes(rows: int) -> tuple[int, ...]:
+    """The k to choose from; where history is smaller than all of them, all other rows."""
+    return tuple(size for size in NEIGHBOURS if size < rows) or (rows - 1,)
 
 
 def leave_one_out(embeddings: Float32, rows: Rows, k: int) -> Nearby:

@@ -13,6 +13,7 @@ from worker.errors import FixSetting, RejectRecord
 
 WORDLLAMA = "wordllama"
 SUPPLIED = "supplied"
+DIMENSIONS = {WORDLLAMA: 256}
 # A mean of token vectors changes little after this; it bounds the time that one query can take.
 MAX_CHARACTERS = 20_000
 
@@ -43,7 +44,7 @@ def embed_with(embedder: str) -> Callable[[Sequence[str]], NDArray[np.float32]] 
         vectors, problems = loaded.embed(texts)
         for row, problem in enumerate(problems):
             if problem is not None:
-                raise FixSetting(f"history: row {row}: {problem}")
+                raise FixSetting(f"history: row {row + 1}: {problem}")
         return vectors
 
     return embed
@@ -65,7 +66,7 @@ class WordLlamaEmbedder:
 
     def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[RejectRecord | None]]:
         """One text at a time: in a batch, padding changes the last bits."""
-        rows = np.zeros((len(texts), 256), dtype=np.float32)
+        rows = np.zeros((len(texts), DIMENSIONS[WORDLLAMA]), dtype=np.float32)
         problems: list[RejectRecord | None] = [None] * len(texts)
         for row, text in enumerate(texts):
             embedding = self._model.embed([text[:MAX_CHARACTERS]], norm=False)[0]

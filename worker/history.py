@@ -1,8 +1,9 @@
 """Past queries with what every LLM scored and cost on them, read from a table.
 
-The layout is that of RouterBench and of the PORT reference code: one row per query; an id column (`query_id`, `index`
-or `sample_id`), optionally `prompt` (text), `source` (category) and `input_tokens`; and for each LLM two columns:
-`<llm>` (score in [0, 1]) and `<llm>|total_cost` (USD). An empty cell means that this LLM never saw this query.
+The layout is that of RouterBench and of the PORT reference code: one row per query; a column of ids, each once
+(`query_id`, `index` or `sample_id`); optionally `prompt` (text), `source` (category) and `input_tokens`; and for each
+LLM two columns: `<llm>` (score in [0, 1]) and `<llm>|total_cost` (USD). An empty cell means that this LLM never saw
+this query.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from worker.tokens import approximate_tokens
 COST_SUFFIX = "|total_cost"
 ID_COLUMNS = ("query_id", "index", "sample_id")
 MICROS_PER_USD = 1_000_000
+# Far above any real one; what lies beyond is a mistake of units.
+MOST_USD, MOST_TOKENS = 1e6, 1e9
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -73,17 +76,18 @@ def read_table(path: Path, embeddings: Path | None = None, embed: Embed | None =
     """Read history from a parquet, CSV or JSONL file, or from a directory that holds one as `data.*`.
 
     `embeddings` is a .npy file, float [n, d]; without it, the one `embeddings*.npy` beside the table is taken; without
-    that, `embed` makes them from the `prompt` column. Raises FixSetting for a table that does not have the layout.
+    that, `embed` makes them from the `prompt` column. Raises FixSetting for a table that does not have the layout,
+    naming the file, and the column or the row (the first is row 1).
     """
     file = _table_file(path)
     table = _read(file)
     llms = tuple(name.removesuffix(COST_SUFFIX) for name in table.column_names if name.endswith(COST_SUFFIX))
     _check_columns(file, table, llms)
-    quality = np.stack([_numbers(file, table, llm) for llm in llms], axis=1)
-    cost = np.stack([_numbers(file, table, llm + COST_SUFFIX) for llm in llms], axis=1) * MICROS_PER_USD
-    _check_values(file, quality, cost)
+    quality = np.stack([_numbers(file, table, llm, most=1.0) for llm in llms], axis=1)
+    cost = np.stack([_numbers(file, table, llm + COST_SUFFIX, MOST_USD) for llm in llms], axis=1) * MICROS_PER_USD
+    ids = _ids(file, table)
     vectors = _vectors(file, table, embeddings, embed)
-    return History(_ids(table), llms, vectors, quality, cost, _input_tokens(file, table), _categories(table))
+    return History(ids, llms, vectors, quality, cost, _input_tokens(file, table), _categories(table))
 
 
 def no_embeddings(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -107,33 +111,40 @@ def _read(file: Path) -> pa.Table:
     try:
         table: pa.Table = readers[file.suffix](file)
     except (pa.ArrowException, OSError) as error:
-        raise FixSetting(f"{file}: cannot be read as {file.suffix[1:]}: {error}") from error
+        raise FixSetting(f"{file}: cannot be read as {file.suffix[1:]}: {_line(error)}") from error
     return table
 
 
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _check_columns(file: Path, table: pa.Table, llms: tuple[str, ...]) -> None:
+    names = table.column_names
+    if len(names) == 1:
+        raise FixSetting(f"{file}: has one column, {names[0]!r}; a CSV file's columns are separated by commas")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise FixSetting(f"{file}: more than one column {twice[0]!r}")
     if not llms:
         raise FixSetting(f"{file}: no column ends in {COST_SUFFIX!r}; each LLM needs `<llm>` and `<llm>{COST_SUFFIX}`")
-    missing = [llm for llm in llms if llm not in table.column_names]
-    if missing:
-        raise FixSetting(f"{file}: no score column for {', '.join(missing)}")
+    if missing := [llm for llm in llms if not llm or llm not in names]:
+        raise FixSetting(f"{file}: no score column {missing[0]!r} for the column {missing[0] + COST_SUFFIX!r}")
     if table.num_rows == 0:
         raise FixSetting(f"{file}: the table has no rows")
 
 
-def _numbers(file: Path, table: pa.Table, name: str) -> NDArray[np.float64]:
+def _numbers(file: Path, table: pa.Table, name: str, most: float) -> NDArray[np.float64]:
+    """A column's numbers in 0..most, nan for an empty cell."""
     try:
-        numbers: NDArray[np.float64] = table.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        column = table.column(name).cast(pa.float64())
     except pa.ArrowException as error:
-        raise FixSetting(f"{file}: column {name!r} holds something that is no number: {error}") from error
-    return numbers.astype(np.float64)
-
-
-def _check_values(file: Path, quality: NDArray[np.float64], cost: NDArray[np.float64]) -> None:
-    if np.nanmin(quality, initial=0.0) < 0 or np.nanmax(quality, initial=0.0) > 1:
-        raise FixSetting(f"{file}: a score is outside [0, 1]; scale the scores")
-    if np.nanmin(cost, initial=0.0) < 0 or np.isinf(cost).any():
-        raise FixSetting(f"{file}: a cost is negative or infinite; costs are USD per query")
+        raise FixSetting(f"{file}: column {name!r} holds something that is no number: {_line(error)}") from error
+    numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    outside = np.flatnonzero((numbers < 0) | (numbers > most))
+    if len(outside):
+        row = int(outside[0])
+        raise FixSetting(f"{file}: row {row + 1}: {name!r} is {numbers[row]}, not in 0..{most:g}")
+    return numbers
 
 
 def _vectors(file: Path, table: pa.Table, embeddings: Path | None, embed: Embed | None) -> NDArray[np.float32]:
@@ -141,20 +152,37 @@ def _vectors(file: Path, table: pa.Table, embeddings: Path | None, embed: Embed 
     if embeddings is None and embed is None and len(beside) == 1:
         embeddings = beside[0]
     if embeddings is not None:
-        vectors = np.load(embeddings, allow_pickle=False)
+        vectors = _array(embeddings)
     elif embed is not None and "prompt" in table.column_names:
-        vectors = embed(table.column("prompt").to_pylist())
+        vectors = embed(_prompts(file, table))
     else:
         raise FixSetting(f"{file}: no embeddings; give an embeddings .npy file, or a `prompt` column and an embedder")
     return normalised(_checked(embeddings or file, vectors, table.num_rows))
 
 
+def _array(file: Path) -> NDArray[Any]:
+    try:
+        with file.open("rb") as stream:
+            found: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    except OSError as error:
+        raise FixSetting(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, MemoryError) as error:
+        raise FixSetting(f"{file}: is no .npy file of numbers: {_line(error)}") from error
+    return found
+
+
 def _checked(source: Path, vectors: NDArray[Any], rows: int) -> NDArray[np.float32]:
-    if vectors.ndim != 2 or vectors.shape[0] != rows:
-        raise FixSetting(f"{source}: embeddings of shape {vectors.shape} do not belong to a table of {rows} rows")
-    vectors = np.asarray(vectors, dtype=np.float32)
-    if not np.isfinite(vectors).all() or not vectors.any(axis=1).all():
-        raise FixSetting(f"{source}: an embedding is all zeros or not finite")
+    if vectors.ndim != 2 or vectors.shape[0] != rows or vectors.dtype.kind not in "fiu":
+        raise FixSetting(
+            f"{source}: embeddings of shape {vectors.shape} and type {vectors.dtype}, where a table of {rows} rows "
+            f"needs numbers of shape ({rows}, d)"
+        )
+    with np.errstate(over="ignore"):
+        vectors = np.asarray(vectors, dtype=np.float32)
+        lengths = np.linalg.norm(vectors, axis=1)
+    unusable = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
+    if len(unusable):
+        raise FixSetting(f"{source}: row {unusable[0] + 1}: the embedding is all zeros or not finite")
     return vectors
 
 
@@ -164,18 +192,33 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(scaled, dtype=np.float32)
 
 
-def _ids(table: pa.Table) -> list[str]:
+def _ids(file: Path, table: pa.Table) -> list[str]:
     name = next((column for column in ID_COLUMNS if column in table.column_names), None)
-    return [str(row) for row in (range(table.num_rows) if name is None else table.column(name).to_pylist())]
+    if name is None:
+        raise FixSetting(f"{file}: no id column; name one of {', '.join(ID_COLUMNS)}")
+    first: dict[str, int] = {}
+    for row, value in enumerate(table.column(name).to_pylist(), start=1):
+        if value is None:
+            raise FixSetting(f"{file}: row {row}: {name!r} is empty")
+        if (same := first.setdefault(str(value), row)) != row:
+            raise FixSetting(f"{file}: row {row}: {name!r} is {str(value)!r}, as in row {same}; an id names one row")
+    return list(first)
 
 
 def _input_tokens(file: Path, table: pa.Table) -> NDArray[np.float64]:
     if "input_tokens" in table.column_names:
-        return _numbers(file, table, "input_tokens")
+        return _numbers(file, table, "input_tokens", MOST_TOKENS)
     if "prompt" in table.column_names:
         texts = table.column("prompt").to_pylist()
-        return np.array([np.nan if text is None else approximate_tokens(text) for text in texts], dtype=np.float64)
+        return np.array([np.nan if text is None else approximate_tokens(str(text)) for text in texts], dtype=np.float64)
     return np.full(table.num_rows, np.nan)
+
+
+def _prompts(file: Path, table: pa.Table) -> list[str]:
+    texts = table.column("prompt").to_pylist()
+    if None in texts:
+        raise FixSetting(f"{file}: row {texts.index(None) + 1}: 'prompt' is empty, and there is nothing to embed")
+    return [str(text) for text in texts]
 
 
 def _categories(table: pa.Table) -> list[str] | None:

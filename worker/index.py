@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from worker.calibration import Fitted, fit
+from worker.embedder import DIMENSIONS
 from worker.errors import FixSetting
 from worker.estimator import Estimates, Estimator
 from worker.features import Float32, LinearMap
@@ -39,14 +40,16 @@ def build(history: History, directory: Path, embedder: str, neighbours: int | No
     """Calibrate on `history`, build the graph with one thread and write the index to `directory`, which must be new.
 
     `embedder` names what made the embeddings. `neighbours` fixes k; None chooses it. The same history, embedder,
-    neighbours and seed give the same index hash. Raises FixSetting for a history too small or a directory that exists.
+    neighbours and seed give the same index hash. Raises FixSetting for a history too small, embeddings that are not the
+    embedder's, or a directory that exists or cannot be made.
     """
     if directory.exists():
         raise FixSetting(f"{directory}: already exists; an index is never overwritten, name a new directory")
     _check_history(history, neighbours)
+    _check_embedder(history, embedder)
+    _make_parent(directory)
     fitted = fit(history, neighbours, seed)
     graph, recall = make_graph(history.embeddings, fitted.trust.neighbours)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".index-", dir=directory.parent) as place:
         work = Path(place) / "index"
         work.mkdir()
@@ -65,6 +68,22 @@ def _check_history(history: History, neighbours: int | None) -> None:
         raise FixSetting(f"history: fewer than {FEWEST_ROWS} rows for {', '.join(unseen)}; add rows or leave it out")
     if neighbours is not None and not 1 <= neighbours < len(history.ids):
         raise FixSetting(f"neighbours: {neighbours} is not in 1..{len(history.ids) - 1}")
+
+
+def _check_embedder(history: History, embedder: str) -> None:
+    dimension = history.embeddings.shape[1]
+    if (own := DIMENSIONS.get(embedder, dimension)) != dimension:
+        raise FixSetting(
+            f"embedder: {embedder} makes {own} dimensions, the embeddings have {dimension}; give its own, or "
+            "--embedder supplied"
+        )
+
+
+def _make_parent(directory: Path) -> None:
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FixSetting(f"{directory}: cannot be made: {error.strerror}") from error
 
 
 def _llm_rows(history: History) -> tuple[int, ...]:

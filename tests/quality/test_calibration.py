@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.calibration import Nearby, best_trust, cost_bias, leave_one_out, margins
+from worker.calibration import SAMPLE_ROWS, Nearby, best_trust, cost_bias, leave_one_out, margins, sampled
 from worker.estimator import Estimates
 from worker.features import LinearMap, exact_weights, kernel, rounded_units
 from worker.history import History, normalised
@@ -22,6 +22,14 @@ def test_no_row_is_its_own_neighbour(past: History) -> None:
     twins = np.vstack([past.embeddings[:50]] * 3)
     found = leave_one_out(twins, np.arange(150), 5)
     assert ((found.near != found.rows[:, None]).all(), found.near.shape) == (True, (150, 5))
+
+
+def test_an_llm_that_few_rows_know_is_in_the_sample() -> None:
+    """The first rows of the order, and those that know an LLM which none of the first knows: errors can be told."""
+    order = np.random.default_rng(0).permutation(SAMPLE_ROWS * 2)
+    known = np.ones((len(order), 3), dtype=bool)
+    known[order[: SAMPLE_ROWS + 5], 1] = known[order[SAMPLE_ROWS + 8 :], 1] = False
+    assert sampled(order, known).tolist() == [*order[:SAMPLE_ROWS], *order[SAMPLE_ROWS + 5 : SAMPLE_ROWS + 8]]
 
 
 @pytest.mark.parametrize(("echo", "expected"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])

@@ -86,6 +86,27 @@ def test_a_history_that_cannot_be_learned_from_is_refused(
     assert not (tmp_path / "index").exists()
 
 
+def test_embeddings_of_another_embedder_are_refused(tmp_path: Path) -> None:
+    """Else texts could never be compared with them."""
+    with pytest.raises(FixSetting, match="wordllama makes 256 dimensions, the embeddings have 16"):
+        index.build(FEW, tmp_path / "index", "wordllama")
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    """It is named."""
+    (tmp_path / "file").touch()
+    with pytest.raises(FixSetting, match="file/index: cannot be made: "):
+        index.build(FEW, tmp_path / "file" / "index", "supplied")
+
+
+@pytest.mark.parametrize("rows", [index.FEWEST_ROWS, 16, 17])
+def test_the_smallest_histories_make_an_index(tmp_path: Path, rows: int) -> None:
+    """With fewer rows than the usual k, all other rows are neighbours."""
+    made = index.build(history(rows, seed=1), tmp_path / "index", "supplied")
+    estimates = index.load(tmp_path / "index").estimate(FEW.embeddings, FEW.input_tokens)
+    assert (made.parameters.neighbours, bool(np.isfinite(estimates.quality).all())) == (min(rows - 1, 16), True)
+
+
 def test_an_index_is_never_overwritten(past: History, directory: Path) -> None:
     """A worker may have it mapped."""
     with pytest.raises(FixSetting, match="already exists"):

@@ -8,9 +8,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from worker import demo_data
-from worker.commands.options import settings_from
+from worker import cli, demo_data
+from worker.commands.options import settings_from, write_json
 
 FILE = '[kafka]\ngroup = "{group}"\n'
 
@@ -74,3 +75,27 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(getpass, "getuser", unknown)
     assert settings_from(None).kafka.group == "tollgate"
+
+
+COMMANDS = ["demo", "bench", "chaos", "verify", "replay", "what-if", "evaluate"]
+NO_FILES = [
+    ("in no directory", "missing/result.json", "missing is no directory; make it"),
+    ("a directory", ".", ". is a directory; name a file"),
+    ("in a file", "file/result.json", "file is no directory; make it"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("file", "problem"), [c[1:] for c in NO_FILES], ids=[c[0] for c in NO_FILES])
+def test_a_result_that_could_not_be_written(empty: Path, command: str, file: str, problem: str) -> None:
+    """Every command says so before it begins, as wrong usage."""
+    (empty / "file").touch()
+    result = CliRunner().invoke(cli.app, [command, "--json", file])
+    assert (result.exit_code, problem in result.output) == (2, True), result.output
+
+
+def test_a_result_is_written(empty: Path) -> None:
+    """As JSON that people can read, in one go; nothing without a name."""
+    write_json(None, {"a": 1})
+    write_json(empty / "result.json", {"a": 1})
+    assert [(file.name, file.read_text()) for file in empty.iterdir()] == [("result.json", '{\n  "a": 1\n}\n')]

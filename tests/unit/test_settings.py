@@ -253,7 +253,7 @@ def test_a_password_in_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A file of other bytes is refused by the setting that names it."""
     (tmp_path / "password").write_bytes(b"\xff\xfe")
     named = {**SASL, "TOLLGATE_KAFKA__SASL_PASSWORD_FILE": str(tmp_path / "password")}
-    with pytest.raises(FixSetting, match="^kafka: sasl_password_file cannot be read: it is no UTF-8"):
+    with pytest.raises(FixSetting, match=r"^kafka: sasl_password_file cannot be read: it is no UTF-8"):
         load(tmp_path, monkeypatch, "", named, {})
 
 

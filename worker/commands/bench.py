@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.commands.options import JsonOption
+from worker.commands.options import JsonOption, write_json
 
 if TYPE_CHECKING:
     from worker.bench import Result
@@ -30,7 +30,6 @@ def command(
 
     Figures are worth comparing within one run: docs/BENCHMARKS.md has one. Example: `tollgate bench --queries 20000`
     """
-    import msgspec
     from rich.console import Console
 
     from worker.bench import Bench, Plan
@@ -46,8 +45,7 @@ def command(
     ):
         result = Bench(system, Plan(queries, rate, seconds, ledger_records=ledger_records), status.update).run()
     _show(console, result)
-    if json is not None:
-        json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    write_json(json, result)
 
 
 def _show(console: Any, result: Result) -> None:

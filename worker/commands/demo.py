@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker.commands.options import JsonOption, write_json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,7 +23,6 @@ Workers = Annotated[int, typer.Option(min=1, max=4, help="Worker processes over 
 Keep = Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C, for `tollgate send`.")]
 NoKill = Annotated[bool, typer.Option("--no-kill", help="Do not kill a worker midway.")]
 MONEY = ("budget", "spent", "reserved", "overrun")
-AsJson = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file as JSON.")]
 
 
 def command(
@@ -30,7 +31,7 @@ def command(
     workers: Workers = 2,
     no_kill: NoKill = False,
     keep: Keep = False,
-    json: AsJson = None,
+    json: JsonOption = None,
     directory: Directory = None,
 ) -> None:
     """Run the whole job on a real Kafka: route real queries, kill a worker midway, prove the books.
@@ -52,8 +53,7 @@ def command(
             settings = running.start()
             result = running.result(settings, running.route(settings))
         _show(console, result)
-        if json is not None:
-            _write(json, result)
+        write_json(json, result)
         if keep and result.report.ok:
             _wait(console)
     if not result.report.ok:
@@ -131,12 +131,6 @@ def _show_proof(console: Any, result: Result) -> None:
         f"was charged beyond reservations; chain of {counts.decisions:,} decisions whole",
         style="bold green",
     )
-
-
-def _write(path: Path, result: Result) -> None:
-    import msgspec
-
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
 
 
 def _wait(console: Any) -> None:

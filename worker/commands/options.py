@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,33 @@ ConfigOption = Annotated[
         "--config", "-c", help="Settings file; default ./tollgate.toml if it is there, then the running demo."
     ),
 ]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file as JSON.")]
+
+
+def _writable(file: Path | None) -> Path | None:
+    """The file, if it can be written: known before the work is done whose result it is to hold."""
+    if file is None:
+        return None
+    if file.is_dir():
+        raise typer.BadParameter(f"{file} is a directory; name a file")
+    if not file.parent.is_dir():
+        raise typer.BadParameter(f"{file.parent} is no directory; make it, or name another")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise typer.BadParameter(f"{file} may not be written; name another")
+    return file
+
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", help="Also write the result to this file as JSON.", callback=_writable),
+]
+
+
+def write_json(file: Path | None, result: Any) -> None:
+    """Write a result of a command as --json asks; nothing for None."""
+    if file is not None:
+        import msgspec
+
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
 
 
 def settings_from(config: Path | None, flags: dict[str, Any] | None = None) -> Settings:

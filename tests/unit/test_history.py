@@ -1,0 +1,147 @@
+"""A table of history is read as it is, or refused in one line that names its file, and the row or column."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from worker import cli
+from worker.embedder import WORDLLAMA, embed_with
+from worker.errors import FixSetting
+from worker.history import read_table
+
+HEADER = "query_id,prompt,a,a|total_cost\n"
+GOOD = HEADER + "q1,one,0.5,0.001\nq2,two,,\nq3,three,1,0\n"
+
+
+def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+    """An embedder that needs texts."""
+    return np.array([[len(text), 1.0] for text in texts], dtype=np.float32)
+
+
+def written(folder: Path, content: str, name: str = "table.csv") -> Path:
+    """A file of this content."""
+    (folder / name).write_text(content)
+    return folder / name
+
+
+def test_a_table(tmp_path: Path) -> None:
+    """Ids, scores, costs in micro-dollars; an empty cell is unknown."""
+    history = read_table(written(tmp_path, GOOD), embed=embed)
+    found = (history.ids, history.llms, history.quality[[0, 2], 0].tolist(), history.cost_micros[[0, 2], 0].tolist())
+    unknown = np.isnan(history.quality[1, 0]) and np.isnan(history.cost_micros[1, 0])
+    assert (*found, bool(unknown)) == (["q1", "q2", "q3"], ("a",), [0.5, 1.0], [1000.0, 0.0], True)
+
+
+TABLES = [
+    ("an empty file", "", "cannot be read as csv: Empty CSV file"),
+    ("only a header", HEADER, "the table has no rows"),
+    (
+        "semicolons",
+        GOOD.replace(",", ";"),
+        "has one column, 'query_id;prompt;a;a|total_cost'; a CSV file's columns are",
+    ),
+    ("tabs", GOOD.replace(",", "\t"), r"has one column, 'query_id\tprompt\ta\ta|total_cost'; a CSV file's columns are"),
+    (
+        "rows of other lengths",
+        HEADER + "q1,one,0.5\n",
+        "cannot be read as csv: CSV parse error: Expected 4 columns, go",
+    ),
+    ("no ids", "prompt,a,a|total_cost\none,1,1\n", "no id column; name one of query_id, index, sample_id"),
+    ("no LLM", "query_id,prompt\nq1,one\n", "no column ends in '|total_cost'; each LLM needs"),
+    ("no scores", "query_id,prompt,a|total_cost\nq1,one,1\n", "no score column 'a' for the column 'a|total_cost'"),
+    (
+        "an LLM without a name",
+        "query_id,prompt,|total_cost\nq1,one,1\n",
+        "no score column '' for the column '|total_co",
+    ),
+    ("a column twice", "query_id,prompt,a,a,a|total_cost\nq1,one,1,1,1\n", "more than one column 'a'"),
+    ("a score above 1", GOOD + "q4,four,1.5,0\n", "row 4: 'a' is 1.5, not in 0..1"),
+    ("a negative score", GOOD + "q4,four,-0.1,0\n", "row 4: 'a' is -0.1, not in 0..1"),
+    ("a score in words", GOOD + "q4,four,good,0\n", "column 'a' holds something that is no number: "),
+    ("a negative cost", GOOD + "q4,four,1,-1\n", "row 4: 'a|total_cost' is -1.0, not in 0..1e+06"),
+    ("an infinite cost", GOOD + "q4,four,1,inf\n", "row 4: 'a|total_cost' is inf, not in 0..1e+06"),
+    ("an id twice", GOOD + "q2,four,1,1\n", "row 4: 'query_id' is 'q2', as in row 2; an id names one row"),
+]
+
+
+@pytest.mark.parametrize(("content", "problem"), [c[1:] for c in TABLES], ids=[c[0] for c in TABLES])
+def test_a_table_that_has_not_the_layout(tmp_path: Path, content: str, problem: str) -> None:
+    """What is wrong, and where."""
+    file = written(tmp_path, content)
+    with pytest.raises(FixSetting) as caught:
+        read_table(file, embed=embed)
+    said = str(caught.value)
+    assert (said[: len(f"{file}: {problem}")], "\n" in said) == (f"{file}: {problem}", False)
+
+
+EMPTY = [
+    ("an id", {"query_id": ["q1", None], "prompt": ["one", "two"]}, "row 2: 'query_id' is empty"),
+    ("a prompt", {"query_id": ["q1", "q2"], "prompt": ["one", None]}, "row 2: 'prompt' is empty, and there is nothing"),
+]
+
+
+@pytest.mark.parametrize(("columns", "problem"), [c[1:] for c in EMPTY], ids=[c[0] for c in EMPTY])
+def test_an_empty_cell_that_is_needed(tmp_path: Path, columns: dict[str, list[str | None]], problem: str) -> None:
+    """In a file that has real nulls."""
+    file = tmp_path / "table.parquet"
+    parquet.write_table(pa.table({**columns, "a": [1.0, 1.0], "a|total_cost": [1.0, 1.0]}), file)
+    with pytest.raises(FixSetting) as caught:
+        read_table(file, embed=embed)
+    assert str(caught.value)[: len(f"{file}: {problem}")] == f"{file}: {problem}"
+
+
+def test_a_prompt_that_nothing_can_be_made_of(tmp_path: Path) -> None:
+    """The embedder names the row."""
+    file = written(tmp_path, GOOD + '"q4","",1,1\n')
+    with pytest.raises(FixSetting, match=r"^history: row 4: text: holds nothing that can be embedded"):
+        read_table(file, embed=embed_with(WORDLLAMA))
+
+
+def saved(vectors: NDArray[np.generic]) -> Callable[[Path], object]:
+    """Writes an array as .npy does."""
+    return lambda file: np.save(file, vectors)
+
+
+GIVEN: list[tuple[str, Callable[[Path], object], str]] = [
+    ("no file", lambda file: None, "cannot be read: No such file or directory"),
+    ("another file", lambda file: file.write_text(GOOD), "is no .npy file of numbers: "),
+    ("an empty file", lambda file: file.write_bytes(b""), "is no .npy file of numbers: "),
+    ("objects", saved(np.array([{"a": 1}, None, 3], dtype=object)), "is no .npy file of numbers: Object arrays cannot"),
+    ("words", saved(np.array([["a"], ["b"], ["c"]])), "embeddings of shape (3, 1) and type <U1, where a table of 3"),
+    ("too few rows", saved(np.ones((2, 4))), "embeddings of shape (2, 4) and type float64, where a table of 3 rows"),
+    ("one row", saved(np.ones(3)), "embeddings of shape (3,) and type float64, where a table of 3 rows needs"),
+    ("zeros", saved(np.diag([1.0, 0.0, 1.0])), "row 2: the embedding is all zeros or not finite"),
+    ("no number", saved(np.array([[1.0], [1.0], [np.nan]])), "row 3: the embedding is all zeros or not finite"),
+    ("too large", saved(np.array([[1e300], [1.0], [1.0]])), "row 1: the embedding is all zeros or not finite"),
+]
+
+
+@pytest.mark.parametrize(("write", "problem"), [c[1:] for c in GIVEN], ids=[c[0] for c in GIVEN])
+def test_embeddings_that_are_none(tmp_path: Path, write: Callable[[Path], object], problem: str) -> None:
+    """The file is named; nothing of it is unpickled."""
+    file = tmp_path / "vectors.npy"
+    write(file)
+    with pytest.raises(FixSetting) as caught:
+        read_table(written(tmp_path, GOOD), file)
+    assert str(caught.value)[: len(f"{file}: {problem}")] == f"{file}: {problem}"
+
+
+def test_the_command_says_it_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On standard error, with the exit code of a wrong setting."""
+    file = written(tmp_path, GOOD + "q4,four,2,0\n")
+    arguments = ["tollgate", "index", "build", str(file), str(tmp_path / "index"), "--embedder", "supplied"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    said = capsys.readouterr().err
+    assert (caught.value.code, said) == (4, f"tollgate: {file}: row 4: 'a' is 2.0, not in 0..1\n")
