@@ -123,7 +123,7 @@ class Demo:
         place = self.system.directory / "index"
         with ThreadPoolExecutor(1) as beside:
             building = beside.submit(index.build, self.past, place, "wordllama")
-            self.broker.start()
+            self.broker.start(lambda doing: self._tell(Stage(f"{doing}; building the index", 1, 4, steps=True)))
             building.result()
         step("creating topics")
         settings = self._prepare()
@@ -223,7 +223,7 @@ class Demo:
 
 def rival_qualities(past: History, live: History, place: Path) -> dict[str, float]:
     """Total quality of random routing and of PORT on the same queries under the same budgets, not split over
-    partitions, as the worker's ledger charges them."""
+    partitions, as the worker's ledger charges them. PORT finds its neighbours by exact search, its best."""
     here = scene.assembled(index.load(place), past, live, scene.Plan(), seed=0)
-    outcomes = {"random": play.play_ledger(here, at_random(here)), "port": play.play_router(here, "port", here.plain)}
+    outcomes = {"random": play.play_ledger(here, at_random(here)), "port": play.play_router(here, "port", here.exact)}
     return {name: round(float(outcome.quality.sum()), 2) for name, outcome in outcomes.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct, msgpack
 
+from worker import wire
 from worker.messages import (
     Account,
     AccountRow,
@@ -25,9 +26,12 @@ from worker.messages import (
     Routed,
     WindowBlock,
 )
+from worker.record import StoredRecord
+from worker.wire import DeadLetter
 
 AT_MS = 1_760_000_000_000
 LLMS = ("gpt-4o", "claude-3-haiku")
+UNKNOWN_FIELD = "Object contains unknown field `txt`"
 PRICES = (0.00004, 0.000125)
 PREV = bytes(range(16))
 FIT = Fit(status="converged", objective=412.5, gap=0.0003, iterations=18, message="CONVERGENCE: REL_REDUCTION_OF_F")
@@ -49,6 +53,13 @@ def outputs() -> dict[str, Struct]:
     return {"dispatch": _dispatch(), "deferred": _deferred()}
 
 
+def dead_letter() -> DeadLetter:
+    """A query that could not be read: as it was received, with headers that say why."""
+    headers = (("content-type", b"application/json"),)
+    received = StoredRecord("queries", 1, 1_235, AT_MS, b"order-2043", b'{"id": "order-2043", "txt": "Why?"}', headers)
+    return wire.dead_letter(received, UNKNOWN_FIELD, "unknown_field", max_bytes=1_000)
+
+
 def ledger_rows() -> dict[str, Struct]:
     """The rows of the ledger topic."""
     return {
@@ -65,7 +76,7 @@ def decisions() -> dict[str, Struct]:
         "decision-configured": Configured(b"", AT_MS, 1, _configuration()),
         "decision-priced": Priced(PREV, AT_MS, 250, PRICES, FIT),
         "decision-routed": _routed(),
-        "decision-rejected": Rejected(PREV, AT_MS, "queries", 1_235, "Object contains unknown field `txt`"),
+        "decision-rejected": Rejected(PREV, AT_MS, "queries", 1_235, UNKNOWN_FIELD),
         "decision-closed": _closed(),
         "decision-ignored": Ignored(PREV, AT_MS, 981, "1-900-1", "no reservation is open under this dispatch_id"),
         "decision-checkpoint": Checkpoint(PREV, AT_MS, 0, 1, _account_row(), _configuration(), {}, [_reservation()]),

@@ -2,7 +2,7 @@
 
     python -m worker.schemas [DIRECTORY]
 
-In JSON, bytes are base64; on the topics everything is MessagePack, and bytes are bytes.
+In JSON, bytes are base64, those of a dead letter's headers text; on the topics everything is MessagePack, and bytes are bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 
 from worker import asyncapi, examples
 from worker.messages import Deferred, Query
+from worker.wire import DeadLetter
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -45,12 +46,19 @@ def as_json(message: msgspec.Struct) -> Any:
     return json.loads(msgspec.json.encode(_packed.decode(msgspec.msgpack.encode(message))))
 
 
+def record_as_json(letter: DeadLetter) -> Any:
+    """A record of `dead-letters`, which is as it was received and has no schema."""
+    headers = {name: None if value is None else value.decode() for name, value in letter.headers}
+    return json.loads(msgspec.json.encode(letter._asdict() | {"headers": headers}))
+
+
 def files() -> dict[str, str]:
     """The content of every file in schemas/, by its path there."""
     content: dict[str, Any] = {"asyncapi.json": asyncapi.document()}
     for name, example in examples.messages().items():
         content[f"{name}.schema.json"] = schema(type(example))
         content[f"examples/{name}.json"] = as_json(example)
+    content["examples/dead-letter.json"] = record_as_json(examples.dead_letter())
     return {path: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for path, value in content.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 
 from worker import examples, schemas, wire
+from worker.errors import RejectRecord
 from worker.messages import Configuration, Decision, WindowBlock
 from worker.settings import Settings
 
@@ -86,6 +88,20 @@ def test_an_example_is_read_back(name: str) -> None:
 def test_the_json_of_an_example_can_be_sent(name: str) -> None:
     """A producer may send an input's example as it stands in the folder."""
     assert DECODERS[name]((FOLDER / f"examples/{name}.json").read_bytes()) == examples.messages()[name]
+
+
+def test_the_example_of_a_dead_letter() -> None:
+    """It is refused for the reason that it gives, has the headers that the AsyncAPI document lists, and its key and
+    value are those that were received."""
+    letter = examples.dead_letter()
+    with pytest.raises(RejectRecord) as refused:
+        decode_query(letter.value or b"")
+    example = written("examples/dead-letter.json")
+    headers = written("asyncapi.json")["components"]["messages"]["dead-letter"]["headers"]
+    said = (str(refused.value), f"tollgate.{refused.value.code}")
+    shown = tuple(example["headers"][f"__connect.errors.exception.{part}"] for part in ("message", "class.name"))
+    received = tuple(base64.b64decode(example[part]) for part in ("key", "value"))
+    assert (shown, received, list(validator(headers).iter_errors(example["headers"]))) == (said, letter[:2], [])
 
 
 def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
