@@ -2,7 +2,8 @@
 
     python -m worker.schemas [DIRECTORY]
 
-In JSON, bytes are base64, those of a dead letter's headers text; on the topics everything is MessagePack, and bytes are bytes.
+In JSON, bytes are base64 (those of a dead letter's headers: text); on the topics everything is MessagePack, and bytes
+are bytes.
 """
 
 from __future__ import annotations

@@ -45,7 +45,8 @@ def command(
     from worker.demo_data import demo_directory
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console()
+    # Names and findings may hold brackets, which are no markup.
+    console = Console(markup=False)
     place = demo.own_directory(directory or demo_directory())
     stages = _Stages(console)
     with demo.Demo(place, demo.Plan(queries, rate, workers, kill=not no_kill), stages.show) as running:

@@ -1,0 +1,35 @@
+"""The parts of `tollgate bench`, in short: what they measure is there to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from worker import bench_latency, bench_restore, index
+from worker.feeder import Feeder
+from worker.history import History
+from worker.settings import Settings
+from worker.system import System
+
+RECORDS, CLOSED = 30_000, 5_000
+
+
+def test_a_restored_ledger(system: System, prepare: Callable[..., Settings], index_directory: Path) -> None:
+    """What is restored is what was written: the reservations left open, their money held, and every record read."""
+    settings = prepare(kafka={"partitions": 1})
+    estimator = index.load(index_directory)
+    bench_restore.fill_ledger(settings, estimator, RECORDS)
+    records, _ = bench_restore.bare_read(settings)
+    router, seconds = bench_restore.restored(settings, estimator)
+    held = sum(account.reserved_micros for account in router.ledger.accounts.values())
+    found = (records >= RECORDS // 2 + CLOSED, len(router.ledger.open), held, seconds > 0)
+    assert found == (True, bench_restore.OPEN, bench_restore.OPEN, True)
+
+
+def test_latency_without_a_worker(prepare: Callable[..., Settings], rows: tuple[History, History]) -> None:
+    """Every query is seen on its own topic after it was produced, within a second."""
+    settings = prepare()
+    arrivals = bench_latency.Arrivals(settings, [settings.topics.queries], bench_latency.of_query)
+    feeder = Feeder(settings, rows[1], count=400, rate=200)
+    p50, p99 = bench_latency.measured(arrivals, feeder, warm_seconds=0.5)
+    assert (len(arrivals.seen), 0 < p50 <= p99 < 1_000) == (400, True), (p50, p99)

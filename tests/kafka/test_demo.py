@@ -1,0 +1,106 @@
+"""`tollgate demo` and `tollgate broker` as a user runs them: they end what they started, whatever ends them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from worker.processes import Child, free_port, wait_for
+
+END_SECONDS = 90
+
+
+def ended(child: Child) -> tuple[int | None, str]:
+    """Exit code and output, once it has ended by itself."""
+    try:
+        wait_for(f"{child.name} to end", lambda: not child.running, END_SECONDS)
+    finally:
+        child.kill()
+    return child.exit_code, child.log.read_text()
+
+
+def run(folder: Path, *arguments: str) -> tuple[int | None, str]:
+    """Exit code and output of one command."""
+    child = Child("command", arguments, folder / "command.log")
+    child.log.unlink(missing_ok=True)
+    child.start()
+    return ended(child)
+
+
+def demo(folder: Path, *options: str) -> Child:
+    """A short demo, started."""
+    child = Child("demo", ["demo", "--queries", "300", "--directory", str(folder / "demo"), *options], folder / "log")
+    child.start()
+    return child
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    """300 queries, a worker killed midway: the books are proven, the result is written, and nothing is left behind."""
+    file = tmp_path / "result.json"
+    code, said = ended(demo(tmp_path, "--json", str(file)))
+    result = json.loads(file.read_bytes())
+    counts, timing = result["report"]["counts"], result["timing"]
+    found = (code, counts["queries"], result["report"]["findings"], timing["takeover_seconds"] is not None)
+    assert found == (0, 300, [], True), said
+    assert ("proof     300 queries = " in said, sorted(result["rivals"])) == (True, ["port", "random"]), said
+    assert not (tmp_path / "demo").exists()
+
+
+def command_of(process: psutil.Process) -> str:
+    """What it runs; nothing once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+MOMENTS = [
+    ("Ctrl-C while Kafka starts", signal.SIGINT, "kafka.Kafka"),
+    ("SIGTERM while workers start", signal.SIGTERM, "-m worker run"),
+]
+
+
+@pytest.mark.parametrize(("how", "awaited"), [c[1:] for c in MOMENTS], ids=[c[0] for c in MOMENTS])
+def test_nothing_outlives_a_demo_that_is_ended(tmp_path: Path, how: signal.Signals, awaited: str) -> None:
+    """Kafka, workers and inference worker end with it, and it says nothing of a program that broke."""
+    child = demo(tmp_path)
+    family: dict[int, psutil.Process] = {}
+
+    def is_there() -> bool:
+        family.update({one.pid: one for one in psutil.Process(child.pid).children(recursive=True)})
+        return any(awaited in command_of(one) for one in family.values())
+
+    try:
+        wait_for(f"{awaited} to start", is_there, END_SECONDS)
+        child.send(how)
+        code, said = ended(child)
+    finally:
+        child.kill()
+    assert (code, [command_of(one) for one in family.values() if command_of(one)], "Traceback" in said) == (
+        130,
+        [],
+        False,
+    ), said
+
+
+def test_a_standing_broker(tmp_path: Path) -> None:
+    """It outlives the command that started it, is found, is not started twice, and is stopped."""
+    place = ["--directory", str(tmp_path / "broker")]
+    port = str(free_port())
+    start = run(tmp_path, "broker", "start", "--port", port, *place)
+    try:
+        steps = [run(tmp_path, "broker", step, *place) for step in ("status", "start", "stop", "status", "stop")]
+    finally:
+        run(tmp_path, "broker", "stop", *place)
+    pid = re.findall(r"process (\d+)", start[1])[0]
+    codes = [code for code, _ in (start, *steps)]
+    said = [f"process {pid}" in steps[0][1], f"it runs already: process {pid}, 127.0.0.1:{port}" in steps[1][1]]
+    assert (codes, said) == ([0, 0, 4, 0, 1, 1], [True, True]), (start, steps)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)

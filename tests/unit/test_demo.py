@@ -1,0 +1,104 @@
+"""What `tollgate demo` and `tollgate bench` make of a result, without what it takes to get one."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from worker import bench, cli, demo
+from worker.commands import bench as bench_command
+from worker.errors import FixSetting
+from worker.report import Counts, Finding, LlmTotals, Report
+
+TIMING = demo.Timing(8.0, 250.0, 9.5, 41.0, 3.2)
+COUNTS = Counts(queries=300, dispatched=290, deferred=10, settled=280, released=10, decisions=640)
+LLMS = {"gpt-4o": LlmTotals(budget_micros=5_000, spent_micros=4_000, dispatched=290, judged=280, mean_quality=0.7)}
+FINDINGS = [Finding("decisions", 2, 17, "was altered [field]"), Finding("ledger", 0, None, "another")]
+PROVEN = "proof     300 queries = 290 dispatched + 10 deferred + 0 dead letters"
+REFUTED = "proof     FAILED, 2 wrong; the first: decisions/2 offset 17: was altered [field]"
+
+
+def demo_that_finds(findings: list[Finding]) -> type[demo.Demo]:
+    """A demo that routes nothing and whose audit found this."""
+    report = Report(not findings, COUNTS, LLMS, len(findings), findings, [])
+
+    class Made(demo.Demo):
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def start(self) -> Any:
+            return None
+
+        def route(self, settings: Any) -> demo.Timing:
+            return TIMING
+
+        def result(self, settings: Any, timing: demo.Timing) -> demo.Result:
+            return demo.Result("priced", 210.0, {"random": 100.0, "port": 140.0}, timing, report)
+
+    return Made
+
+
+ENDS = [("proven", [], 0, PROVEN, False), ("refuted", FINDINGS, 1, REFUTED, True)]
+
+
+@pytest.mark.parametrize(("findings", "code", "line", "kept"), [c[1:] for c in ENDS], ids=[c[0] for c in ENDS])
+def test_the_exit_code_is_that_of_the_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, findings: list[Finding], code: int, line: str, kept: bool
+) -> None:
+    """A proof that fails names the first row that is wrong and keeps the logs; one that holds leaves nothing."""
+    monkeypatch.setattr(demo, "Demo", demo_that_finds(findings))
+    monkeypatch.setenv("COLUMNS", "400")
+    place = tmp_path / "demo"
+    done = CliRunner().invoke(cli.app, ["demo", "--directory", str(place)])
+    assert (done.exit_code, line in done.output, place.exists()) == (code, True, kept), done.output
+
+
+def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
+    """It is named and left alone; a link may lead there."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "demo").symlink_to(tmp_path / "theirs")
+    with pytest.raises(FixSetting, match="demo is no directory of yours; name another with --directory"):
+        demo.own_directory(tmp_path / "demo")
+    assert (tmp_path / "theirs").exists()
+
+
+FIGURES = {
+    "searches_per_second": 8_000.0,
+    "decisions_per_second": 6_400.0,
+    "share": 0.8,
+    "rate": 200.0,
+    "p50_latency_ms": 9.5,
+    "p99_latency_ms": 41.0,
+    "bare_latency_ms": 3.1,
+    "latency_ratio": 3.06,
+    "ledger_records": 1_000_000,
+    "restore_seconds": 8.0,
+    "bare_read_seconds": 4.0,
+    "restore_ratio": 2.0,
+    "memory_mb": 300.0,
+}
+MISSES = [
+    ("none", {}, []),
+    ("just met", {"share": 0.5, "p50_latency_ms": 15.0, "p99_latency_ms": 50.0, "restore_seconds": 15.0}, []),
+    ("throughput", {"share": 0.49}, ["share"]),
+    ("latency", {"p50_latency_ms": 15.1, "p99_latency_ms": 50.1}, ["p50_latency_ms", "p99_latency_ms"]),
+    ("restore", {"restore_seconds": 15.1}, ["restore_seconds"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "missed"), [c[1:] for c in MISSES], ids=[c[0] for c in MISSES])
+def test_a_missed_target_is_flagged(changes: dict[str, float], missed: list[str]) -> None:
+    """Each beside its figure, and all of them below the table, which fits a terminal of 80 columns."""
+    written = io.StringIO()
+    bench_command._show(Console(file=written, width=80), bench.Result(**{**FIGURES, **changes}))
+    said = written.getvalue()
+    assert (said.count("MISSED"), "missed: " + ", ".join(missed) in said) == (len(missed), bool(missed)), said
+    assert "…" not in said, said
