@@ -38,12 +38,15 @@ class Arrivals:
             "fetch.wait.max.ms": 5,
             "fetch.queue.backoff.ms": 1,
             "enable.partition.eof": False,
-            "auto.offset.reset": "latest",
         }
         self._origin = origin
         self._consumer = Consumer(config)
-        partitions = range(settings.kafka.partitions)
-        self._consumer.assign([TopicPartition(topic, partition, -1) for topic in topics for partition in partitions])
+        places = [TopicPartition(topic, p) for topic in topics for p in range(settings.kafka.partitions)]
+        # Not "latest", which is the end when the broker is first asked: what is produced until then would be missed.
+        ends = [clients.watermarks(self._consumer, place)[1] for place in places]
+        self._consumer.assign(
+            [TopicPartition(place.topic, place.partition, end) for place, end in zip(places, ends, strict=True)]
+        )
         self.seen: dict[Origin, float] = {}
         self.heard = time.monotonic()
 

@@ -1,18 +1,23 @@
 """docker-compose.yml, deploy/Dockerfile and deploy/tollgate.toml fit each other and the command line.
 
-Nothing here needs Docker; `docker-compose config` says whether a file obeys the Compose specification.
+Nothing here needs Docker; `docker compose config` says whether a file obeys the Compose specification.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import tomllib
+from collections.abc import Iterable
 from fnmatch import fnmatch
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
 from worker import cli, demo_data
@@ -123,6 +128,29 @@ def test_the_image_is_built_once_from_the_lock_file() -> None:
     last = DOCKERFILE.rpartition("\nFROM ")[2]
     users = re.findall(r"^USER (\S+)$", last, re.MULTILINE)
     assert (built, install in DOCKERFILE, users) == (["topics"], True, ["10001"])
+
+
+def needed(requirements: Iterable[str]) -> set[str]:
+    """The packages that these need, themselves included, as they are installed here."""
+    todo, found = [Requirement(text) for text in requirements], set()
+    while todo:
+        one = todo.pop()
+        if (seen := (canonicalize_name(one.name), frozenset(one.extras))) in found:
+            continue
+        found.add(seen)
+        asked = map(Requirement, distribution(one.name).requires or ())
+        extras = [{"extra": extra} for extra in (*one.extras, "")]
+        todo += [other for other in asked if other.marker is None or any(map(other.marker.evaluate, extras))]
+    return {name for name, _ in found}
+
+
+def test_the_image_has_what_runs_and_no_tools() -> None:
+    """Every tool of the developers is taken out again, and nothing that is needed to run."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    tools, runs = set(project["optional-dependencies"]["dev"]), needed(project["dependencies"])
+    (line,) = re.findall(r"pip uninstall --yes (.*)", DOCKERFILE.replace("\\\n", " "))
+    taken = set(line.split())
+    assert (taken & runs, tools - runs - taken) == (set(), set())
 
 
 def test_the_build_is_given_what_it_copies() -> None:
