@@ -126,6 +126,12 @@ def test_the_licence_is_there(name: str) -> None:
     assert {"LICENSE": "Apache License", "NOTICE": "MMLU-Pro"}[name] in text(name)
 
 
+def test_make_takes_the_pythons_that_the_package_takes() -> None:
+    """A newer one has no wheels of some packages: refused before anything is installed."""
+    (oldest, newest) = re.findall(r"3\.(\d+)", tomllib.loads(text("pyproject.toml"))["project"]["requires-python"])
+    assert f"(3, {oldest}) <= sys.version_info < (3, {newest})" in text("Makefile")
+
+
 def test_every_verb_of_make_has_help() -> None:
     """`make` alone lists all of them, each in one line."""
     makefile = text("Makefile")

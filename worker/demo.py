@@ -123,7 +123,7 @@ class Demo:
         place = self.system.directory / "index"
         with ThreadPoolExecutor(1) as beside:
             building = beside.submit(index.build, self.past, place, "wordllama")
-            self.broker.start(lambda doing: self._tell(Stage(f"{doing}; building the index", 1, 4, steps=True)))
+            self.broker.start(lambda doing: self._tell(Stage(doing, 1, 4, steps=True)))
             building.result()
         step("creating topics")
         settings = self._prepare()
