@@ -56,8 +56,8 @@ def _configured(variable: str, llm: str, llms: Collection[str]) -> str:
         return meant[0]
     if meant:
         raise FixSetting(f"{variable}: may mean {' or '.join(map(repr, meant))}; set it in the settings file")
-    names = ", ".join(sorted(f"TOLLGATE_LLMS__{_plain(one)}__<NAME>" for one in llms)) or "none: it lists no LLM"
-    raise FixSetting(f"{variable}: is no LLM of the settings file; those are {names}")
+    names = ", ".join(sorted(f"TOLLGATE_LLMS__{_plain(one)}__<NAME>" for one in llms)) or "none"
+    raise FixSetting(f"{variable}: is no LLM of the settings file, which lists {names}")
 
 
 def _plain(name: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from worker import cli
+from worker.commands import index
 from worker.embedder import WORDLLAMA, embed_with
 from worker.errors import FixSetting
 from worker.history import read_table
@@ -132,6 +133,12 @@ def test_embeddings_that_are_none(tmp_path: Path, write: Callable[[Path], object
     with pytest.raises(FixSetting) as caught:
         read_table(written(tmp_path, GOOD), file)
     assert str(caught.value)[: len(f"{file}: {problem}")] == f"{file}: {problem}"
+
+
+def test_the_demo_has_embeddings_of_its_own(tmp_path: Path) -> None:
+    """Others are refused rather than passed over."""
+    with pytest.raises(FixSetting, match="--embeddings: the data in the package has its own"):
+        index.build(Path("demo"), tmp_path / "index", embeddings=tmp_path / "vectors.npy")
 
 
 def test_the_command_says_it_in_one_line(

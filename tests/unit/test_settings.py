@@ -122,7 +122,7 @@ REFUSED: list[tuple[str, str, dict[str, str], list[str]]] = [
         LLM + '[llms."gpt-4o"]\nbudget_usd = 1\n',
         {"TOLLGATE_LLMS__QWEN__BUDGET_USD": "1"},
         [
-            "TOLLGATE_LLMS__QWEN__BUDGET_USD: is no LLM of the settings file; those are TOLLGATE_LLMS__A__<NAME>, "
+            "TOLLGATE_LLMS__QWEN__BUDGET_USD: is no LLM of the settings file, which lists TOLLGATE_LLMS__A__<NAME>, "
             "TOLLGATE_LLMS__GPT_4O__<NAME>"
         ],
     ),
@@ -130,7 +130,7 @@ REFUSED: list[tuple[str, str, dict[str, str], list[str]]] = [
         "a variable of an LLM where there is none",
         "",
         {"TOLLGATE_LLMS__QWEN__BUDGET_USD": "1"},
-        ["TOLLGATE_LLMS__QWEN__BUDGET_USD: is no LLM of the settings file; those are none: it lists no LLM"],
+        ["TOLLGATE_LLMS__QWEN__BUDGET_USD: is no LLM of the settings file, which lists none"],
     ),
     (
         "a variable that may mean two LLMs",

@@ -42,8 +42,11 @@ def build(
 
     from worker import demo_data, index
     from worker.embedder import embed_with
+    from worker.errors import FixSetting
     from worker.history import read_table
 
+    if table == DEMO and embeddings is not None:
+        raise FixSetting("--embeddings: the data in the package has its own; name a table, or leave it out")
     console = Console()
     with console.status(f"reading {table}") as status:
         if table == DEMO:
