@@ -1,9 +1,9 @@
 """Past queries with what every LLM scored and cost on them, read from a table.
 
-The layout is that of RouterBench and of the PORT reference code: one row per query; a column of ids, each once
-(`query_id`, `index` or `sample_id`); optionally `prompt` (text), `source` (category) and `input_tokens`; and for each
-LLM two columns: `<llm>` (score in [0, 1]) and `<llm>|total_cost` (USD). An empty cell means that this LLM never saw
-this query.
+The layout is that of RouterBench and of the PORT reference code: one row per query; optionally ids, each once
+(`query_id`, `index` or `sample_id`; else rows are numbered), `prompt` (text), a category (`source`, `category` or
+`eval_name`) and `input_tokens`; and for each LLM two columns: `<llm>` (score in [0, 1]) and `<llm>|total_cost` (USD).
+An empty cell means that this LLM never saw this query.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from worker.tokens import approximate_tokens
 
 COST_SUFFIX = "|total_cost"
 ID_COLUMNS = ("query_id", "index", "sample_id")
+CATEGORY_COLUMNS = ("source", "category", "eval_name")
 MICROS_PER_USD = 1_000_000
 # Far above any real one; what lies beyond is a mistake of units.
 MOST_USD, MOST_TOKENS = 1e6, 1e9
@@ -195,7 +196,7 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def _ids(file: Path, table: pa.Table) -> list[str]:
     name = next((column for column in ID_COLUMNS if column in table.column_names), None)
     if name is None:
-        raise FixSetting(f"{file}: no id column; name one of {', '.join(ID_COLUMNS)}")
+        return [str(row) for row in range(1, table.num_rows + 1)]
     first: dict[str, int] = {}
     for row, value in enumerate(table.column(name).to_pylist(), start=1):
         if value is None:
@@ -222,5 +223,5 @@ def _prompts(file: Path, table: pa.Table) -> list[str]:
 
 
 def _categories(table: pa.Table) -> list[str] | None:
-    name = next((column for column in ("source", "category") if column in table.column_names), None)
+    name = next((column for column in CATEGORY_COLUMNS if column in table.column_names), None)
     return None if name is None else [str(row) for row in table.column(name).to_pylist()]

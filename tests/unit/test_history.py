@@ -41,6 +41,12 @@ def test_a_table(tmp_path: Path) -> None:
     assert (*found, bool(unknown)) == (["q1", "q2", "q3"], ("a",), [0.5, 1.0], [1000.0, 0.0], True)
 
 
+def test_a_table_without_ids_is_numbered(tmp_path: Path) -> None:
+    """From 1, and RouterBench's name of a category is one."""
+    history = read_table(written(tmp_path, "eval_name,prompt,a,a|total_cost\nmath,one,1,1\nlaw,two,1,1\n"), embed=embed)
+    assert (history.ids, history.categories) == (["1", "2"], ["math", "law"])
+
+
 TABLES = [
     ("an empty file", "", "cannot be read as csv: Empty CSV file"),
     ("only a header", HEADER, "the table has no rows"),
@@ -55,7 +61,6 @@ TABLES = [
         HEADER + "q1,one,0.5\n",
         "cannot be read as csv: CSV parse error: Expected 4 columns, go",
     ),
-    ("no ids", "prompt,a,a|total_cost\none,1,1\n", "no id column; name one of query_id, index, sample_id"),
     ("no LLM", "query_id,prompt\nq1,one\n", "no column ends in '|total_cost'; each LLM needs"),
     ("no scores", "query_id,prompt,a|total_cost\nq1,one,1\n", "no score column 'a' for the column 'a|total_cost'"),
     (
