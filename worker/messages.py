@@ -19,6 +19,9 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 MAX_TOKENS = 100_000_000
 Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 
+# A lane keeps so many estimates in memory; more would be refused where the record is read.
+MAX_WINDOW_QUERIES = 100_000
+
 DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed"]
 
 
@@ -196,7 +199,7 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
     horizon_queries: int
     horizon_floor_queries: int
     resolve_every_queries: int
-    window_queries: int
+    window_queries: Annotated[int, Meta(ge=1, le=MAX_WINDOW_QUERIES)]
     observe_share: float
     max_attempts: int
     reservation_ms: int

@@ -35,6 +35,7 @@ from typing_extensions import override
 
 from worker import addresses, environment
 from worker.errors import FixSetting
+from worker.messages import MAX_WINDOW_QUERIES
 from worker.topic_names import TopicNames
 from worker.usage import PriceList
 
@@ -124,7 +125,7 @@ class RoutingSettings(Section):
     horizon_queries: int = Field(default=0, ge=0, le=10**15)
     horizon_floor_queries: Positive = 1_000
     resolve_every_queries: Positive = 250
-    window_queries: int = Field(default=1_000, ge=1, le=100_000)
+    window_queries: int = Field(default=1_000, ge=1, le=MAX_WINDOW_QUERIES)
     observe_share: float = Field(default=0.025, gt=0, le=1)
     max_attempts: int = Field(default=2, ge=1, le=100)
     reservation_seconds: int = Field(default=600, ge=1, le=30 * 86_400)
