@@ -21,7 +21,21 @@ CORE = {
     *("events", "ledger", "window", "journal", "pricing", "settlement", "outbox", "router", "snapshot"),
     *("usage", "ceilings", "wire", "topic_names", "asyncapi", "examples"),
     *("chain", "books", "expected", "publications", "witness", "proof", "report", "summary", "status"),
-    *("stimuli", "solutions", "replay", "explanation", "whatif", "tally", "exploration", "alarms", "drift"),
+    *(
+        "stimuli",
+        "solutions",
+        "divergence",
+        "agreement",
+        "evidence",
+        "refusals",
+        "replay",
+        "explanation",
+        "whatif",
+        "tally",
+        "exploration",
+        "alarms",
+        "drift",
+    ),
 }
 
 # All that the core may import of others. No Kafka, clock, logging, environment, files or randomness among them.

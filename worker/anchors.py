@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from worker.errors import FixSetting
-from worker.replay import Anchor
+from worker.evidence import Anchor
 
 
 def read(file: Path) -> dict[int, Anchor]:
@@ -23,6 +23,8 @@ def read(file: Path) -> dict[int, Anchor]:
 
 
 def write(file: Path, anchors: Iterable[Anchor]) -> None:
-    """Write the heads, sorted, in place of what was there."""
+    """Put the heads, sorted, in place of what was there: all of them or, whatever happens meanwhile, none."""
     lines = sorted(anchors, key=lambda anchor: anchor.partition)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(lines), indent=2) + b"\n")
+    written = file.with_name(f"{file.name}.new")
+    written.write_bytes(msgspec.json.format(msgspec.json.encode(lines), indent=2) + b"\n")
+    written.replace(file)

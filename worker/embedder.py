@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.errors import FixSetting, RejectRecord
+from worker.refusals import EMPTY_TEXT
 
 WORDLLAMA = "wordllama"
 SUPPLIED = "supplied"
@@ -74,5 +75,5 @@ class WordLlamaEmbedder:
             if length > 0 and np.isfinite(length):
                 rows[row] = embedding / length
             else:
-                problems[row] = RejectRecord("no_text", "text: holds nothing that can be embedded")
+                problems[row] = EMPTY_TEXT
         return rows, problems

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from worker import usage, wire
+from worker import refusals, usage, wire
 from worker.ceilings import ceilings_micros
 from worker.embedder import Embedder
 from worker.errors import RejectRecord
@@ -101,12 +101,12 @@ class Intake:
 
     def _embedded_texts(self, texts: Sequence[str | None]) -> tuple[NDArray[np.float32], Sequence[RejectRecord | None]]:
         if self.embedder is None:
-            problem = RejectRecord("no_embedding", "the index was built on supplied embeddings: send an embedding")
-            return np.zeros((len(texts), self.estimator.manifest.dimension), np.float32), [problem] * len(texts)
+            zeros = np.zeros((len(texts), self.estimator.manifest.dimension), np.float32)
+            return zeros, [refusals.NO_EMBEDDING] * len(texts)
         embeddings, problems = self.embedder.embed([text or "" for text in texts])
-        nothing = RejectRecord("no_text", "neither embedding, text nor body with a user message")
         return embeddings, [
-            problem if text and text.strip() else nothing for text, problem in zip(texts, problems, strict=True)
+            problem if text and text.strip() else refusals.NO_TEXT
+            for text, problem in zip(texts, problems, strict=True)
         ]
 
     def _estimates(
@@ -153,10 +153,7 @@ class Intake:
     def _completion(self, record: Record, max_bytes: int, max_nesting: int) -> Completion:
         completion = wire.decode_completion(record.value, max_bytes, max_nesting, self.settings.limits.max_cost_micros)
         if completion.origin_partition != record.partition:
-            raise RejectRecord(
-                "partition",
-                f"origin_partition is {completion.origin_partition}, but this is partition {record.partition}",
-            )
+            raise refusals.wrong_partition(completion, record.partition)
         return completion
 
     def _completed(self, record: Record, completion: Completion, at_ms: int, retry: Arrived | None) -> Completed:
@@ -185,7 +182,7 @@ class Intake:
         if not isinstance(cost, int):
             return None, "none"
         if cost > self.settings.limits.max_cost_micros:
-            raise RejectRecord("cost", f"usage: costs {cost} micro-dollars, above limits.max_cost_usd")
+            raise refusals.too_dear(cost)
         return cost, "usage"
 
 

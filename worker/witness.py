@@ -11,7 +11,7 @@ import msgspec
 from worker import wire
 from worker.journal import record_hash
 from worker.messages import AccountRow, Configuration, Reservation, Routed
-from worker.outbox import ACCOUNT_KEY, CONFIGURATION_KEY, RESERVATION_PREFIX
+from worker.outbox import ACCOUNT_KEY, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX
 from worker.record import Record
 
 # What transactions of the past are checked for being torn: about 250 bytes each.
@@ -31,39 +31,60 @@ class Mark(NamedTuple):
 
 
 class Witness:
-    """The last account row, configuration and open reservations, and the marks of the newest transactions."""
+    """The last account row, configuration and open reservations, and the marks of the newest transactions.
+
+    `window` holds the hashes of the window's rows by their keys. Rows count once the account row that ends their
+    transaction is read: whoever reads a running system may stop between them.
+    """
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.row: AccountRow | None = None
         self.config: Configuration | None = None
         self.reservations: dict[str, Reservation] = {}
+        self.window: dict[str, bytes] = {}
+        self._open: list[tuple[str, Configuration | Reservation | bytes | None]] = []
         self._marks: deque[Mark] = deque(maxlen=MARKS)
         self._passed = Mark(0, 0, 0, b"", b"")
         self._dispatch_ids: list[str] = []
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last row read was an account row, as every transaction's last is."""
+        return not self._open
 
     def read(self, record: Record) -> str | None:
         """The next record of the ledger partition; returns what is wrong with it."""
         key = (record.key or b"").decode(errors="replace")
         try:
-            if record.value is None:
-                self.reservations.pop(key.removeprefix(RESERVATION_PREFIX), None)
-            elif key == ACCOUNT_KEY:
+            if key == ACCOUNT_KEY and record.value is not None:
                 return self._account_row(wire.decode_account(record.value))
-            elif key == CONFIGURATION_KEY:
-                self.config = _configuration(record.value)
-            elif key.startswith(RESERVATION_PREFIX):
-                self.reservations[key.removeprefix(RESERVATION_PREFIX)] = wire.decode_reservation(record.value)
+            self._open.append((key, _content(key, record.value)))
         except wire.UNREADABLE as error:
             return f"is no {key} row: {error}"
         return None
 
     def _account_row(self, row: AccountRow) -> str | None:
+        for key, content in self._open:
+            self._put(key, content)
+        self._open.clear()
         last, self.row = self.row, row
         self._marks.append(Mark(row.sequence, row.decisions, row.dispatches, row.head, row.digest))
         if last is not None and row.sequence <= last.sequence:
             return f"account row {row.sequence} comes after {last.sequence}"
         return None
+
+    def _put(self, key: str, content: Configuration | Reservation | bytes | None) -> None:
+        self.reservations.pop(key.removeprefix(RESERVATION_PREFIX), None)
+        self.window.pop(key, None)
+        if isinstance(content, Configuration):
+            self.config = content
+        elif isinstance(content, Reservation):
+            self.reservations[key.removeprefix(RESERVATION_PREFIX)] = content
+        elif content is not None:
+            self.window[key] = content
+        elif key == CONFIGURATION_KEY:
+            self.config = None
 
     def decided(self, decision: Routed) -> None:
         """A decision whose dispatch belongs to the transaction under way."""
@@ -98,3 +119,14 @@ class Witness:
                 yield f"{RESERVATION_PREFIX}{dispatch_id} is open: by the decisions it was closed, or never made"
             elif row != decided:
                 yield f"{RESERVATION_PREFIX}{dispatch_id} is not as it was decided"
+
+
+def _content(key: str, value: bytes | None) -> Configuration | Reservation | bytes | None:
+    """What a row says, as far as it is kept; of the window's rows only their hashes."""
+    if value is None:
+        return None
+    if key == CONFIGURATION_KEY:
+        return _configuration(value)
+    if key.startswith(RESERVATION_PREFIX):
+        return wire.decode_reservation(value)
+    return record_hash(value) if key.startswith(WINDOW_PREFIX) else None

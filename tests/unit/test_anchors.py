@@ -8,7 +8,7 @@ import pytest
 
 from worker.anchors import read, write
 from worker.errors import FixSetting
-from worker.replay import Anchor
+from worker.evidence import Anchor
 
 
 def test_anchors_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 
 import msgspec
 import pytest
 
-from tests.drive import completion, query
+from tests.drive import completion, config, query
 from tests.topics import NAMES, record
 from worker import wire
 from worker.events import Arrived, Completed, Event, Refused
 from worker.messages import Completion, Query
-from worker.originals import Originals, Stream
+from worker.originals import OTHER_CEILINGS, OTHER_LIMITS, OTHER_PRICES, Originals, Stream
 from worker.record import StoredRecord
+from worker.refusals import NO_EMBEDDING, NO_TEXT
 from worker.settings import LimitSettings
+from worker.usage import PriceList, Unknown
 
 LIMITS = LimitSettings()
+PRICES = {"large": PriceList(Decimal(2), Decimal(4)), "small": None}
 GARBAGE = b"garbage"
+LENGTH = "embedding: 8 bytes, but the index has 3 numbers, as float16 (6 bytes) or float32 (12 bytes)"
+ZEROS = "embedding: all zeros point nowhere"
 REASON = "the first byte is 0x67: neither a MessagePack map nor a JSON object"
 
 
@@ -33,7 +39,13 @@ def originals(queries: list[bytes], completions: list[bytes], oldest: int = 0) -
         [record(topic, offset, None, value) for offset, value in enumerate(values)]
         for topic, values in ((NAMES.queries, queries), (NAMES.completions, completions))
     ]
-    return Originals(LIMITS, stream(logs[0][oldest:], oldest), stream(logs[1][oldest:], oldest), None)
+    return Originals(LIMITS, stream(logs[0][oldest:], oldest), stream(logs[1][oldest:], oldest), PRICES)
+
+
+def differing(inputs: Originals, event: Event) -> object:
+    """What an event says otherwise than its record; None where it is as its record has it."""
+    found = inputs(event, config())
+    return None if found == event else found
 
 
 def asked(**changes: object) -> bytes:
@@ -46,6 +58,9 @@ def told(**changes: object) -> bytes:
 
 
 ANSWER = completion(0, "0-0-1", "large")
+BY_USAGE = completion(0, "0-0-1", "large", basis="usage")
+OF_UNKNOWN_COST = completion(0, "0-0-1", "large", basis="none", cost_micros=None)
+NO_TOKENS = Unknown("usage names no input and output tokens that are known here")
 QUERIES = [
     ("the same", query(0), asked(), None),
     ("another id", query(0), asked(id="q1"), ("query_id", "q0", "q1")),
@@ -55,7 +70,27 @@ QUERIES = [
     ("not there", query(1), asked(), ("offset", 1, "no such record in the topic")),
     ("refused for what it is", Refused("queries", 0, 0, REASON, ""), GARBAGE, None),
     ("refused for another reason", Refused("queries", 0, 0, "so", ""), GARBAGE, ("reason", "so", REASON)),
+    (
+        "refused for nothing",
+        Refused("queries", 0, 0, "so", ""),
+        asked(),
+        ("reason", "so", "a query that can be routed"),
+    ),
+    ("refused without an embedding", Refused("queries", 0, 0, str(NO_EMBEDDING), ""), asked(), None),
+    ("refused without a text", Refused("queries", 0, 0, str(NO_TEXT), ""), asked(text=None), None),
+    ("refused for a wrong length", Refused("queries", 0, 0, LENGTH, ""), asked(embedding=bytes(8)), None),
+    ("refused for zeros", Refused("queries", 0, 0, ZEROS, ""), asked(embedding=bytes(8)), None),
+    (
+        "refused for zeros that it has not",
+        Refused("queries", 0, 0, ZEROS, ""),
+        asked(embedding=[1.0]),
+        ("reason", ZEROS, "a query that can be routed"),
+    ),
 ]
+REFUSED = ("reason", "so", "a completion that can be used")
+PARTITION = "origin_partition is 5, but this is partition 0"
+DEAR = "usage: costs 900 micro-dollars, above limits.max_cost_usd"
+TOKENS = {"prompt_tokens": 10, "completion_tokens": 20}
 COMPLETIONS = [
     ("the same", ANSWER, told(), None),
     ("another cost", ANSWER, told(cost_micros=90), ("spent_micros", 100, 90)),
@@ -63,29 +98,107 @@ COMPLETIONS = [
     ("another dispatch", ANSWER, told(dispatch_id="0-1-1"), ("dispatch_id", "0-0-1", "0-1-1")),
     ("another LLM", ANSWER, told(llm="small"), ("llm", "large", "small")),
     ("a failure", ANSWER, told(status="error"), ("status", "ok", "error")),
-    ("ignored", completion(0, "0-0-1", "", cost_micros=None), told(llm="small", status="error"), None),
     ("no completion", ANSWER, GARBAGE, ("completion", "used", f"a dead letter: {REASON}")),
     ("refused for what it is", Refused("completions", 0, 0, REASON, ""), GARBAGE, None),
+    ("of another partition", ANSWER, told(origin_partition=5), ("completion", "used", f"a dead letter: {PARTITION}")),
+    ("a cost that nobody named", ANSWER, told(cost_micros=None), ("basis", "cost", "none")),
+    ("a cost instead of usage", ANSWER, told(cost_micros=None, usage=TOKENS), ("basis", "cost", "usage")),
+    ("usage that nobody named", BY_USAGE, told(cost_micros=None), ("basis", "usage", "none")),
+    ("usage instead of a cost", BY_USAGE, told(), ("basis", "usage", "cost")),
+    ("usage", BY_USAGE, told(cost_micros=None, usage=TOKENS), None),
+    ("usage without tokens", BY_USAGE, told(cost_micros=None, usage={}), ("basis", "usage", f"none: {NO_TOKENS}")),
+    ("no cost at all", OF_UNKNOWN_COST, told(cost_micros=None), None),
+    ("no cost, but one was named", OF_UNKNOWN_COST, told(), ("basis", "none", "cost")),
+    ("refused for nothing", Refused("completions", 0, 0, "so", ""), told(), REFUSED),
+    ("refused for its partition", Refused("completions", 0, 0, PARTITION, ""), told(origin_partition=5), None),
+    (
+        "refused for a partition that is right",
+        Refused("completions", 0, 0, PARTITION, ""),
+        told(),
+        ("reason", PARTITION, REFUSED[2]),
+    ),
+    ("refused for its usage", Refused("completions", 0, 0, DEAR, ""), told(cost_micros=None, usage=TOKENS), None),
+    ("refused for no usage", Refused("completions", 0, 0, DEAR, ""), told(), ("reason", DEAR, REFUSED[2])),
 ]
 
 
 @pytest.mark.parametrize(("event", "value", "expected"), [c[1:] for c in QUERIES], ids=[c[0] for c in QUERIES])
 def test_queries(event: Arrived | Refused, value: bytes, expected: object) -> None:
     """What a decision says of its query is what the query says."""
-    assert originals([value], [])(event) == expected
+    assert differing(originals([value], []), event) == expected
 
 
 @pytest.mark.parametrize(("event", "value", "expected"), [c[1:] for c in COMPLETIONS], ids=[c[0] for c in COMPLETIONS])
 def test_completions(event: Completed | Refused, value: bytes, expected: object) -> None:
     """What a settlement says of its completion is what the completion says."""
-    assert originals([], [value])(event) == expected
+    assert differing(originals([], [value]), event) == expected
+
+
+LONG = told(error="x" * (101 - len(told(error=""))))
+PRICED = told(cost_micros=None, usage=TOKENS)
+DEAREST = completion(0, "0-0-1", "large", cost_micros=LIMITS.max_cost_micros + 1)
+DOUBTS = [
+    ("taken under a higher limit", DEAREST, told(cost_micros=DEAREST.cost_micros), OTHER_LIMITS),
+    ("usage at another price", completion(0, "0-0-1", "large", basis="usage", cost_micros=99), PRICED, OTHER_PRICES),
+    ("usage at no price", OF_UNKNOWN_COST, PRICED, OTHER_PRICES),
+    (
+        "refused under a lower limit",
+        Refused("completions", 0, 0, "101 bytes, but 50 is the limit", ""),
+        LONG,
+        OTHER_LIMITS,
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "value", "doubt"), [c[1:] for c in DOUBTS], ids=[c[0] for c in DOUBTS])
+def test_what_only_other_settings_explain_is_a_doubt(event: Completed | Refused, value: bytes, doubt: str) -> None:
+    """Limits and price lists are not recorded, and may have been others: no difference, but counted."""
+    inputs = originals([], [value])
+    assert (differing(inputs, event), dict(inputs.doubts)) == (None, {doubt: 1})
+
+
+IGNORED = [
+    ("the same", told(), {"llm": "large"}),
+    ("of another LLM", told(llm="small"), {"llm": "small"}),
+    (
+        "a failure",
+        told(status="error", cost_micros=None),
+        {"llm": "large", "ok": False, "cost_micros": None, "basis": "none"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("value", "changes"), [c[1:] for c in IGNORED], ids=[c[0] for c in IGNORED])
+def test_an_ignored_completion_is_decided_as_it_was_received(value: bytes, changes: dict[str, object]) -> None:
+    """Its record does not say which LLM it named; the router is told, and would settle one that it should have."""
+    event = completion(0, "0-0-1", "", quality=None)
+    assert originals([], [value])(event, config()) == msgspec.structs.replace(event, **changes)
 
 
 def test_what_has_left_its_topic_is_counted() -> None:
     """And not taken for a difference."""
     inputs = originals([asked(id=f"q{offset}") for offset in range(4)], [], oldest=2)
-    events: list[Event] = [query(offset) for offset in range(4)]
-    assert ([inputs(event) for event in events], inputs.queries.gone) == ([None] * 4, 2)
+    found = [differing(inputs, query(offset)) for offset in range(4)]
+    assert (found, inputs.queries.gone) == ([None] * 4, 2)
+
+
+def test_retention_may_go_on_while_a_topic_is_read() -> None:
+    """What left after the reading began is looked for once more, and then counted."""
+    left = [record(NAMES.queries, offset, None, asked(id=f"q{offset}")) for offset in (0, 1, 4)]
+    inputs = Originals(
+        LIMITS, Stream(lambda at: iter([r for r in left if r.offset >= at]), 0, lambda: 4), stream([]), {}
+    )
+    assert ([differing(inputs, query(offset)) for offset in range(5)], inputs.queries.gone) == ([None] * 5, 2)
+
+
+def test_a_topic_may_grow_while_it_is_read() -> None:
+    """What was written after it was opened is found."""
+    written = [record(NAMES.queries, offset, None, asked(id=f"q{offset}")) for offset in range(4)]
+    there = written[:2]
+    inputs = Originals(LIMITS, Stream(lambda at: iter([r for r in there if r.offset >= at]), 0), stream([]), {})
+    before = [differing(inputs, query(offset)) for offset in range(2)]
+    there += written[2:]
+    assert before + [differing(inputs, query(offset)) for offset in range(2, 4)] == [None] * 4
 
 
 ESTIMATES = [
@@ -97,12 +210,38 @@ ESTIMATES = [
 ]
 
 
+def estimated(value: bytes, **changes: object) -> Originals:
+    """Originals that estimate every query anew, with these changes."""
+    inputs = originals([value], [])
+    inputs.index = config().index
+    inputs.estimate = lambda records: [msgspec.structs.replace(query(0), **changes) for _ in records]
+    return inputs
+
+
 @pytest.mark.parametrize(("changes", "expected"), [c[1:] for c in ESTIMATES], ids=[c[0] for c in ESTIMATES])
 def test_estimates_are_compared_within_tolerance(
     changes: dict[str, object], expected: tuple[str | None, int, int]
 ) -> None:
     """Exact ones and close ones are told apart; what is further off is a difference."""
-    inputs = originals([asked()], [])
-    inputs.estimate = lambda records: [msgspec.structs.replace(query(0), **changes) for _ in records]
-    found = inputs(query(0))
-    assert (None if found is None else found[0], inputs.exact, inputs.close) == expected
+    inputs = estimated(asked(), **changes)
+    found = inputs(query(0), config())
+    assert (found[0] if isinstance(found, tuple) else None, inputs.exact, inputs.close) == expected
+
+
+def test_estimates_of_another_index_are_taken_as_recorded() -> None:
+    """Its hash is in the record: what this index says of them is no difference."""
+    inputs = estimated(asked(), quality=[0.0, 0.0, 0.0])
+    found = inputs(query(0), config(index="another"))
+    assert (found, inputs.elsewhere, inputs.missing) == (query(0), 1, "another")
+
+
+def test_estimates_that_price_lists_cap_may_have_been_capped_otherwise() -> None:
+    """Price lists are not recorded: a cost capped by them is a doubt."""
+    inputs = estimated(asked(input_tokens=5, max_output_tokens=5), cost_micros=[9, 9, 9])
+    assert (inputs(query(0), config()), dict(inputs.doubts)) == (query(0), {OTHER_CEILINGS: 1})
+
+
+def test_a_query_that_can_be_estimated_was_not_to_be_refused() -> None:
+    """The same index that takes it is asked."""
+    refused = Refused("queries", 0, 0, str(NO_EMBEDDING), "")
+    assert estimated(asked())(refused, config()) == ("reason", refused.reason, "a query that can be routed")

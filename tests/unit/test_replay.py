@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -11,24 +12,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import CRASH, PRIOR, completion, config, query
-from tests.topics import NAMES, Recorded
+from tests.drive import CRASH, LLMS, PRIOR, completion, config, query
+from tests.topics import NAMES, Log, Recorded, record
 from tests.unit.test_proof import changed, cut_off, inserted, removed, story, swapped
-from worker.events import Event, Reconfigured, Refused, Ticked
+from worker import wire
+from worker.events import Completed, Event, Reconfigured, Refused, Ticked
+from worker.evidence import Anchor, Evidence
 from worker.journal import record_hash
-from worker.messages import Checkpoint, Closed, Priced, Routed
+from worker.messages import Checkpoint, Closed, Ignored, Priced, Routed, WindowBlock
 from worker.record import StoredRecord
-from worker.replay import Anchor, Evidence, Replay
+from worker.replay import Replay
 from worker.solutions import Solutions
+from worker.witness import Witness
 
 INDEX = config().index
 
 
-def replayed(records: list[StoredRecord], index: str | None = INDEX, **evidence: Any) -> Replay:
+def replayed(
+    records: Iterable[StoredRecord], index: str | None = INDEX, limit: int | None = None, **evidence: Any
+) -> Replay:
     """The finished replay of these decision records."""
-    replay = Replay(0, NAMES.decisions, PRIOR, Solutions(index), Evidence(**evidence))
-    for record in records:
-        replay.feed(record)
+    replay = Replay(0, NAMES.decisions, PRIOR, Solutions(index), Evidence(**evidence), limit)
+    for stored in records:
+        replay.feed(stored)
     replay.finish()
     return replay
 
@@ -129,6 +135,13 @@ def dearer(number: int) -> Callable[[dict[str, list[StoredRecord]]], None]:
     return changed(NAMES.decisions, number, prices=tuple(1.001 * price for price in prices))
 
 
+def absurd(log: Log) -> None:
+    """A window of more estimates than any memory holds."""
+    configured = wire.decode_decision(log[D][0].value)
+    content = msgspec.structs.replace(configured, config=config(window_queries=10**13))
+    log[D][0] = log[D][0]._replace(value=wire.encode(content))
+
+
 ROUTED, CLOSED, PRICED = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Priced, seen=7)
 CHECKPOINT = number_of(Checkpoint)
 D = NAMES.decisions
@@ -137,15 +150,18 @@ DIVERGING = [
     ("another reservation", changed(D, ROUTED, reserved_micros=1), (ROUTED, "Routed", "reserved_micros")),
     ("another reason", changed(D, ROUTED, reason="observing"), (ROUTED, "Routed", "reason")),
     ("other estimates", changed(D, ROUTED, cost_micros=[9_000, 9, 9]), (ROUTED, "Routed", "reserved_micros")),
-    ("estimates that change nothing", changed(D, ROUTED, quality=[0.0, 0.62, 0.0]), (ROUTED + 1, "Routed", "prev")),
+    ("estimates that change nothing", changed(D, ROUTED, quality=[0.0, 0.62, 0.0]), (ROUTED, "log", "records")),
     ("another overrun", changed(D, CLOSED, overrun_micros=5), (CLOSED, "Closed", "overrun_micros")),
     ("other prices", dearer(PRICED), (PRICED, "Priced", "prices")),
     ("another dispatch", changed(D, CLOSED, dispatch_id="0-77-1"), (CLOSED, "Closed", "kind")),
     ("another checkpoint", changed(D, CHECKPOINT, reservations=[]), (CHECKPOINT, "Checkpoint", "reservations")),
-    ("a record removed", removed(D, ROUTED), (ROUTED + 1, "Routed", "prev")),
-    ("a record inserted", inserted(ROUTED), (ROUTED, "Routed", "record")),
-    ("records swapped", swapped(ROUTED), (ROUTED + 1, "Routed", "prev")),
-    ("the log cut off", cut_off, (None, "account row", "decisions")),
+    ("a record removed", removed(D, ROUTED), (ROUTED - 1, "log", "records")),
+    ("a record inserted", inserted(ROUTED), (ROUTED, "log", "records")),
+    ("records swapped", swapped(ROUTED), (ROUTED + 1, "log", "records")),
+    ("the log cut off", cut_off, (70, "log", "records")),
+    ("a query after its prices", changed(D, PRICED + 1, at_ms=701), (PRICED + 1, "log", "records")),
+    ("the last record", changed(D, -1, query_deadline_ms=10**15), (72, "account row", "head")),
+    ("absurd settings", absurd, (0, "record", "value")),
     ("a price without its query", removed(D, PRICED + 1), (PRICED, "Priced", "at_ms")),
 ]
 
@@ -176,6 +192,145 @@ def test_an_anchor_must_be_passed(decisions: int, head: str | None, expected: tu
     replay = replayed(records, anchor=anchor)
     found = None if replay.divergence is None else (replay.divergence.offset + 1, replay.divergence.field)
     assert (found, replay.anchored) == (expected, True)
+
+
+FIRST, _, THIRD, FOURTH = checkpoints()[:4]
+# One event of the story closes so many reservations.
+EXPIRED = sum(
+    isinstance(decision, Closed) and decision.outcome == "expired" for decision in driven("priced", 1).decisions
+)
+UNPASSED = [
+    ("past the end", 0, 99, "the chain ends here, at 73 decisions, but the anchor says 99"),
+    ("past the end, from a checkpoint", FIRST, 99, "the chain ends here, at 73 decisions, but the anchor says 99"),
+    ("of an emptied log", 73, 73, "the chain ends here, at 0 decisions, but the anchor says 73"),
+]
+
+
+@pytest.mark.parametrize(("start", "decisions", "expected"), [c[1:] for c in UNPASSED], ids=[c[0] for c in UNPASSED])
+def test_a_chain_that_ends_before_its_anchor_was_cut_off(start: int, decisions: int, expected: str) -> None:
+    """Also where the ledger was rewound with it, or nothing is left at all."""
+    records = driven("priced", 1).topics()[D][start:]
+    divergence = replayed(records, anchor=Anchor(0, decisions, "ab")).divergence
+    assert (divergence.kind, divergence.recomputed, divergence.offset) == ("log", expected, 72 if records else None)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_an_anchor_may_stand_where_the_replay_begins(right: bool) -> None:
+    """A checkpoint carries the head of the record before it."""
+    records = driven("priced", 1).topics()[D]
+    head = record_hash(records[FIRST - 1].value).hex() if right else "abcd"
+    replay = replayed(records[FIRST:], anchor=Anchor(0, FIRST, head))
+    found = None if replay.divergence is None else replay.divergence.field
+    assert (found, replay.anchored) == (None if right else "anchor", True)
+
+
+SKIPPED = [
+    ("changed", changed(D, FOURTH - 3, at_ms=1), FOURTH - 3, "was changed, or records"),
+    ("removed", removed(D, FOURTH - 3), FOURTH - 4, f"between it and offset {FOURTH - 2} were removed"),
+    ("the checkpoint's own link", removed(D, FOURTH - 1), FOURTH - 2, f"between it and offset {FOURTH} were removed"),
+]
+
+
+@pytest.mark.parametrize(("tamper", "offset", "wrong"), [c[1:] for c in SKIPPED], ids=[c[0] for c in SKIPPED])
+def test_the_chain_is_followed_through_what_is_skipped(tamper: Callable[[Log], None], offset: int, wrong: str) -> None:
+    """What comes before the checkpoint is not decided again, but none of it can be changed unseen."""
+    log = driven("priced", 1).topics()
+    log[D] = list(log[D])
+    tamper(log)
+    divergence = replayed(log[D][THIRD + 1 :]).divergence
+    assert (divergence.offset, wrong in str(divergence)) == (offset, True), str(divergence)
+
+
+@pytest.mark.parametrize("limit", range(1, 73, 3))
+def test_a_replay_ends_before_the_first_event_from_its_limit_on(limit: int) -> None:
+    """Every record before it is compared, and what else their events caused; the head is that of the last compared."""
+    records = driven("priced", 1).topics()[D]
+    replay = replayed(records, limit=limit)
+    head = Anchor(0, replay.compared, record_hash(records[replay.compared - 1].value).hex())
+    assert (replay.divergence, 0 <= replay.compared - limit <= EXPIRED, replay.head()) == (None, True, head)
+
+
+def test_the_last_record_before_the_limit_is_compared() -> None:
+    """Also one whose event is only known by the record after it."""
+    log = driven("priced", 1).topics()
+    log[D] = list(log[D])
+    changed(D, CLOSED, overrun_micros=5)(log)
+    divergence = replayed(log[D], limit=CLOSED + 1).divergence
+    assert (divergence.offset, divergence.field) == (CLOSED, "overrun_micros")
+
+
+def test_a_completion_that_had_to_settle_was_not_to_be_ignored() -> None:
+    """The router is given what the completion says, and closes the reservation."""
+    drive = Recorded().run([query(0, quality=[0.9, 0.0, 0.0]), completion(0, "0-0-1", "small"), query(1)])
+
+    def original(event: Event, _: object) -> Event:
+        return msgspec.structs.replace(event, llm="large") if isinstance(event, Completed) else event
+
+    divergence = replayed(drive.topics()[D], original=original).divergence
+    number = next(n for n, decision in enumerate(drive.decisions) if isinstance(decision, Ignored))
+    assert (divergence.offset, divergence.recorded, divergence.recomputed) == (number, "Ignored", "Closed")
+
+
+def witness(log: Log) -> Witness:
+    """The ledger as it was read."""
+    read = Witness(0)
+    for stored in log[NAMES.ledger]:
+        read.read(stored)
+    return read
+
+
+def test_memory_does_not_grow_with_the_log() -> None:
+    """Ten times as many decisions leave no more behind."""
+
+    def left_by(queries: int) -> int:
+        settings = config(budget_micros=dict.fromkeys(LLMS, 10**9))
+        drive = Recorded(settings)
+        replay = Replay(0, D, PRIOR, Solutions(INDEX))
+        for stored in drive.log.pop(D):
+            replay.feed(stored)
+        tracemalloc.start()
+        for offset in range(queries):
+            for dispatch in drive.commit([query(offset)]).dispatches:
+                drive.commit([completion(offset, dispatch.id, dispatch.llm, at_ms=offset * 100)])
+            drive.__dict__.update(dispatches=[], deferred=[], decisions=[])
+            drive._inputs.clear()
+            for stored in drive.log.pop(D):
+                replay.feed(stored)
+            drive.log.clear()
+        assert replay.divergence is None
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return size
+
+    small, large = left_by(100), left_by(1_000)
+    assert large < small + 100_000, (small, large)
+
+
+ROWS = [
+    ("the configuration", b"configuration", config(seed=9), "configuration row"),
+    ("a block of the window", b"window/0", WindowBlock(bytes(120), bytes(240)), "window/0 row"),
+    ("a block that is none", b"window/7", WindowBlock(b"", b""), "window/7 row"),
+    ("a reservation", b"reservation/0-29-1", None, "reservation/0-29-1 row"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "kind"), [c[1:] for c in ROWS], ids=[c[0] for c in ROWS])
+def test_rows_that_the_next_owner_would_restore_are_compared(key: bytes, value: Any, kind: str) -> None:
+    """Whoever changes the configuration, the window or a reservation in the ledger is found."""
+    log = driven("priced", 1).topics()
+    stored = record(NAMES.ledger, 0, key.decode(), None if value is None else wire.encode(value))
+    log[NAMES.ledger] = [*log[NAMES.ledger][:-1], stored, log[NAMES.ledger][-1]]
+    read = witness(log)
+    divergence = replayed(log[D], row=read.row, witness=read).divergence
+    assert (divergence.kind, divergence.offset) == (kind, 72)
+
+
+def test_the_rows_of_an_honest_ledger_agree() -> None:
+    """After any transaction, with a window that went round and reservations closed."""
+    log = driven("priced", 1).topics()
+    read = witness(log)
+    replay = replayed(log[D], row=read.row, witness=read)
+    assert (replay.divergence, replay.arrived, read.is_whole) == (None, True, True)
 
 
 def test_an_account_row_that_was_changed_is_named() -> None:

@@ -18,9 +18,13 @@ Partitions = Annotated[list[int] | None, typer.Option("--partition", "-p", help=
 From = Annotated[
     str | None, typer.Option("--from", metavar="OFFSET|TIME", help="Begin at the first checkpoint from here on.")
 ]
-To = Annotated[str | None, typer.Option("--to", metavar="OFFSET|TIME", help="End before it.")]
+To = Annotated[str | None, typer.Option("--to", metavar="OFFSET|TIME", help="End before the first event from here on.")]
 Estimates = Annotated[
-    str, typer.Option(help="recorded: exact on any machine; index: estimate every query again, within tolerance.")
+    str,
+    typer.Option(
+        help="recorded: exact on any machine; index: estimate every query again, "
+        "to within 0.02 of quality and 5 % + 1 micro-dollar of cost."
+    ),
 ]
 AnchorFile = Annotated[
     Path | None, typer.Option("--anchor", help="Check the chains against the heads in this file, then write them anew.")
@@ -40,10 +44,12 @@ def command(
 
     Decisions, reservations, settlements, prices and accounts must come out as they were recorded; the first that does
     not is named with its offset, its field and the ledger before it (exit 1). Works while the system runs, from the
-    beginning or, where that has left the topic, from a checkpoint. A TIME is as 2026-01-31T08:00:00 (UTC unless it says
+    beginning or, where that has left the topic, from a checkpoint. Prices are solved again where the index is at hand,
+    to within 1e-6 of themselves; all else is exact. A TIME is as 2026-01-31T08:00:00 (UTC unless it says
     otherwise) or milliseconds since 1970 behind an @; offsets are of `decisions`. Examples:
 
-    `tollgate replay --anchor heads.json` proves also that nothing before the last heads was changed.
+    `tollgate replay --anchor heads.json` proves also that nothing before the last heads was changed or removed; the
+    file is written anew when all of it was proven.
 
     `tollgate replay -p 3 --from 2026-01-31T08:00:00 --estimates index`
     """
@@ -70,9 +76,12 @@ def command(
     show(console, results)
     if diverged := [result.divergence for result in results if result.divergence is not None]:
         raise CheckFailed(f"{len(diverged)} of {len(results)} partitions diverge, the first: {diverged[0]}")
-    if anchor is not None:
-        passed = [result.head for result in results if result.head is not None and result.anchored is not False]
-        anchors.write(anchor, {**task.anchors, **{head.partition: head for head in passed}}.values())
+    if anchor is None:
+        return
+    if not task.partitions and (unread := sorted(task.anchors.keys() - {result.partition for result in results})):
+        raise CheckFailed(f"--anchor {anchor}: holds heads of partitions that were not replayed: {unread}")
+    passed = [result.head for result in results if result.head is not None and result.anchored is not False]
+    anchors.write(anchor, {**task.anchors, **{head.partition: head for head in passed}}.values())
 
 
 def _limit(option: str, text: str | None) -> Limit | None:
@@ -107,7 +116,7 @@ def show(console: Console, results: list[Replayed]) -> None:
 
     from worker.commands.tables import figures
 
-    headers = ("partition", "decisions", "divergent", "prices", "estimates", "per second")
+    headers = ("partition", "decisions", "divergent", "prices", "estimates", "per second", "x live")
     console.print(figures(headers, [_row(result) for result in results]))
     for result in results:
         for note in _notes(result):
@@ -119,29 +128,51 @@ def show(console: Console, results: list[Replayed]) -> None:
 
 
 def _row(result: Replayed) -> tuple[str, ...]:
-    rate = result.compared / result.seconds if result.seconds else 0.0
+    rate, speed = result.compared / result.seconds, result.live_seconds / result.seconds
     divergent = "1" if result.divergence is not None else "0"
-    estimates = f"{result.estimates_exact:,}" if result.estimates_exact or result.estimates_close else "recorded"
-    prices = f"{result.prices_exact:,}"
-    return str(result.partition), f"{result.compared:,}", divergent, prices, estimates, f"{rate:,.0f}"
+    again = result.estimates_exact + result.estimates_close
+    estimates = f"{again:,}" if again else "recorded"
+    prices = f"{result.prices_exact + result.prices_close:,}"
+    return (
+        str(result.partition),
+        f"{result.compared:,}",
+        divergent,
+        prices,
+        estimates,
+        f"{rate:,.0f}",
+        f"{speed:,.1f}",
+    )
 
 
 def _notes(result: Replayed) -> list[str]:
+    from worker import originals, solutions
+
+    tolerance = f"quality {originals.QUALITY_TOLERANCE}, cost {originals.COST_TOLERANCE:.0%}"
+    counted = [
+        (result.prices_close, f"solutions for prices differ by less than {solutions.TOLERANCE}: another machine's"),
+        (result.prices_taken, "solutions were taken as recorded: the index they need is not here"),
+        (
+            result.estimates_close,
+            f"estimates differ within {tolerance} + {originals.COST_TOLERANCE_MICROS} micro-dollar",
+        ),
+        (result.estimates_taken, f"estimates were taken as recorded: index {result.index_missing} is not here"),
+        (result.gone_queries, "queries have left their topic and were not looked at"),
+        (result.gone_completions, "completions have left their topic and were not looked at"),
+        *((count, doubt) for doubt, count in result.doubts.items()),
+    ]
+    return [*_span(result), *(f"{count:,} {what}" for count, what in counted if count)]
+
+
+def _span(result: Replayed) -> list[str]:
+    """What of the chain was not replayed."""
     notes = []
     if result.first_offset is None and result.divergence is None:
         notes.append("there was nothing to replay")
-    elif result.skipped:
-        notes.append(f"began at the checkpoint at offset {result.first_offset}, after {result.skipped:,} records")
-    if result.prices_close:
-        notes.append(f"{result.prices_close:,} solutions for prices differ in their last digits: another machine's")
-    if result.prices_taken:
-        notes.append(f"{result.prices_taken:,} solutions were taken as recorded: the index they need is not here")
-    if result.estimates_close:
-        notes.append(f"{result.estimates_close:,} estimates differ within tolerance")
-    if result.gone_queries or result.gone_completions:
-        notes.append(
-            f"{result.gone_queries:,} queries and {result.gone_completions:,} completions have left their topics"
-        )
+    elif result.first_offset is not None and not result.whole:
+        skipped = f"after {result.skipped:,} records in the topic: nothing before it was decided again"
+        notes.append(f"began at the checkpoint at offset {result.first_offset}, {skipped}")
     if result.anchored is False:
-        notes.append("its anchor was not passed: the replay began after it or ended before it")
+        notes.append(
+            "its anchor was not passed, and stays as it is in the file: the replay began after or ended before"
+        )
     return notes
