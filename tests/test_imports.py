@@ -18,9 +18,9 @@ MODULES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in F
 CONTRACTS = {"messages", "errors", "record"}
 CORE = {
     *("estimator", "features", "manifest", "ridge", "tokens", "prices", "policy"),
-    *("events", "ledger", "window", "journal", "pricing", "settlement", "outbox", "router", "snapshot"),
+    *("events", "ledger", "window", "journal", "pricing", "settlement", "outbox", "deferral", "router", "snapshot"),
     *("usage", "ceilings", "wire", "topic_names", "asyncapi", "examples"),
-    *("chain", "books", "expected", "publications", "witness", "proof", "report", "summary", "status"),
+    *("chain", "books", "expected", "publications", "passed", "witness", "proof", "report", "summary", "status"),
     *(
         "stimuli",
         "solutions",

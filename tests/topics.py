@@ -55,6 +55,7 @@ class Recorded(Drive):
         return {**self.log, **inputs}
 
     def _read(self, event: Event) -> None:
+        value = bytes(event.query) if isinstance(event, Arrived) else b"{}"
         match event:
             case Arrived(offset=offset) | Refused(topic="queries", offset=offset):
                 topic = NAMES.queries
@@ -62,7 +63,7 @@ class Recorded(Drive):
                 topic = NAMES.completions
             case _:
                 return
-        self._inputs[topic, offset] = record(topic, offset, None, b"{}")
+        self._inputs[topic, offset] = record(topic, offset, None, value)
 
     def _bury(self, topic: str, offset: int, reason: str, code: str) -> None:
         letter = wire.dead_letter(record(topic, offset, None, b"{}"), reason, code, 1_000)

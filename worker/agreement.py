@@ -30,6 +30,8 @@ def _disagreements(row: AccountRow, witness: Witness | None, router: Router) -> 
             yield "account row", name, getattr(row, name), getattr(mine, name)
     if witness is None:
         return
+    if not witness.is_whole:
+        yield "ledger", "rows", "some after the last account row", "none"
     if witness.config != router.config:
         yield "configuration row", "value", witness.config, router.config
     yield from _windows(witness, router)

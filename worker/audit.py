@@ -30,7 +30,7 @@ def verify(settings: Settings, progress: Progress = silent) -> Report:
     topics = settings.topics
     proofs = [Proof(partition, topics) for partition in range(settings.kafka.partitions)]
     with Reader(settings, progress) as reader:
-        _feed(reader, proofs, [topics.ledger], Proof.ledger)
+        _feed(reader, proofs, [topics.ledger], Proof.ledger, until=lambda proof: proof.witness.is_whole)
         _feed(reader, proofs, [topics.decisions], Proof.decision, until=lambda proof: proof.is_decided)
         published = [*(topics.dispatch(llm) for llm in _llms(settings, proofs)), topics.deferred, topics.dead_letters]
         _feed(reader, proofs, published, Proof.published, until=lambda proof: proof.is_published)

@@ -40,21 +40,21 @@ class Books:
         self.counts: Counter[str] = Counter()
         self.dispatched: Counter[str] = Counter()
         self.quality: dict[str, tuple[float, int]] = {}
-        self._config: Configuration | None = None
+        self.config: Configuration | None = None
         self._queries: set[str] = set()
         self._adopting = False
         self._listed = 0
 
     def begin(self, row: AccountRow, config: Configuration) -> None:
         """Take over from a checkpoint, where what was before it has left its topic."""
-        self.accounts, self.prices, self._config = dict(row.accounts), dict(row.prices), config
+        self.accounts, self.prices, self.config = dict(row.accounts), dict(row.prices), config
         self.clock_ms, self.seen, self.dispatches = row.clock_ms, row.seen, row.dispatches
         self._adopting = True
 
     @property
     def llms(self) -> tuple[str, ...]:
         """The LLMs in the order of the last configuration."""
-        return self._config.llms if self._config is not None else ()
+        return self.config.llms if self.config is not None else ()
 
     def apply(self, decision: Decision) -> Iterator[str]:
         """Book one record; yields what is wrong with it."""
@@ -92,7 +92,7 @@ class Books:
     def _configured(self, record: Configured) -> Iterator[str]:
         if record.partition != self.partition:
             yield f"is of partition {record.partition}"
-        self._config, self.prices = record.config, {}
+        self.config, self.prices = record.config, {}
         for llm, budget in record.config.budget_micros.items():
             old = self.accounts.get(llm, Account(0))
             uncovered = max(old.overrun_micros, old.reserved_micros + old.spent_micros - budget)

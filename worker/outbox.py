@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from worker.deferral import best, remedy
 from worker.events import Arrived, Completed, Effects, Refused
 from worker.journal import Journal, record_hash
 from worker.messages import (
@@ -98,18 +99,17 @@ class Outbox:
         query: Arrived,
         attempt: int,
         reason: DeferReason,
-        remedy: str,
         pricing: Pricing,
         skipped: Sequence[str] = (),
         tried: tuple[str, ...] = (),
     ) -> None:
-        """A query is not served now, for `reason`; `remedy` says what would change it."""
-        score, llm = pricing.best(query)
+        """A query is not served now, for `reason`."""
+        routed = self._routed(query, attempt, pricing.prices, reason, skipped, tried, None)
+        llm, score = best(routed, pricing.config.llms)
         origin = Origin(self.partition, query.offset)
         self._effects.deferred.append(
-            Deferred(query.query_id, origin, attempt, reason, remedy, best_llm=llm, best_score=score, query=query.query)
+            Deferred(query.query_id, origin, attempt, reason, remedy(routed), llm, score, query.query)
         )
-        self._routed(query, attempt, pricing.prices, reason, skipped, tried, None)
 
     # Completions
 
@@ -186,7 +186,7 @@ class Outbox:
         skipped: Sequence[str],
         tried: tuple[str, ...],
         reservation: Reservation | None,
-    ) -> None:
+    ) -> Routed:
         record = Routed(
             prev=self._journal.head,
             at_ms=self.at_ms,
@@ -205,3 +205,4 @@ class Outbox:
             query_deadline_ms=query.deadline_ms,
         )
         self._journal.append(query.query_id, record)
+        return record

@@ -67,14 +67,6 @@ class Pricing:
         """Why the query now being priced goes where it goes."""
         return self.policy.reason(self.seen)
 
-    def best(self, query: Arrived) -> tuple[float | None, str | None]:
-        """The highest score at these prices, affordable or not, and its LLM; None without prices or estimates."""
-        if not self.prices or not query.quality:
-            return None, None
-        scores = [q - c * p for q, c, p in zip(query.quality, query.cost_micros, self.prices, strict=True)]
-        best = max(scores)
-        return best, self.config.llms[scores.index(best)]
-
     def remember(self, query: Arrived) -> None:
         """Count a first-time query and keep its estimates for the next solution."""
         self.window.put(self.seen, query.quality, query.cost_micros)

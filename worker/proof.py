@@ -176,8 +176,11 @@ class Proof:
 
     def input(self, record: Record) -> None:
         """The next record of `queries` or `completions`."""
-        inputs = self.queries if record.topic == self.topics.queries else self.completions
+        completion = record.topic == self.topics.completions
+        inputs = self.completions if completion else self.queries
         self._find_all(record.topic, inputs.read(record.offset, self.oldest.get(record.topic, 0)))
+        differing = self.publications.passed.differing(completion, record)
+        self._find_all(record.topic, ((record.offset, problem) for problem in differing))
 
     def finish(self) -> None:
         """After the last record: whatever should have been there."""
@@ -204,10 +207,15 @@ class Proof:
         elif row is not None:
             if not self.complete:
                 said = f"ends after {self.chain.count} of {row.decisions} records"
-                self._find(self.topics.decisions, None, f"{said}, not with the one that the account row names")
+                last = self.cut_offset if self.chain.count else None
+                self._find(self.topics.decisions, last, f"{said}, not with the one that the account row names")
             self._agree(self.topics.ledger, None, row, self.chain.count, self.chain.head)
             self._find_all(self.topics.ledger, ((None, problem) for problem in self.books.differences(row)))
             self._find_all(self.topics.ledger, ((None, what) for what in self.witness.differing(self.books.open)))
+            if self.witness.config != self.books.config:
+                self._find(self.topics.ledger, None, "the configuration row is not as it was decided")
+            if not self.witness.is_whole:
+                self._find(self.topics.ledger, None, "rows after the last account row belong to no transaction")
 
     def _agree(self, topic: str, offset: int | None, row: AccountRow, decisions: int, head: bytes) -> None:
         applied = Offsets(self.queries.applied, self.completions.applied)

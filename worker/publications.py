@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
+from msgspec import Raw
+
 from worker import wire
+from worker.deferral import best, remedy
 from worker.expected import Expected, Met
-from worker.messages import Decision, Dispatch, Ignored, Rejected, Routed
+from worker.messages import Decision, Deferred, Dispatch, Ignored, Origin, Rejected, Routed
+from worker.passed import Passed
 from worker.record import Record
 from worker.topic_names import TopicNames
 
@@ -24,6 +28,7 @@ class Publications:
         self.partition = partition
         self.topics = topics
         self.gone: dict[str, int] = {}
+        self.passed = Passed()
         self._expected: dict[str, Expected] = {}
         self._unexplained: dict[tuple[str, int], int] = {}
         self._names: dict[str, str] = {}
@@ -92,13 +97,16 @@ class Publications:
         if record.topic == self.topics.dead_letters:
             return self._letter(record)
         if record.topic == self.topics.deferred:
-            deferred = wire.decode_deferred(value)
-            self._check_origin(deferred.origin.partition)
-            return deferred.origin.offset * ATTEMPTS + deferred.attempt, (deferred.query_id, deferred.reason)
-        return self._dispatch(wire.decode_dispatch(value))
+            return self._deferred(record, wire.decode_deferred(value))
+        return self._dispatch(record, wire.decode_dispatch(value))
 
-    def _dispatch(self, dispatch: Dispatch) -> tuple[int, Hashable]:
-        self._check_origin(dispatch.origin.partition)
+    def _deferred(self, record: Record, deferred: Deferred) -> tuple[int, Hashable]:
+        offset, said = deferred.origin.offset, (deferred.query_id, deferred.reason, deferred.remedy)
+        self._check_passed(record, deferred.query_id, deferred.origin, deferred.query)
+        return offset * ATTEMPTS + deferred.attempt, (*said, deferred.best_llm, deferred.best_score)
+
+    def _dispatch(self, record: Record, dispatch: Dispatch) -> tuple[int, Hashable]:
+        self._check_passed(record, dispatch.id, dispatch.origin, dispatch.query)
         offset, attempt = dispatch.origin.offset, dispatch.attempt
         if dispatch.id != f"{self.partition}-{offset}-{attempt}":
             raise ValueError(f"the id {dispatch.id} is not of this origin and attempt")
@@ -109,8 +117,16 @@ class Publications:
         headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
         self._check_origin(int(headers[f"{LETTER_HEADERS}partition"]))
         completion = headers[f"{LETTER_HEADERS}topic"] == self.topics.completions
-        key = 2 * int(headers[f"{LETTER_HEADERS}offset"]) + completion
-        return key, headers[f"{LETTER_HEADERS}exception.message"]
+        offset = int(headers[f"{LETTER_HEADERS}offset"])
+        self.passed.letter(completion, offset, record)
+        return 2 * offset + completion, headers[f"{LETTER_HEADERS}exception.message"]
+
+    def _check_passed(self, record: Record, key: str, origin: Origin, query: Raw) -> None:
+        self._check_origin(origin.partition)
+        if record.key != key.encode():
+            raise ValueError(f"its key is not {key}")
+        if not self.passed.query(origin.offset, query):
+            raise ValueError("it carries another query than an earlier one of this origin")
 
     def _check_origin(self, partition: int) -> None:
         if partition != self.partition:
@@ -143,7 +159,7 @@ def _content(decision: Decision, llms: Sequence[str]) -> Hashable:
             chosen = slice(i, i + 1)
             return (*money, *decision.quality[chosen], *decision.cost_micros[chosen], *decision.prices[chosen])
         case Routed():
-            return decision.query_id, decision.reason
+            return decision.query_id, decision.reason, remedy(decision), *best(decision, llms)
         case Rejected() | Ignored():
             return decision.reason
     return None

@@ -92,9 +92,9 @@ class Router:
         if not self._advance("queries", query.offset):
             return
         if self.ledger.is_open_query(query.query_id):
-            self._defer(query, 1, "duplicate", "complete or expire the dispatch that is open under this id")
+            self._defer(query, 1, "duplicate")
         elif self._is_late(query):
-            self._defer(query, 1, "expired", "a later deadline_ms")
+            self._defer(query, 1, "expired")
         else:
             self._price()
             self._route(query, attempt=1, tried=())
@@ -121,9 +121,9 @@ class Router:
                 return
             skipped.append(llm)
         if skipped:
-            self._defer(query, attempt, "exhausted", f"budget for {', '.join(skipped)}", tuple(skipped), tried)
+            self._defer(query, attempt, "exhausted", tuple(skipped), tried)
         else:
-            self._defer(query, attempt, "priced_out", "lower prices: more budget, or fewer queries", tried=tried)
+            self._defer(query, attempt, "priced_out", tried=tried)
 
     def _reservation(self, query: Arrived, i: int, attempt: int, tried: tuple[str, ...]) -> Reservation:
         deadline_ms = self.clock_ms + self.settings.reservation_ms
@@ -146,11 +146,10 @@ class Router:
         query: Arrived,
         attempt: int,
         reason: DeferReason,
-        remedy: str,
         skipped: tuple[str, ...] = (),
         tried: tuple[str, ...] = (),
     ) -> None:
-        self._outbox.defer(query, attempt, reason, remedy, self.pricing, skipped, tried)
+        self._outbox.defer(query, attempt, reason, self.pricing, skipped, tried)
 
     # Completions
 
@@ -170,11 +169,11 @@ class Router:
     def _retry(self, reservation: Reservation, query: Arrived | None) -> None:
         attempt, tried = reservation.attempt + 1, (*reservation.tried, reservation.llm)
         if query is None:
-            self._defer(_gone(reservation), attempt, "failed", "send it again: it has left its topic", tried=tried)
+            self._defer(_gone(reservation), attempt, "failed", tried=tried)
         elif attempt > self.settings.max_attempts:
-            self._defer(query, attempt, "failed", f"send it again: {reservation.attempt} attempts failed", tried=tried)
+            self._defer(query, attempt, "failed", tried=tried)
         elif self._is_late(query):
-            self._defer(query, attempt, "expired", "a later deadline_ms", tried=tried)
+            self._defer(query, attempt, "expired", tried=tried)
         else:
             self._route(query, attempt, tried)
 

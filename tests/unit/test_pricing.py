@@ -22,21 +22,6 @@ def pricing(seen: int = 0, **changes: object) -> Pricing:
     return made
 
 
-def test_the_best_score_is_named_affordable_or_not() -> None:
-    """Quality less price times cost, at the prices in force; the first of equals."""
-    made = pricing()
-    made.prices = (0.001, 0.0, 0.001)
-    found = made.best(query(0, quality=[0.9, 0.5, 0.6], cost_micros=[200, 10_000, 100]))
-    assert found == (pytest.approx(0.7), "large")
-
-
-def test_nothing_is_best_without_prices_or_estimates() -> None:
-    """A query that has left its topic has no estimates."""
-    priced = pricing()
-    priced.solve(LEDGER)
-    assert (pricing().best(query(0)), priced.best(query(0, quality=[], cost_micros=[]))) == ((None, None),) * 2
-
-
 # Queries seen before, and whether prices are in force -> due. Solved every seven queries.
 DUE = [("no prices yet", 3, False, True), ("between", 3, True, False), ("on schedule", 7, True, True)]
 

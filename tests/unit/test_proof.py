@@ -70,7 +70,7 @@ def prove(log: Log, transactions: int = 1_000, oldest: dict[str, int] | None = N
     rows = [stored.value for stored in log[LEDGER] if stored.key == b"account"]
     if proof.is_unnamed and rows:
         with contextlib.suppress(wire.UNREADABLE):
-            proof.named(wire.decode_account(rows[-1]))
+            proof.named(wire.decode_account(rows[-1] or b""))
     proof.finish()
     return proof
 
@@ -241,6 +241,42 @@ def letter_without_headers(log: Log) -> None:
     log[LETTERS].append(record(LETTERS, 9, None, b"?"))
 
 
+def query_changed(log: Log) -> None:
+    log[NAMES.queries][7] = log[NAMES.queries][7]._replace(value=bytes(EVIL))
+
+
+def dispatched_query_changed(log: Log) -> None:
+    dispatch = wire.decode_dispatch(log[LARGE][1].value)
+    log[LARGE][1] = log[LARGE][1]._replace(value=encode(msgspec.structs.replace(dispatch, query=EVIL)))
+
+
+def rekeyed(topic: str, number: int) -> Callable[[Log], None]:
+    return lambda log: log[topic].__setitem__(number, log[topic][number]._replace(key=b"another"))
+
+
+def deferral(**changes: Any) -> Callable[[Log], None]:
+    """The first deferred query is told something else."""
+
+    def tamper(log: Log) -> None:
+        deferred = wire.decode_deferred(log[DEFERRED][0].value)
+        log[DEFERRED][0] = log[DEFERRED][0]._replace(value=encode(msgspec.structs.replace(deferred, **changes)))
+
+    return tamper
+
+
+def letter_changed(log: Log) -> None:
+    log[LETTERS][0] = log[LETTERS][0]._replace(value=b"other bytes")
+
+
+def configuration_changed(log: Log) -> None:
+    """In the transaction of the last account row."""
+    log[LEDGER].insert(-1, record(LEDGER, 500, "configuration", encode(config(seed=99))))
+
+
+def row_appended(log: Log) -> None:
+    log[LEDGER].append(record(LEDGER, 1_000, "configuration", encode(config(seed=99))))
+
+
 def account_lost(log: Log) -> None:
     log[LEDGER] = [stored for stored in log[LEDGER] if stored.key != b"account"]
 
@@ -254,8 +290,9 @@ def number_of(kind: type, **fields: Any) -> int:
     raise LookupError(kind)
 
 
-ROUTED, CLOSED, CHECKPOINT = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Checkpoint)
+EVIL = msgspec.Raw(encode({"text": "evil"}))
 LARGE, SMALL = NAMES.dispatch("large"), NAMES.dispatch("small")
+ROUTED, CLOSED, CHECKPOINT = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Checkpoint)
 CHANGED, MOVED, TORN = "was changed, or records", "inserted, or moved", "changed, or torn"
 TAMPERED = [
     ("a date changed", changed(DECISIONS, ROUTED, at_ms=901), DECISIONS, ROUTED, TORN),
@@ -270,7 +307,7 @@ TAMPERED = [
     ("a decision removed", removed(DECISIONS, ROUTED), DECISIONS, ROUTED - 1, CHANGED),
     ("a decision inserted", inserted(ROUTED), DECISIONS, ROUTED, "dispatches 0-9-1 twice"),
     ("decisions swapped", swapped(ROUTED), DECISIONS, ROUTED + 1, MOVED),
-    ("decisions cut off", cut_off, DECISIONS, None, "ends after 71 of 73 records"),
+    ("decisions cut off", cut_off, DECISIONS, 70, "ends after 71 of 73 records"),
     ("decisions beheaded", beheaded, DECISIONS, 2, "the chain does not begin here"),
     ("a decision unreadable", not_a_record, DECISIONS, 9, "is no decision record"),
     ("a dispatch lost", removed(LARGE, 1), LARGE, None, "dispatch 0-11-1 is missing"),
@@ -292,6 +329,17 @@ TAMPERED = [
     ("a reservation reopened", reservation_reopened, LEDGER, None, "reservation/0-0-1 is open"),
     ("a query lost", query_lost, NAMES.queries, 7, "was decided, but is not in the topic"),
     ("a query passed over", query_passed_over, NAMES.queries, 7, "was passed over"),
+    ("a query changed", query_changed, NAMES.queries, 7, "its dispatch or deferral carries another query"),
+    ("a dispatched query changed", dispatched_query_changed, NAMES.queries, 11, "carries another query"),
+    ("a dispatch under another key", rekeyed(LARGE, 1), LARGE, 1, "its key is not 0-11-1"),
+    ("a deferral under another key", rekeyed(DEFERRED, 0), DEFERRED, 0, "its key is not q21"),
+    ("a deferral with another remedy", deferral(remedy="none"), DEFERRED, 0, "does not say what its decision says"),
+    ("a deferral with another score", deferral(best_score=9.0), DEFERRED, 0, "does not say what its decision says"),
+    ("a deferral of another query", deferral(query=EVIL), NAMES.queries, 21, "carries another query"),
+    ("a dead letter's bytes changed", letter_changed, NAMES.queries, 20, "its dead letter holds other bytes"),
+    ("a dead letter's key changed", rekeyed(LETTERS, 1), NAMES.completions, 12, "its dead letter holds other bytes"),
+    ("the configuration changed", configuration_changed, LEDGER, None, "the configuration row is not as"),
+    ("rows of no transaction", row_appended, LEDGER, None, "rows after the last account row"),
 ]
 
 
