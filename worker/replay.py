@@ -98,14 +98,15 @@ class Replay:
 
     def finish(self) -> None:
         """After the last record: what the last event caused and was not recorded."""
-        last = self._last
+        offset = None if self._last is None else self._last.offset
         if self.divergence is None and not self.done:
             self._settle()
+            self._check_end(offset)
         held, self._held = self._held, None
         if held is not None and self.router is not None and self.divergence is None:
             self._execute(self.router, [held])
         if self.divergence is None and not self.done:
-            self._end(None if last is None else last.offset)
+            self._check_rest(offset)
 
     def head(self) -> Anchor | None:
         """The head of the chain as far as it came out the same; None before the beginning, or after a divergence."""
@@ -155,17 +156,25 @@ class Replay:
         if self.divergence is not None and self.divergence.offset != recorded.offset:
             self.divergence = None
 
-    def _end(self, offset: int | None) -> None:
+    def _check_end(self, offset: int | None) -> None:
+        """The chain must go as far as the account row and the anchor say."""
         row, anchor = self.evidence.row, self.evidence.anchor
         read = 0 if self.router is None else self.read
         ends = f"the chain ends here, at {read} decisions"
-        if row is not None and self.router is not None and not self.arrived:
+        if self.divergence is not None:
+            return
+        if row is not None and self.router is not None and row.decisions > read:
             self._wrong(offset, f"{ends}, but the account row says {row.decisions}")
-        elif anchor is not None and not self.anchored and read < anchor.decisions:
+        elif anchor is not None and anchor.decisions > read:
             self._wrong(offset, f"{ends}, but the anchor says {anchor.decisions}")
-        elif self._produced:
+
+    def _check_rest(self, offset: int | None) -> None:
+        row = self.evidence.row
+        if self._produced:
             missing = wire.decode_decision(self._produced[0][1])
             self._diverge(offset, type(missing).__name__, "record", None, missing)
+        elif row is not None and self.router is not None and not self.arrived:
+            self._wrong(offset, f"the account row says {row.decisions} decisions, before those that were replayed")
 
     # The beginning
 

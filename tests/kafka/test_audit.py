@@ -104,6 +104,21 @@ def test_a_replay_begins_at_a_checkpoint(audited: System) -> None:
         assert (code, result["skipped"] > 0, 0 < result["compared"] < len(records)) == (0, True, True), said
 
 
+def test_a_replay_ends_where_it_is_told_to(audited: System) -> None:
+    """Before an offset or a time: every record there is compared, and the head is that of the last one."""
+    settings = settings_of(audited)
+    records = list(clients.read_partition(settings, settings.topics.decisions, 0))
+    middle = records[len(records) // 2]
+    for end in (str(middle.offset), f"@{middle.timestamp}"):
+        code, said, [result] = told(audited, "replay", "-p", "0", "--to", end)
+        last = records[result["compared"] - 1]
+        assert (code, 0 < result["compared"] < len(records), result["head"]["head"]) == (
+            0,
+            True,
+            record_hash(last.value or b"").hex(),
+        ), said
+
+
 def test_anchors_prove_that_nothing_before_them_changed(audited: System, tmp_path: Path) -> None:
     """A second replay passes the heads that the first wrote; with a head that is not in the chain it fails."""
     file = tmp_path / "heads.json"
@@ -162,14 +177,41 @@ def test_status_shows_the_accounts(audited: System) -> None:
     assert (code, all(llm in said for llm in settings_of(audited).llms), bool(report)) == (0, True, True), said
 
 
+def delete_before(settings: Settings, topic: str, partition: int, offset: int) -> None:
+    """What retention does."""
+    admin, place = AdminClient(clients.common_config(settings)), TopicPartition(topic, partition, offset)
+    admin.delete_records([place])[place].result(30)
+
+
 def test_queries_that_left_their_topic(audited: System) -> None:
     """Retention may take inputs: the replay goes on from the decisions, and says how many inputs it could not see."""
     settings = settings_of(audited)
-    admin = AdminClient(clients.common_config(settings))
-    place = TopicPartition(settings.topics.queries, 0, 100)
-    admin.delete_records([place])[place].result(30)
+    delete_before(settings, settings.topics.queries, 0, 100)
     code, said, results = told(audited, "replay", "-p", "0")
     assert (code, results[0]["divergence"], results[0]["gone_queries"]) == (0, None, 100), said
+
+
+def test_decisions_that_lost_their_beginning(audited: System, tmp_path: Path) -> None:
+    """By retention: replay and verify begin at the first checkpoint that is left and say so. An anchor before it is
+    not proven (exit 1) and stays in its file, one after it is. A log that ends before its anchor fails."""
+    settings = settings_of(audited)
+    records = list(clients.read_partition(settings, settings.topics.decisions, 1))
+    early, late, cut = tmp_path / "early.json", tmp_path / "late.json", tmp_path / "cut.json"
+    assert run(audited, "replay", "-p", "1", "--to", str(records[2].offset), "--anchor", str(early))[0] == 0
+    assert run(audited, "replay", "-p", "1", "--anchor", str(late))[0] == 0
+    head = json.loads(late.read_text())[0]
+    cut.write_text(json.dumps([{**head, "decisions": head["decisions"] + 1_000}]))
+    delete_before(settings, settings.topics.decisions, 1, records[10].offset)
+    kept = early.read_bytes()
+    code, said, [result] = told(audited, "replay", "-p", "1")
+    assert (code, result["whole"], result["divergence"], "began at the checkpoint" in said) == (0, False, None, True), (
+        said
+    )
+    codes = [run(audited, "replay", "-p", "1", "--anchor", str(file)) for file in (late, early, cut)]
+    assert ([code for code, _ in codes], early.read_bytes() == kept) == ([0, 1, 1], True), codes
+    says = "not proven" in codes[1][1], "the anchor says" in codes[2][1]
+    verified, verify_said = run(audited, "verify")
+    assert (says, verified, "has left the topic" in verify_said) == ((True, True), 0, True), (codes, verify_said)
 
 
 def forge(settings: Settings, partition: int, follows: bool) -> None:
