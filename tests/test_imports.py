@@ -21,21 +21,8 @@ CORE = {
     *("events", "ledger", "window", "journal", "pricing", "settlement", "outbox", "deferral", "router", "snapshot"),
     *("usage", "ceilings", "wire", "topic_names", "asyncapi", "examples"),
     *("chain", "books", "expected", "publications", "passed", "witness", "proof", "report", "summary", "status"),
-    *(
-        "stimuli",
-        "solutions",
-        "divergence",
-        "agreement",
-        "evidence",
-        "refusals",
-        "replay",
-        "explanation",
-        "whatif",
-        "tally",
-        "exploration",
-        "alarms",
-        "drift",
-    ),
+    *("stimuli", "solutions", "replay", "beginning", "divergence", "agreement", "evidence", "refusals"),
+    *("explanation", "whatif", "tally", "exploration", "alarms", "drift"),
 }
 
 # All that the core may import of others. No Kafka, clock, logging, environment, files or randomness among them.

@@ -16,17 +16,17 @@ import numpy as np
 
 from worker import wire
 from worker.agreement import disagreement
+from worker.beginning import Beginning
 from worker.chain import Chain
 from worker.divergence import Divergence, Recorded, difference, told
 from worker.errors import FixSetting
 from worker.events import Event
 from worker.evidence import Anchor, Evidence, Original, unchecked
-from worker.journal import Journal, record_hash
+from worker.journal import record_hash
 from worker.ledger import BrokenInvariant
-from worker.messages import Account, Checkpoint, Configured, Decision, Priced, Reservation
+from worker.messages import Account, Checkpoint, Decision, Priced
 from worker.record import Record
 from worker.router import Prior, Router
-from worker.snapshot import assemble
 from worker.solutions import Solutions
 from worker.stimuli import event_of, goes_on, may_go_on
 
@@ -35,11 +35,11 @@ IMPOSSIBLE = (BrokenInvariant, FixSetting, ValueError, LookupError, ArithmeticEr
 
 
 class Replay:
-    """One partition. `compared` counts the records that came out the same, `skipped` those before the beginning.
+    """One partition, from its `beginning` on. `compared` counts the records that came out the same.
 
     `limit` ends it, `done`, at the first event that begins at this offset or after it. `anchored` says whether the
-    chain passed the anchor, `arrived` whether the state passed the account row, `whole` whether it began with the
-    chain; `began` is how many decisions there were before it. `evidence` may be replaced by newer rows.
+    chain passed the anchor, `arrived` whether the state passed the account row. `evidence` may be replaced by newer
+    rows. `first_ms` and `last_ms` are the lane's times at the first and the last record compared.
     """
 
     def __init__(
@@ -57,16 +57,14 @@ class Replay:
         self.evidence = evidence or Evidence()
         self.router: Router | None = None
         self.divergence: Divergence | None = None
-        self.compared = self.skipped = self.began = self.first_ms = self.last_ms = 0
-        self.first_offset: int | None = None
-        self.anchored = self.arrived = self.whole = self.done = False
-        self._prior = prior
+        self.beginning = Beginning(partition, prior, solutions.policy)
+        self.compared = self.first_ms = self.last_ms = 0
+        self.anchored = self.arrived = self.done = False
         self._limit = limit
         self._chain: Chain | None = None
         self._base = 0
         self._last: Recorded | None = None
         self._passed: Recorded | None = None
-        self._parts: list[Checkpoint] = []
         self._held: Recorded | None = None
         self._produced: deque[tuple[str, bytes]] = deque()
         self._before: dict[str, Account] = {}
@@ -117,7 +115,7 @@ class Replay:
     def gap(self, what: str) -> None:
         """Something that should be replayed is not there."""
         if self.divergence is None:
-            self._wrong(self.first_offset, what)
+            self._wrong(self.beginning.offset, what)
 
     # The chain
 
@@ -179,44 +177,23 @@ class Replay:
     # The beginning
 
     def _begin(self, recorded: Recorded) -> None:
-        decision = recorded.decision
-        if isinstance(decision, Configured) and not decision.prev:
-            self.first_offset, self.whole = recorded.offset, True
-            self._base = 1 - recorded.number
-            self.router = Router(self.partition, self._prior, self.solutions.policy)
-            self._next(self.router, recorded)
-        elif isinstance(decision, Checkpoint) and decision.part == len(self._parts):
-            self._begin_at(recorded, decision)
-        else:
-            self._parts = []
-            self.skipped += 1
-
-    def _begin_at(self, recorded: Recorded, part: Checkpoint) -> None:
-        if not self._parts:
-            self.first_offset = recorded.offset
-        self._parts.append(part)
-        row, config = self._parts[0].row, self._parts[0].config
-        if len(self._parts) < part.parts or row is None or config is None:
-            return
-        if row.head != self._parts[0].prev:
-            self._diverge(self.first_offset, "Checkpoint", "row.head", row.head, self._parts[0].prev)
-            return
-        reservations: list[Reservation] = [held for part in self._parts for held in part.reservations]
+        beginning = self.beginning
         try:
-            router = assemble(
-                self.partition, self._prior, row, config, reservations, self._parts[0].window, self.solutions.policy
-            )
+            self.router = router = beginning.at(recorded)
         except IMPOSSIBLE as error:
-            self._diverge(self.first_offset, "Checkpoint", "row", str(error), "books that add up")
+            self._diverge(beginning.offset, "Checkpoint", "row", str(error), "books that add up")
             return
-        router.journal = Journal(record_hash(recorded.value), row.decisions + len(self._parts))
-        self.router, self.began = router, row.decisions
+        if router is None:
+            return
+        if beginning.whole:
+            self._base = 1 - recorded.number
+            self._next(router, recorded)
+            return
         self._base = router.journal.count - recorded.number
-        self.compared += len(self._parts)
-        self._parts = []
+        self.compared += router.journal.count - beginning.before
         self._pass_by(router, recorded)
-        if self._is_anchor(self.began):
-            self._check_anchor(recorded, row.head)
+        if self._is_anchor(beginning.before):
+            self._check_anchor(recorded, beginning.head)
 
     # One record after another
 

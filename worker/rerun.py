@@ -160,9 +160,9 @@ class Rerun:
         return Replayed(
             partition=self._partition,
             compared=replay.compared,
-            skipped=replay.skipped,
-            first_offset=replay.first_offset,
-            whole=replay.whole,
+            skipped=replay.beginning.skipped,
+            first_offset=replay.beginning.offset,
+            whole=replay.beginning.whole,
             prices_exact=solutions.exact,
             prices_close=solutions.close,
             prices_taken=solutions.taken,
@@ -213,7 +213,7 @@ class Rerun:
     def _is_at_row(self, replay: Replay) -> bool:
         """Whether all that the account row counts was read, by a row from after the replay's beginning."""
         row = replay.evidence.row
-        if row is None or replay.began <= row.decisions:
+        if row is None or replay.beginning.before <= row.decisions:
             return row is None or replay.read >= row.decisions
         witness = read_ledger(self._settings, self._reader, [self._partition])[self._partition]
         if witness.row is not None and witness.row.decisions >= replay.read:
@@ -230,14 +230,14 @@ class Rerun:
     def _check_beginning(self, replay: Replay) -> None:
         anchor = self._task.anchors.get(self._partition)
         if replay.router is None:
-            if replay.skipped or replay.evidence.row is not None:
+            if replay.beginning.skipped or replay.evidence.row is not None:
                 replay.gap("there is neither the chain's beginning nor a checkpoint to begin at")
-        elif self._task.start is not None or replay.whole:
+        elif self._task.start is not None or replay.beginning.whole:
             return
         elif 0 in (self._first, self._oldest[self._place]):
             replay.gap("the topic does not begin with the chain: its beginning was removed")
         elif anchor is not None and not replay.anchored and not (replay.done and anchor.decisions > replay.read):
-            what = f"the replay begins after {replay.began} decisions, as the topic does by its retention"
+            what = f"the replay begins after {replay.beginning.before} decisions, as the topic does by its retention"
             replay.gap(f"{what}: the anchor at {anchor.decisions} is not proven; keep a newer one")
 
     def _look(self, place: Place) -> int:

@@ -90,6 +90,8 @@ QUERIES = [
 REFUSED = ("reason", "so", "a completion that can be used")
 PARTITION = "origin_partition is 5, but this is partition 0"
 DEAR = "usage: costs 900 micro-dollars, above limits.max_cost_usd"
+COSTS = "cost_micros: 900 is not between 0 and 800 (limits.max_cost_usd)"
+NESTED = "usage: nested deeper than 1 levels"
 TOKENS = {"prompt_tokens": 10, "completion_tokens": 20}
 COMPLETIONS = [
     ("the same", ANSWER, told(), None),
@@ -118,6 +120,14 @@ COMPLETIONS = [
         ("reason", PARTITION, REFUSED[2]),
     ),
     ("refused for its usage", Refused("completions", 0, 0, DEAR, ""), told(cost_micros=None, usage=TOKENS), None),
+    ("refused for its cost", Refused("completions", 0, 0, COSTS, ""), told(cost_micros=900), None),
+    (
+        "refused for a cost within the limit",
+        Refused("completions", 0, 0, COSTS, ""),
+        told(cost_micros=9),
+        ("reason", COSTS, REFUSED[2]),
+    ),
+    ("refused for its nesting", Refused("completions", 0, 0, NESTED, ""), told(usage={"a": {"b": {}}}), None),
     ("refused for no usage", Refused("completions", 0, 0, DEAR, ""), told(), ("reason", DEAR, REFUSED[2])),
 ]
 

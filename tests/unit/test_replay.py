@@ -52,7 +52,7 @@ def test_what_was_decided_comes_out_again(policy: str, size: int) -> None:
     """Every record, whatever the policy and the transactions; and in the end the account row."""
     drive = driven(policy, size)
     replay = replayed(drive.topics()[NAMES.decisions], row=drive.router.account_row())
-    assert (replay.divergence, replay.compared, replay.skipped) == (None, len(drive.decisions), 0)
+    assert (replay.divergence, replay.compared, replay.beginning.skipped) == (None, len(drive.decisions), 0)
 
 
 def checkpoints() -> list[int]:
@@ -65,7 +65,7 @@ def test_a_replay_can_begin_at_any_checkpoint(start: int) -> None:
     drive = driven("priced", 1)
     replay = replayed(drive.topics()[NAMES.decisions][start - 1 :], row=drive.router.account_row())
     count = len(drive.decisions)
-    assert (replay.divergence, replay.compared, replay.skipped) == (None, count - start, 1)
+    assert (replay.divergence, replay.compared, replay.beginning.skipped) == (None, count - start, 1)
 
 
 def test_a_lane_that_crashed_is_replayed_like_any_other() -> None:
