@@ -171,8 +171,12 @@ class Replay:
         if self._produced:
             missing = wire.decode_decision(self._produced[0][1])
             self._diverge(offset, type(missing).__name__, "record", None, missing)
-        elif row is not None and self.router is not None and not self.arrived:
+        elif self.router is None or self.arrived:
+            return
+        elif row is not None:
             self._wrong(offset, f"the account row says {row.decisions} decisions, before those that were replayed")
+        elif self.evidence.witness is not None:
+            self._wrong(offset, "the ledger has no account row for the decisions up to here")
 
     # The beginning
 

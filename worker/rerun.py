@@ -213,8 +213,10 @@ class Rerun:
     def _is_at_row(self, replay: Replay) -> bool:
         """Whether all that the account row counts was read, by a row from after the replay's beginning."""
         row = replay.evidence.row
-        if row is None or replay.beginning.before <= row.decisions:
-            return row is None or replay.read >= row.decisions
+        if replay.evidence.witness is None:
+            return True
+        if row is not None and replay.beginning.before <= row.decisions:
+            return replay.read >= row.decisions
         witness = read_ledger(self._settings, self._reader, [self._partition])[self._partition]
         if witness.row is not None and witness.row.decisions >= replay.read:
             replay.evidence = replace(replay.evidence, row=witness.row, witness=witness)

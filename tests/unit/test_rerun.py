@@ -135,6 +135,14 @@ BEGINNINGS = [
         NOWHERE,
         False,
     ),
+    (
+        "without a ledger",
+        {**log(), L: []},
+        0,
+        Task(),
+        "the ledger has no account row for the decisions up to here",
+        True,
+    ),
     ("never written", {D: [], L: []}, 0, Task(), None, False),
 ]
 
