@@ -104,7 +104,7 @@ class Originals:
         limits: LimitSettings,
         queries: Stream,
         completions: Stream,
-        prices: Mapping[str, PriceList | None],
+        prices: Mapping[str, PriceList | None] | None = None,
     ) -> None:
         self.queries = queries
         self.completions = completions
@@ -115,7 +115,7 @@ class Originals:
         self.index: str | None = None
         self._query_limits = Limits(limits.max_query_bytes, limits.max_nesting, limits.max_cost_micros)
         self._completion_limits = Limits(limits.max_completion_bytes, limits.max_nesting, limits.max_cost_micros)
-        self._prices = prices
+        self._prices = prices or {}
 
     def __call__(self, event: Event, config: Configuration | None = None) -> Event | Difference:
         """A replayed event as its record has it, or what it says otherwise: (field, recorded, found)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.drive import PRIOR, config
-from tests.topics import NAMES, Log, Recorded
+from tests.topics import NAMES, Log, Recorded, Shelf
 from tests.unit.test_proof import story
 from worker import anchors, clients, rerun
 from worker.cli import app
@@ -25,32 +25,22 @@ D, L = NAMES.decisions, NAMES.ledger
 Place = tuple[str, int]
 
 
-class Topics:
-    """Stands for the broker and its reader: topics in memory, of which all but `decisions` and `ledger` are gone."""
+class Topics(Shelf):
+    """`decisions` and `ledger`, which begin at offset `oldest`; what came in has left its topics."""
 
     def __init__(self, log: Log, oldest: int = 0) -> None:
-        self.log, self._oldest = log, oldest
-
-    def read_partition(
-        self, _: Settings, topic: str, partition: int, start: int | None = None, end: int | None = None
-    ) -> Iterator[StoredRecord]:
-        """As clients.read_partition."""
-        low, high = start or 0, 10**9 if end is None else end
-        return iter([stored for stored in self.log.get(topic, []) if low <= stored.offset < high])
+        super().__init__()
+        self.log = log
+        self.records = [stored for records in log.values() for stored in records]
+        self._oldest = oldest
 
     def oldest(self, places: Iterable[Place]) -> dict[Place, int]:
-        """The first offset; what is not kept has left its topic."""
+        """The first offset of each partition."""
         return {place: self._oldest if place[0] in (D, L) else 10**9 for place in places}
 
-    def ends(self, places: Iterable[Place]) -> dict[Place, int]:
-        """The offsets after the last."""
-        return {place: self.log[place[0]][-1].offset + 1 if self.log.get(place[0]) else 0 for place in places}
-
-    def read(self, starts: Iterable[Place], take: Callable[[StoredRecord], None], done: object = None) -> None:
-        """All of the ledger as it is now."""
-        for topic, _ in starts:
-            for stored in self.log.get(topic, []):
-                take(stored)
+    def read(self, starts: dict[Place, int], take: Callable[[StoredRecord], None], _: object = None) -> None:
+        """All of it, as it is now."""
+        super().read(starts, take)
 
 
 @cache
