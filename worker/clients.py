@@ -123,6 +123,10 @@ def transactional_config(settings: Settings, partition: int) -> dict[str, Any]:
         # The commit flushes at once; until then a batch gathers into one request per partition.
         "linger.ms": 0,
         "compression.type": "none",
+        # No limits on what waits to be sent: a transaction is as large as what was decided (0: no limit), and a limit
+        # that one meets, it meets again after every restart. The second is librdkafka's greatest.
+        "queue.buffering.max.messages": 0,
+        "queue.buffering.max.kbytes": 2**31 - 1,
     }
 
 

@@ -53,7 +53,8 @@ class Refused(Struct, frozen=True):
 
 
 class Ticked(Struct, frozen=True):
-    """Time went by: reservations may have expired."""
+    """Time went by: reservations past their deadline expire, at most router.EXPIRIES of them. Nothing else does that,
+    so an answer that overtakes the tick settles."""
 
     at_ms: int
 

@@ -91,10 +91,11 @@ class Ledger:
         oldest = next(iter(self.open.copy().values()), None)
         return None if oldest is None else oldest.at_ms
 
-    def due(self, now_ms: int) -> list[Reservation]:
-        """The open reservations whose deadline has passed, the earliest first."""
-        due = []
-        while self._deadlines and self._deadlines[0][0] <= now_ms:
+    def due(self, now_ms: int, most: int) -> list[Reservation]:
+        """The open reservations whose deadline has passed, the earliest first, `most` of them; the caller closes them.
+        """
+        due: list[Reservation] = []
+        while self._deadlines and self._deadlines[0][0] <= now_ms and len(due) < most:
             _, dispatch_id = heapq.heappop(self._deadlines)
             if dispatch_id in self.open:
                 due.append(self.open[dispatch_id])

@@ -240,9 +240,13 @@ class Replay:
             self._compare(router, recorded)
 
     def _decide(self, router: Router, event: Event, decision: Decision) -> None:
+        checkpoint = isinstance(decision, Checkpoint)
+        if checkpoint:
+            # Time that went by without an event that left a record. What is due stays open: no tick took it up.
+            router.clock_ms = max(router.clock_ms, decision.at_ms)
         # An estimate that the window's float32 cannot hold is no lane's own: raised, not warned of.
         with np.errstate(over="raise", invalid="raise"):
-            outbox = router.decide([event])
+            outbox = router.decide([] if checkpoint else [event])
         if isinstance(decision, Checkpoint) and decision.row is not None:
             # Which transaction it ends, and which dispatches that had, only the record itself knows.
             router.sequence = decision.row.sequence

@@ -31,6 +31,10 @@ from worker.settlement import EXPIRED, Charge, charge
 
 __all__ = ["Prior", "Router"]
 
+# What one Ticked expires at most, so that a mass expiry is many transactions and none outlasts its timeout. A lane
+# ticks every second and dispatches less than this in one.
+EXPIRIES = 10_000
+
 UNMATCHED = "no reservation is open under this dispatch_id: settled, expired or never made"
 
 
@@ -73,7 +77,6 @@ class Router:
 
     def _apply(self, event: Event) -> None:
         self.clock_ms = self._outbox.at_ms = max(self.clock_ms, event.at_ms)
-        self._expire()
         match event:
             case Arrived():
                 self._arrived(event)
@@ -84,7 +87,7 @@ class Router:
             case Reconfigured():
                 self._reconfigured(event.config)
             case Ticked():
-                pass
+                self._expire()
 
     # Queries
 
@@ -178,7 +181,7 @@ class Router:
             self._route(query, attempt, tried)
 
     def _expire(self) -> None:
-        for reservation in self.ledger.due(self.clock_ms):
+        for reservation in self.ledger.due(self.clock_ms, EXPIRIES):
             self._close(reservation, EXPIRED, offset=None)
 
     def _close(self, reservation: Reservation, charged: Charge, offset: int | None) -> None:

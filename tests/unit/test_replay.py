@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.drive import CRASH, LLMS, PRIOR, completion, config, query
 from tests.topics import NAMES, Log, Recorded, record
 from tests.unit.test_proof import changed, cut_off, inserted, removed, story, swapped
-from worker import wire
+from worker import router, wire
 from worker.events import Completed, Event, Reconfigured, Refused, Ticked
 from worker.evidence import Anchor, Evidence
 from worker.journal import record_hash
@@ -73,6 +73,18 @@ def test_a_lane_that_crashed_is_replayed_like_any_other() -> None:
     events = story()
     drive = Recorded().run(item for event in events for item in (event, CRASH))
     assert replayed(drive.topics()[NAMES.decisions]).divergence is None
+
+
+def test_reservations_that_no_tick_has_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mass expiry takes several ticks; queries, answers and checkpoints between them find the rest still open."""
+    monkeypatch.setattr(router, "EXPIRIES", 3)
+    events: list[Event] = [query(offset, at_ms=offset) for offset in range(10)]
+    answered = Recorded().run(events).dispatches[-1]
+    events += [Ticked(20_000), Ticked(20_000), query(10, at_ms=20_001)]
+    events += [completion(0, answered.id, answered.llm, at_ms=20_002), Ticked(20_003), Ticked(20_003)]
+    drive = Recorded(config(checkpoint_every=1)).run(events)
+    replay = replayed(drive.topics()[NAMES.decisions], row=drive.router.account_row())
+    assert (replay.divergence, replay.compared) == (None, len(drive.decisions))
 
 
 ENDS = [

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from tests.drive import CRASH, LLMS, Drive, completion, config, query
+from worker import router
 from worker.events import Event, Reconfigured, Refused, Ticked
 from worker.journal import record_hash
 from worker.messages import Closed, Ignored, Priced, Rejected, Routed
@@ -106,6 +107,19 @@ def test_a_reservation_closes(event: Event, expected: tuple[object, ...]) -> Non
     account = drive.router.ledger.accounts["large"]
     assert (closed.outcome, closed.spent_micros, closed.basis, closed.overrun_micros) == expected
     assert (account.spent_micros, account.reserved_micros, account.overrun_micros) == (expected[1], 0, expected[3])
+
+
+def test_a_mass_expiry_takes_one_tick_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each tick closes so many, the earliest deadline first; what is due and still open settles when it is answered."""
+    monkeypatch.setattr(router, "EXPIRIES", 2)
+    drive = Drive().run([query(offset, at_ms=offset) for offset in range(5)])
+    [last] = [dispatch for dispatch in drive.dispatches if dispatch.id == "0-4-1"]
+    late = 20_000
+    drive.run([Ticked(late), CRASH, Ticked(late), completion(0, last.id, last.llm, at_ms=late), Ticked(late)])
+    assert [(closed.dispatch_id, closed.outcome) for closed in kinds(drive, Closed)] == [
+        *((f"0-{offset}-1", "expired") for offset in range(4)),
+        ("0-4-1", "settled"),
+    ]
 
 
 IGNORED = [
