@@ -43,7 +43,7 @@ MEANINGS = {
     "prices_all_zero": "no budget binds, every query goes to the best estimate: lower budgets if that is not meant",
     "one_llm_takes_all": "one LLM is the best choice for nearly all queries: look at its price list and its budget",
     "fit_kept": "the last price solution did not certify, older prices stay in force: look at fit in the account row",
-    "overrun": "providers charged beyond the budgets by over 1 % of them: raise llms.<name>.margin",
+    "overrun": "spent beyond the budgets by over 1 % of them: raise llms.<name>.margin, or a budget that was lowered",
 }
 INDEX_ALARMS = ("tiny_history", "new_llm")
 QUERY_ALARMS = ("outside_history", "cost_drift", "quality_drift")
@@ -90,7 +90,7 @@ def _of_budgets(router: Router) -> Iterator[Alarm]:
         yield Alarm("early_exhaustion", f"at {elapsed:.0%} of the horizon: {', '.join(gone)}")
     if 0 < horizon < seen:
         yield Alarm("past_horizon", f"{seen} queries of {horizon}")
-    over = sum(max(0, a.spent_micros + a.reserved_micros - a.budget_micros) for a in accounts.values())
+    over = sum(max(0, a.spent_micros - a.budget_micros) for a in accounts.values())
     if over > OVERRUN_SHARE * sum(a.budget_micros for a in accounts.values()):
         yield Alarm("overrun", f"by {over} micro-dollars")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from worker.messages import (
     Account,
     AccountRow,
@@ -95,7 +97,7 @@ class Books:
         self.config, self.prices = record.config, {}
         for llm, budget in record.config.budget_micros.items():
             old = self.accounts.get(llm, Account(0))
-            uncovered = max(old.overrun_micros, old.reserved_micros + old.spent_micros - budget)
+            uncovered = max(0, old.reserved_micros + old.spent_micros - budget)
             self.accounts[llm] = Account(budget, old.reserved_micros, old.spent_micros, uncovered)
 
     def _routed(self, record: Routed) -> Iterator[str]:
@@ -121,7 +123,10 @@ class Books:
             yield f"dispatches query {record.query_id} while another dispatch of it is open"
         self.open[reservation.dispatch_id] = reservation
         self._queries.add(record.query_id)
-        yield from self._move(llm, reserved=record.reserved_micros)
+        old = self.accounts.get(llm, Account(0))
+        self.accounts[llm] = new = replace(old, reserved_micros=old.reserved_micros + record.reserved_micros)
+        if _held(new) > new.budget_micros + new.overrun_micros:
+            yield f"takes {llm} to {_held(new)} of a budget of {new.budget_micros} with {new.overrun_micros} overrun"
 
     def _closed(self, record: Closed) -> Iterator[str]:
         reservation = self.open.pop(record.dispatch_id, None)
@@ -134,8 +139,7 @@ class Books:
         if record.quality is not None:
             total, count = self.quality.get(record.llm, (0.0, 0))
             self.quality[record.llm] = total + record.quality, count + 1
-        overrun = max(0, record.spent_micros - reservation.reserved_micros)
-        yield from self._move(reservation.llm, -reservation.reserved_micros, record.spent_micros, overrun)
+        yield from self._settled(reservation, record.spent_micros)
 
     def _checkpoint(self, record: Checkpoint) -> Iterator[str]:
         if record.row is not None:
@@ -152,18 +156,12 @@ class Books:
             if self._listed != len(self.open):
                 yield f"checkpoint: holds {self._listed} reservations, but {len(self.open)} are open"
 
-    def _move(self, llm: str, reserved: int = 0, spent: int = 0, overrun: int = 0) -> Iterator[str]:
+    def _settled(self, reservation: Reservation, spent_micros: int) -> Iterator[str]:
+        llm = reservation.llm
         old = self.accounts.get(llm, Account(0))
-        new = Account(
-            old.budget_micros,
-            old.reserved_micros + reserved,
-            old.spent_micros + spent,
-            old.overrun_micros + overrun,
-        )
-        self.accounts[llm] = new
-        held = new.reserved_micros + new.spent_micros
-        if held > new.budget_micros + new.overrun_micros and reserved + spent > 0:
-            yield f"takes {llm} to {held} of a budget of {new.budget_micros} with {new.overrun_micros} recorded overrun"
+        reserved, spent = old.reserved_micros - reservation.reserved_micros, old.spent_micros + spent_micros
+        overrun = max(0, reserved + spent - old.budget_micros)
+        self.accounts[llm] = new = Account(old.budget_micros, reserved, spent, overrun)
         if new.reserved_micros < 0 or new.spent_micros < 0:
             yield f"takes {llm} below zero: {_words(new)}"
 
@@ -194,6 +192,10 @@ def _mismatches(record: Closed, reservation: Reservation) -> Iterator[str]:
         yield f"{record.outcome}, and yet spends {record.spent_micros}"
     if record.outcome == "expired" and record.at_ms < reservation.deadline_ms:
         yield f"expires {record.dispatch_id} before its deadline ({reservation.deadline_ms})"
+
+
+def _held(account: Account) -> int:
+    return account.reserved_micros + account.spent_micros
 
 
 def _words(account: Account | None) -> str:

@@ -1,7 +1,8 @@
 """Whether LLMs answer as they are estimated to: running means of both, compared by LLM. Pure.
 
 Answers come later than their dispatches and some never, but over hundreds of queries the means of both are of the same
-queries; nothing has to be joined or kept.
+queries; nothing has to be joined or kept. Only what settled a reservation is an answer: forged and repeated completions
+say nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from worker.alarms import Alarm
-from worker.events import Completed, Event
-from worker.messages import Dispatch
+from worker.messages import Closed, Dispatch
 
 # Means over so many answers; over fewer than half as many nothing is said.
 RECENT = 200
@@ -50,26 +50,26 @@ class Drift:
     def __init__(self) -> None:
         self._means: dict[str, Means] = {}
 
-    def see(self, events: Iterable[Event], dispatches: Iterable[Dispatch]) -> None:
-        """One batch: what was decided, and what was answered."""
+    def see(self, dispatches: Iterable[Dispatch], closed: Iterable[Closed]) -> None:
+        """One batch: what was dispatched, and which reservations closed."""
         for dispatch in dispatches:
             means = self._of(dispatch.llm)
             means.estimated_cost.add(dispatch.cost_micros)
             means.estimated_quality.add(dispatch.quality)
-        for event in events:
-            if isinstance(event, Completed) and event.ok:
-                self._answered(event)
+        for answer in closed:
+            if answer.outcome == "settled":
+                self._answered(answer)
 
     def alarms(self) -> list[Alarm]:
         """LLMs that cost or answer otherwise than they are estimated to."""
         return [*self._drifted("cost_drift", _cost_drift), *self._drifted("quality_drift", _quality_drift)]
 
-    def _answered(self, event: Completed) -> None:
-        means = self._of(event.llm)
-        if event.cost_micros is not None:
-            means.cost.add(event.cost_micros)
-        if event.quality is not None:
-            means.quality.add(event.quality)
+    def _answered(self, answer: Closed) -> None:
+        means = self._of(answer.llm)
+        if answer.basis != "reservation":
+            means.cost.add(answer.spent_micros)
+        if answer.quality is not None:
+            means.quality.add(answer.quality)
 
     def _of(self, llm: str) -> Means:
         if llm not in self._means:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
-from worker.messages import Configuration, Deferred, Dispatch
+from worker.messages import Closed, Configuration, Deferred, Dispatch
 
 
 class Arrived(Struct, frozen=True, gc=False):
@@ -74,12 +74,13 @@ class Effects:
     """All that one transaction publishes. `rows` maps ledger keys to values, None for a tombstone.
 
     `refused` are records that could not be used, `unmatched` completions that changed nothing, as (offset, reason): the
-    bytes of both go to `dead-letters`.
+    bytes of both go to `dead-letters`. `closed` are reservations that closed; they are among the decisions too.
     """
 
     dispatches: list[Dispatch] = field(default_factory=list)
     deferred: list[Deferred] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     unmatched: list[tuple[int, str]] = field(default_factory=list)
+    closed: list[Closed] = field(default_factory=list)
     decisions: list[tuple[str, bytes]] = field(default_factory=list)
     rows: dict[str, bytes | None] = field(default_factory=dict)

@@ -62,8 +62,8 @@ def _alarmed(scene: Scene) -> tuple[float, set[str]]:
 
     drift = Drift()
 
-    def look(router: Router, events: Sequence[Event], effects: Effects) -> None:
-        drift.see(events, effects.dispatches)
+    def look(router: Router, _: Sequence[Event], effects: Effects) -> None:
+        drift.see(effects.dispatches, effects.closed)
         if router.pricing.seen >= WARM_QUERIES:
             raised.update(alarm.name for alarm in [*alarms.of_lane(router), *drift.alarms()])
 

@@ -4,7 +4,8 @@ Rules, asserted in production after every change of an account:
 - nothing is negative;
 - reserved = the sum of the account's open reservations (in full on restore and at checkpoints);
 - spent + reserved <= budget + overrun, where overrun grows only when a provider charges more than was reserved, or
-  when a budget is lowered below what is already committed;
+  when a budget is lowered below what is already committed, and shrinks to what is still beyond the budget when a
+  reservation closes or the budget is raised;
 - a reservation closes exactly once: reserve -> settle | release | expire (two-phase transfers, as in TigerBeetle).
 """
 
@@ -15,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import NoReturn
+
+from msgspec.structs import replace
 
 from worker.messages import Account, Reservation
 
@@ -45,8 +48,7 @@ class Ledger:
         """Set the budgets. What a lowered budget no longer covers becomes overrun; other accounts keep theirs."""
         for llm, budget in budgets_micros.items():
             old = self.accounts.get(llm, Account(0))
-            uncovered = max(0, old.reserved_micros + old.spent_micros - budget)
-            self._put(llm, Account(budget, old.reserved_micros, old.spent_micros, max(old.overrun_micros, uncovered)))
+            self._put(llm, _overrun(Account(budget, old.reserved_micros, old.spent_micros)))
 
     def available_micros(self, llm: str) -> int:
         """What may still be reserved: budget - spent - reserved, at least 0."""
@@ -61,21 +63,25 @@ class Ledger:
             return Reserve.EXHAUSTED
         if reservation.dispatch_id in self.open or reservation.query_id in self._by_query:
             _broken(f"{reservation.dispatch_id} is already open")
-        self._move(reservation.llm, reserved=amount)
+        self._put(reservation.llm, replace(account, reserved_micros=account.reserved_micros + amount))
         self.open[reservation.dispatch_id] = reservation
         self._by_query[reservation.query_id] = reservation.dispatch_id
         heapq.heappush(self._deadlines, (reservation.deadline_ms, reservation.dispatch_id))
         return Reserve.RESERVED
 
     def close(self, reservation: Reservation, spent_micros: int) -> int:
-        """End an open reservation with what it cost (0: released or expired). Returns the overrun in micro-dollars."""
+        """End an open reservation with what it cost (0: released or expired), in micro-dollars.
+
+        Returns what was charged beyond the reservation.
+        """
         if self.open.pop(reservation.dispatch_id, None) != reservation:
             _broken(f"{reservation.dispatch_id} is not open")
         del self._by_query[reservation.query_id]
         self._drop_closed_deadlines()
-        overrun = max(0, spent_micros - reservation.reserved_micros)
-        self._move(reservation.llm, reserved=-reservation.reserved_micros, spent=spent_micros, overrun=overrun)
-        return overrun
+        old = self.accounts[reservation.llm]
+        reserved, spent = old.reserved_micros - reservation.reserved_micros, old.spent_micros + spent_micros
+        self._put(reservation.llm, _overrun(Account(old.budget_micros, reserved, spent)))
+        return max(0, spent_micros - reservation.reserved_micros)
 
     def is_open_query(self, query_id: str) -> bool:
         """Whether a dispatch of this query is still unanswered."""
@@ -92,8 +98,7 @@ class Ledger:
         return None if oldest is None else oldest.at_ms
 
     def due(self, now_ms: int, most: int) -> list[Reservation]:
-        """The open reservations whose deadline has passed, the earliest first, `most` of them; the caller closes them.
-        """
+        """The open reservations whose deadline has passed, the earliest first; the caller closes them."""
         due: list[Reservation] = []
         while self._deadlines and self._deadlines[0][0] <= now_ms and len(due) < most:
             _, dispatch_id = heapq.heappop(self._deadlines)
@@ -117,21 +122,15 @@ class Ledger:
         while self._deadlines and self._deadlines[0][1] not in self.open:
             heapq.heappop(self._deadlines)
 
-    def _move(self, llm: str, reserved: int = 0, spent: int = 0, overrun: int = 0) -> None:
-        old = self.accounts[llm]
-        self._put(
-            llm,
-            Account(
-                old.budget_micros,
-                old.reserved_micros + reserved,
-                old.spent_micros + spent,
-                old.overrun_micros + overrun,
-            ),
-        )
-
     def _put(self, llm: str, account: Account) -> None:
         _check_account(llm, account)
         self.accounts[llm] = account
+
+
+def _overrun(account: Account) -> Account:
+    """The account with what of it is beyond its budget."""
+    beyond = account.spent_micros + account.reserved_micros - account.budget_micros
+    return replace(account, overrun_micros=max(0, beyond))
 
 
 def _check_account(llm: str, account: Account) -> None:

@@ -113,7 +113,8 @@ class Deferred(Struct, frozen=True):
 class Account(Struct, frozen=True, gc=False):
     """One LLM's money in one partition. Always: spent + reserved <= budget + overrun, and none is negative.
 
-    `overrun_micros` is what providers charged beyond their reservations, and what a lowered budget no longer covers.
+    `overrun_micros` is what is spent or reserved beyond the budget: because providers charged more than was reserved,
+    or because the budget was lowered. What a lowered budget leaves uncovered of a reservation goes when that closes.
     """
 
     budget_micros: int

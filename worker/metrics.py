@@ -9,6 +9,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 
 # Manifest.similarity_quantiles: the 5 % one, below which a query lies outside history; averaged over so many queries.
 OUTSIDE_QUANTILE, RECENT_QUERIES = 2, 1_000
 ALARM = ("name", "partition")
+Unpriced = Literal["no_price_list", "unknown_usage"]
 RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -43,6 +45,9 @@ class Metrics:
         histogram = partial(Histogram, registry=self.registry)
         self._decisions = counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"])
         self._deferrals = counter("tollgate_deferrals", "Queries not served now, by reason", ["reason"])
+        self._unpriced = counter(
+            "tollgate_unpriced_completions", "Usage that no price was found for", ["llm", "reason"]
+        )
         self._dead = counter("tollgate_dead_letters", "Records that could not be used", ["topic", "reason"])
         self._batch = histogram("tollgate_batch_records", "Records per transaction", buckets=RECORDS)
         self._transaction = histogram("tollgate_transaction_seconds", "Decide and commit", buckets=SECONDS)
@@ -88,11 +93,15 @@ class Metrics:
         """A lane's ledger was restored."""
         self._restore.labels(partition).set(seconds)
 
+    def unpriced(self, llm: str, reason: Unpriced) -> None:
+        """A completion's usage could not be priced."""
+        self._unpriced.labels(llm, reason).inc()
+
     def committed(self, effects: Effects, events: Sequence[Event], seconds: float) -> None:
         """One transaction was committed."""
         self._batch.observe(len(events))
         self._transaction.observe(seconds)
-        self._drift.see(events, effects.dispatches)
+        self._drift.see(effects.dispatches, effects.closed)
         for llm, count in Tally(dispatch.llm for dispatch in effects.dispatches).items():
             self._decisions.labels(llm, "dispatched").inc(count)
         for deferred in effects.deferred:
@@ -120,7 +129,7 @@ class _Ledgers(Collector):
         budget = GaugeMetricFamily("tollgate_budget_usd", "Budget of an LLM", labels=money)
         reserved = GaugeMetricFamily("tollgate_reserved_usd", "Held by open reservations", labels=money)
         spent = GaugeMetricFamily("tollgate_spent_usd", "Settled", labels=money)
-        overrun = GaugeMetricFamily("tollgate_overrun_usd", "Charged beyond reservations", labels=money)
+        overrun = GaugeMetricFamily("tollgate_overrun_usd", "Spent or reserved beyond the budget", labels=money)
         price = GaugeMetricFamily("tollgate_price_per_usd", "Quality that a dollar must buy", labels=money)
         opened = GaugeMetricFamily("tollgate_open_reservations", "Dispatches not answered", labels=["partition"])
         age = GaugeMetricFamily("tollgate_oldest_reservation_age_seconds", "Oldest of them", labels=["partition"])

@@ -131,6 +131,7 @@ class Outbox:
             quality=charge.quality,
             error=charge.error,
         )
+        self._effects.closed.append(record)
         self._journal.append(reservation.query_id, record)
 
     def ignored(self, completion: Completed, reason: str) -> None:

@@ -139,7 +139,9 @@ class Auditor:
         require(dispatch_id not in books.closed and dispatch_id not in books.open, f"{dispatch_id} is dispatched twice")
         require(routed.query_id not in {other.query_id for other in books.open.values()}, f"{routed}: already open")
         books.open[dispatch_id] = routed
-        _move(books, routed.llm, reserved=routed.reserved_micros)
+        old = books.accounts[routed.llm]
+        reserved = old.reserved_micros + routed.reserved_micros
+        books.accounts[routed.llm] = Account(old.budget_micros, reserved, old.spent_micros, old.overrun_micros)
 
     def _closed(self, partition: int, books: Books, closed: Closed) -> None:
         require(closed.dispatch_id not in books.closed, f"{closed.dispatch_id} is closed twice")
@@ -147,7 +149,9 @@ class Auditor:
         require(routed is not None and routed.llm == closed.llm, f"{closed}: no such reservation is open")
         books.closed.add(closed.dispatch_id)
         require(closed.overrun_micros == max(0, closed.spent_micros - closed.reserved_micros), f"{closed}: overrun")
-        _move(books, closed.llm, -closed.reserved_micros, closed.spent_micros, closed.overrun_micros)
+        old = books.accounts[closed.llm]
+        reserved, spent = old.reserved_micros - closed.reserved_micros, old.spent_micros + closed.spent_micros
+        books.accounts[closed.llm] = _account(old.budget_micros, reserved, spent)
         if closed.offset is not None:
             self._input(partition, books, "completions", closed.offset)
             self._check_charge(partition, closed)
@@ -297,16 +301,12 @@ def _check_choice(books: Books, routed: Routed) -> None:
 def _set_budgets(books: Books, config: Configuration) -> None:
     for llm, budget in config.budget_micros.items():
         old = books.accounts.get(llm, Account(0))
-        uncovered = max(0, old.reserved_micros + old.spent_micros - budget)
-        overrun = max(old.overrun_micros, uncovered)
-        books.accounts[llm] = Account(budget, old.reserved_micros, old.spent_micros, overrun)
+        books.accounts[llm] = _account(budget, old.reserved_micros, old.spent_micros)
 
 
-def _move(books: Books, llm: str, reserved: int = 0, spent: int = 0, overrun: int = 0) -> None:
-    old = books.accounts[llm]
-    books.accounts[llm] = Account(
-        old.budget_micros, old.reserved_micros + reserved, old.spent_micros + spent, old.overrun_micros + overrun
-    )
+def _account(budget: int, reserved: int, spent: int) -> Account:
+    """Overrun is what is beyond the budget."""
+    return Account(budget, reserved, spent, max(0, reserved + spent - budget))
 
 
 def _by_topic(records: Iterable[StoredRecord]) -> dict[str, list[StoredRecord]]:

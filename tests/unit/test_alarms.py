@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -15,7 +16,7 @@ from worker import alarms
 from worker.bell import Bell
 from worker.drift import Drift
 from worker.manifest import Manifest
-from worker.messages import Dispatch, Fit, Origin
+from worker.messages import Closed, Dispatch, Fit, Origin
 from worker.metrics import Metrics
 
 WINDOW = 400
@@ -120,12 +121,19 @@ MANIFEST = Manifest(
 )
 
 
+def answered(
+    dispatch_id: str, cost_micros: int, quality: float, basis: Literal["cost", "reservation"] = "cost"
+) -> Closed:
+    """A reservation that this answer settled."""
+    return Closed(b"", 1, 0, dispatch_id, "q", "large", "settled", 120, cost_micros, basis, quality=quality)
+
+
 def answers(count: int, cost_micros: int, quality: float) -> Drift:
     """So many dispatches estimated at 100 micro-dollars and quality 0.6, with their answers."""
     drift = Drift()
     for number in range(count):
         dispatch = Dispatch(f"0-{number}-1", "q", "large", Origin(0, number), 1, 120, 0.6, 100, 0.0, 1, QUERY)
-        drift.see([completion(number, dispatch.id, "large", cost_micros=cost_micros, quality=quality)], [dispatch])
+        drift.see([dispatch], [answered(dispatch.id, cost_micros, quality)])
     return drift
 
 
@@ -142,6 +150,24 @@ DRIFTS: list[tuple[str, Drift, set[str]]] = [
 def test_llms_that_changed(drift: Drift, expected: set[str]) -> None:
     """By the means of what they were estimated at and of what they answered."""
     assert {alarm.name for alarm in drift.alarms()} == expected
+
+
+def test_costs_that_are_unknown_are_no_answer() -> None:
+    """An answer of unknown cost is booked at its reservation, which says nothing of what the LLM costs."""
+    drift = answers(300, 100, 0.6)
+    drift.see([], [answered(f"0-{number}-2", 900, 0.6, "reservation") for number in range(300)])
+    assert drift.alarms() == []
+
+
+def test_forged_and_repeated_completions_say_nothing() -> None:
+    """However many there are, under whatever names: alarms and memory are of what settled."""
+    drive, metrics = Drive(config(budget_micros=RICH)), Metrics()
+    batches = [[query(offset) for offset in range(3)]]
+    batches.append([completion(n, "0-0-1", f"llm-{n}", cost_micros=10**6) for n in range(2_000)])
+    batches.append([completion(n, "0-9-1", "large", cost_micros=10**6) for n in range(2_000, 4_000)])
+    for batch in batches:
+        metrics.committed(drive.commit(batch), batch, 0.01)
+    assert (set(metrics._drift._means) <= set(LLMS), metrics.alarms()) == (True, {})
 
 
 INDEXES: list[tuple[str, dict[str, object], set[str]]] = [

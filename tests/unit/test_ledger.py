@@ -36,17 +36,45 @@ CLOSES = [
     ("released", 0, Account(100, 0, 0, 0), 0),
     ("cheaper", 30, Account(100, 0, 30, 0), 0),
     ("exact", 60, Account(100, 0, 60, 0), 0),
-    ("dearer, still within the budget", 90, Account(100, 0, 90, 30), 30),
-    ("dearer than the budget", 160, Account(100, 0, 160, 100), 100),
+    ("dearer, still within the budget", 90, Account(100, 0, 90, 0), 30),
+    ("dearer than the budget", 160, Account(100, 0, 160, 60), 100),
 ]
 
 
 @pytest.mark.parametrize(("cost", "after", "overrun"), [c[1:] for c in CLOSES], ids=[c[0] for c in CLOSES])
 def test_close(cost: int, after: Account, overrun: int) -> None:
-    """Closing a reservation of 60 books what it cost and records what was charged beyond it."""
+    """Closing a reservation of 60 books what it cost, says what was charged beyond it, and records what of it is beyond
+    the budget."""
     ledger = Ledger({"a": Account(100)})
     ledger.reserve(held(1, amount_micros=60))
     assert (ledger.close(held(1, amount_micros=60), cost), ledger.accounts["a"], ledger.open) == (overrun, after, {})
+
+
+LOWERED = [
+    ("released", [(50, Account(50, 100, 0, 50)), (0, Account(50, 40, 0, 0)), (0, Account(50, 0, 0, 0))]),
+    (
+        "settled as reserved",
+        [(50, Account(50, 100, 0, 50)), (60, Account(50, 40, 60, 50)), (0, Account(50, 0, 60, 10))],
+    ),
+    ("raised again", [(50, Account(50, 100, 0, 50)), (60, Account(50, 40, 60, 50))]),
+]
+
+
+@pytest.mark.parametrize("steps", [case[1] for case in LOWERED], ids=[case[0] for case in LOWERED])
+def test_a_lowered_budget_is_no_overrun_of_a_provider(steps: list[tuple[int, Account]]) -> None:
+    """What it leaves uncovered goes when its reservations close without being spent, or when the budget is raised."""
+    ledger = Ledger({"a": Account(100)})
+    made = [held(1, amount_micros=60), held(2, amount_micros=40)]
+    for reservation in made:
+        ledger.reserve(reservation)
+    seen = []
+    ledger.budget({"a": steps[0][0]})
+    seen.append(ledger.accounts["a"])
+    for reservation, (cost, _) in zip(made, steps[1:], strict=False):
+        ledger.close(reservation, cost)
+        seen.append(ledger.accounts["a"])
+    ledger.budget({"a": 200})
+    assert (seen, ledger.accounts["a"].overrun_micros) == ([after for _, after in steps], 0)
 
 
 BROKEN = [
