@@ -105,6 +105,10 @@ class Desk:
         self._open[topic, partition].add(offset)
         self._next[topic, partition] = offset + 1
 
+    def skip(self, topic: str, partition: int, offset: int) -> None:
+        """Nobody answers this record."""
+        self._next[topic, partition] = offset + 1
+
     def ready(self, now: float) -> list[Completion]:
         """The completions that are due, the earliest first; they count as answered."""
         completions = []
@@ -177,8 +181,15 @@ class InferenceWorker:
         for message in messages:
             if (error := message.error()) is not None:
                 raise KafkaException(error)
-            completion, seconds = answer(wire.decode_dispatch(message.value()), self._recorded, self._rules)
-            self._desk.take(message.topic(), message.partition(), message.offset(), now + seconds, completion)
+            place = message.topic(), message.partition(), message.offset()
+            try:
+                dispatch = wire.decode_dispatch(message.value() or b"")
+            except wire.UNREADABLE as problem:
+                logger.warning("dispatch_skipped", place=place, error=str(problem), remedy="only lanes may write here")
+                self._desk.skip(*place)
+                continue
+            completion, seconds = answer(dispatch, self._recorded, self._rules)
+            self._desk.take(*place, now + seconds, completion)
 
     def _produce(self, producer: Producer, completion: Completion) -> None:
         while True:

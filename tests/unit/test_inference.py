@@ -5,10 +5,13 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+import structlog
 
+from worker import wire
 from worker.history import History
-from worker.inference import Desk, Recorded, Rules, answer
+from worker.inference import Desk, InferenceWorker, Recorded, Rules, answer
 from worker.messages import Completion, Dispatch, Origin
+from worker.settings import Settings
 
 HISTORY = History(
     ids=["known"],
@@ -74,3 +77,27 @@ def test_a_partition_that_went_is_forgotten() -> None:
     desk.take("dispatch.a", 1, 4, 1.0, completion)
     desk.drop([where for where in desk.positions() if where.partition == 0])
     assert (len(desk.ready(2.0)), [(where.partition, where.offset) for where in desk.positions()]) == (1, [(1, 5)])
+
+
+class Said:
+    """A message as confluent-kafka hands it over."""
+
+    def __init__(self, offset: int, value: bytes | None) -> None:
+        self.error, self.topic, self.partition = lambda: None, lambda: "dispatch.a", lambda: 0
+        self.offset, self.value = lambda: offset, lambda: value
+
+
+@pytest.mark.parametrize("bad", [b"nonsense", b"", None, b"\x80"])
+def test_what_is_no_dispatch_is_skipped(bad: bytes | None) -> None:
+    """A stranger's record is logged and passed by; those around it are answered."""
+    worker = InferenceWorker(Settings(), ["a"], Recorded.of(HISTORY), Rules())
+    good = [wire.encode(dispatch(number=number)) for number in (0, 2)]
+    with structlog.testing.capture_logs() as logs:
+        worker._take([Said(0, good[0]), Said(1, bad), Said(2, good[1]), Said(3, bad)])
+    answered = [completion.dispatch_id for completion in worker._desk.ready(float("inf"))]
+    positions = [where.offset for where in worker._desk.positions()]
+    assert ([line["event"] for line in logs], sorted(answered), positions) == (
+        ["dispatch_skipped"] * 2,
+        ["2-0-1", "2-2-1"],
+        [4],
+    )
