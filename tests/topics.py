@@ -66,7 +66,7 @@ class Recorded(Drive):
         self._inputs[topic, offset] = record(topic, offset, None, value)
 
     def _bury(self, topic: str, offset: int, reason: str, code: str) -> None:
-        letter = wire.dead_letter(record(topic, offset, None, b"{}"), reason, code, 1_000)
+        letter = wire.dead_letter(record(topic, offset, None, b"{}"), reason, code, 1_000, 1_000)
         self.log[NAMES.dead_letters].append(
             record(NAMES.dead_letters, len(self.log[NAMES.dead_letters]), None, letter.value, letter.headers)
         )

@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 import threading
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -137,7 +138,7 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
     kafka = settings.kafka
     app = LaneApp(
         kafka.group,
-        broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
+        broker=[f"kafka://{server.strip()}" for server in kafka.bootstrap_servers.split(",")],
         broker_credentials=credentials(settings.kafka),
         store="memory://",
         # The lanes' topics are made by `tollgate topics create`; Faust makes none.
@@ -161,7 +162,8 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         web_port=settings.web.port or free_port(),
         debug=False,
     )
-    consumer = type("Consumer", (LaneConsumer,), {"lanes": lanes})
+    read = staticmethod(partial(clients.read_partition, settings))
+    consumer = type("Consumer", (LaneConsumer,), {"lanes": lanes, "read": read})
     app.transport.Consumer = consumer
     _add_agents(app, settings, lanes)
     _add_pages(app, lanes, metrics)

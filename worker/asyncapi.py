@@ -17,6 +17,12 @@ CONNECT_ERRORS = {
     "exception.class.name": "tollgate.<kind of problem>",
     "exception.message": "what is wrong, in words",
 }
+CUT = {
+    "tollgate.truncated.bytes": "length of a value that was cut",
+    "tollgate.truncated.key.bytes": "length of a key that was cut",
+    "tollgate.dropped.headers": "how many of the last headers are left out, for their size",
+    "tollgate.unreadable.headers": "all headers are left out: a name is not UTF-8",
+}
 
 
 class Message(NamedTuple):
@@ -170,7 +176,7 @@ def _message(message: Message) -> dict[str, Any]:
 def _headers(message: Message) -> dict[str, Any]:
     if message.schema is None:
         errors = {f"__connect.errors.{name}": {**TEXT, "description": text} for name, text in CONNECT_ERRORS.items()}
-        cut = {"tollgate.truncated.bytes": {**TEXT, "description": "length of a value that was cut"}}
+        cut = {name: {**TEXT, "description": text} for name, text in CUT.items()}
         return {"type": "object", "required": list(errors), "properties": errors | cut}
     properties: dict[str, Any] = {"content-type": {"const": CONTENT_TYPE}}
     if message.name in ("query", "dispatch"):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from worker.errors import CheckBroker, FixSetting
-from worker.record import StoredRecord
+from worker.record import UNREADABLE_HEADERS, Headers, StoredRecord
 from worker.settings import KafkaSettings, Settings
 
 TIMEOUT_SECONDS = 15.0
@@ -27,6 +28,9 @@ TAIL_RECORDS, TAIL_GROWTH = 100, 10
 READ_SECONDS = 0.05
 RETRY_SECONDS = 0.2
 PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+# For a name that is not UTF-8, confluent-kafka returns a list with holes *and* sets an exception. A call that Python
+# has specialised does not look for that, and whoever touches the list crashes; this one looks and raises SystemError.
+_call_headers = methodcaller("headers")
 # Above the largest record that any topic of ours accepts; the topics' own limits are what is enforced.
 MAX_MESSAGE_BYTES = 160_000_000
 
@@ -242,5 +246,12 @@ def stored(message: Any) -> StoredRecord:
         message.timestamp()[1],
         message.key(),
         message.value(),
-        message.headers() or (),
+        _headers(message),
     )
+
+
+def _headers(message: Any) -> Headers:
+    try:
+        return _call_headers(message) or ()
+    except (UnicodeDecodeError, SystemError):
+        return UNREADABLE_HEADERS

@@ -225,7 +225,8 @@ class Committer:
             record = records.get((self._topics.prefix + topic, offset))
             if record is None:
                 continue
-            letter = wire.dead_letter(record, reason, code, self._settings.limits.max_dead_letter_bytes)
+            limits = self._settings.limits
+            letter = wire.dead_letter(record, reason, code, limits.max_dead_letter_bytes, limits.max_header_bytes)
             producer.produce(
                 self._topics.dead_letters,
                 letter.value,

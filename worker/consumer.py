@@ -1,19 +1,24 @@
-"""Faust's consumer, changed in three places: whole batches, read_committed, and positions from the ledger.
+"""Faust's consumer, changed in four places: whole batches, read_committed, positions from the ledger, and headers.
 
 - One Faust event per record costs about 0.2 ms; one event per fetched batch makes Faust twelve times faster.
 - Faust reads read_uncommitted unless it runs its own transactions; a producer's aborted query must not be routed.
 - On assignment the position of an input is what the ledger says was applied; committed group offsets are for lag
   monitors only. `seek_to_committed` is the hook that runs after assignment and before the first fetch.
+- aiokafka cannot read a record with a header whose name is not UTF-8, nor go past it; librdkafka can. What it fails on,
+  what stands next to it, and what the failed call had taken of other partitions is read again with that one. A batch
+  whose checksum is wrong (the broker accepts none, so a disk has failed) still ends the process: nobody can read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import aiokafka
+import structlog
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, Message
+from faust.types import TP, ConsumerMessage, Message
 
 from worker.lanes import Lanes
 from worker.record import Record
@@ -21,6 +26,13 @@ from worker.record import Record
 # One fetch at a time asks a broker for the partitions that are drained. One that asks for quiet partitions only holds
 # up all others for this long; the driver's 1,500 ms would be a second and a half of latency.
 FETCH_WAIT_MS = 20
+# Of each partition, when a fetch is read again; the next fetch is aiokafka's own.
+AGAIN_RECORDS = 500
+
+log = structlog.get_logger()
+
+# Committed records of a topic's partition, from an offset to before another.
+Read = Callable[[str, int, int, int], Iterable[Record]]
 
 
 class Fetched(NamedTuple):
@@ -42,9 +54,10 @@ class CommittedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[mi
 
 
 class LaneConsumer(driver.Consumer):  # type: ignore[misc]
-    """Hands whole fetched batches to the agents and asks the lanes for positions."""
+    """Hands whole fetched batches to the agents and asks the lanes for positions. `read` is the other client."""
 
     lanes: Lanes
+    read: Read
 
     def _new_consumer_thread(self) -> Any:
         return CommittedConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -66,18 +79,49 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """One message per partition and fetch, its value a `Fetched`."""
-        batches, _ = await self._wait_next_records(timeout)
-        generation = self.app.consumer_generation_id
+        try:
+            batches, _ = await self._wait_next_records(timeout)
+            generation = self.app.consumer_generation_id
+        except UnicodeDecodeError:
+            generation = self.app.consumer_generation_id
+            batches = await self._read_again(generation)
         for tp, records in (batches or {}).items():
             if self.should_stop or not self.flow_active or self.app.consumer_generation_id != generation:
                 return
             if records and tp in self._reached:
                 yield tp, self._batch_message(tp, records)
 
+    async def _read_again(self, generation: int) -> dict[TP, list[Record]]:
+        """The next records of all partitions, read with the other client from where the lanes have got to."""
+        log.warning("unreadable_header_name", remedy="its record becomes a dead letter")
+        reached = dict(self._reached)
+        blocks = await asyncio.gather(*(asyncio.to_thread(self._block, tp, last + 1) for tp, last in reached.items()))
+        batches = dict(zip(reached, blocks, strict=True))
+        if self.app.consumer_generation_id == generation:
+            ends = {tp: records[-1].offset if records else reached[tp] for tp, records in batches.items()}
+            await self.seek_wait({tp: end + 1 for tp, end in ends.items()})
+            # The seek has told Faust's drainer that all before its target was handed over.
+            self._read_offset.update(dict.fromkeys(ends))
+        return batches
+
+    def _block(self, tp: TP, start: int) -> list[Record]:
+        return list(self.read(tp.topic, tp.partition, start, start + AGAIN_RECORDS))
+
     def _batch_message(self, tp: TP, records: list[Record]) -> Message:
-        message = self._to_message(tp, records[-1])
-        message.key, message.value = None, Fetched(records, self._reached[tp])
-        self._reached[tp] = records[-1].offset
+        last, fetched = records[-1], Fetched(records, self._reached[tp])
+        self._reached[tp] = last.offset
         # Faust's drainer looks up every partition here, also one revoked a moment ago.
         self._read_offset.setdefault(tp, None)
-        return message
+        return ConsumerMessage(
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=last.offset,
+            timestamp=last.timestamp / 1000,
+            timestamp_type=None,
+            headers=None,
+            key=None,
+            value=fetched,
+            checksum=None,
+            tp=tp,
+            generation_id=self.app.consumer_generation_id,
+        )

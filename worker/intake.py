@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from worker import refusals, usage, wire
@@ -21,10 +22,12 @@ from worker.errors import RejectRecord
 from worker.estimator import Estimator
 from worker.events import Arrived, Completed, Event, Refused
 from worker.messages import Completion, Query
-from worker.metrics import Metrics
+from worker.metrics import Metrics, Unpriced
 from worker.recall import Recall
 from worker.record import Record
 from worker.settings import Settings
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 Decoded = Query | RejectRecord
@@ -40,7 +43,8 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Intake:
-    """Shared by all lanes of a process; keeps no state between batches. `embedder` None: queries bring embeddings.
+    """Shared by all lanes of a process; keeps nothing between batches but what it has warned of. `embedder` None:
+    queries bring embeddings.
 
     `searching` is held while the index is searched: it bounds how many threads do that at once.
     """
@@ -51,6 +55,7 @@ class Intake:
     recall: Recall
     metrics: Metrics
     searching: AbstractContextManager[object] = field(default_factory=nullcontext)
+    _warned: set[tuple[str, str]] = field(default_factory=set)
 
     def now_ms(self) -> int:
         """The time that events carry into the core."""
@@ -72,10 +77,8 @@ class Intake:
     # Queries
 
     def _arrivals(self, records: Sequence[Record]) -> list[Arrived | Refused]:
-        limits, at_ms = self.settings.limits, self.now_ms()
-        decoded = [
-            _attempt(wire.decode_query, record.value, limits.max_query_bytes, limits.max_nesting) for record in records
-        ]
+        at_ms = self.now_ms()
+        decoded = [_attempt(self._query, record) for record in records]
         queries, embeddings = self._embedded(decoded)
         estimates = self._estimates(queries, embeddings)
         return [
@@ -84,6 +87,12 @@ class Intake:
             else _arrived(record, query, next(estimates), at_ms)
             for record, query in zip(records, queries, strict=True)
         ]
+
+    def _query(self, record: Record) -> Query:
+        limits = self.settings.limits
+        query = wire.decode_query(record.value, limits.max_query_bytes, limits.max_nesting)
+        wire.check_headers(record, limits.max_header_bytes)
+        return query
 
     def _embedded(self, decoded: Sequence[Decoded]) -> tuple[list[Decoded], NDArray[np.float32]]:
         """The queries with those refused that cannot be embedded, and the embeddings [n, dimension] of the others."""
@@ -105,8 +114,7 @@ class Intake:
             return zeros, [refusals.NO_EMBEDDING] * len(texts)
         embeddings, problems = self.embedder.embed([text or "" for text in texts])
         return embeddings, [
-            problem if text and text.strip() else refusals.NO_TEXT
-            for text, problem in zip(texts, problems, strict=True)
+            problem if text else refusals.NO_TEXT for text, problem in zip(texts, problems, strict=True)
         ]
 
     def _estimates(
@@ -175,15 +183,23 @@ class Intake:
         if completion.cost_micros is not None:
             return completion.cost_micros, "cost"
         llm = self.settings.llms.get(completion.llm)
-        prices = llm.price_list if llm is not None else None
-        if completion.usage is None or prices is None:
+        if completion.usage is None or llm is None:
             return None, "none"
-        cost = usage.cost_micros(completion.usage, prices)
+        if llm.price_list is None:
+            return self._unpriced(completion.llm, "no_price_list", "llms.<name>.input_usd_per_mtok is not set")
+        cost = usage.cost_micros(completion.usage, llm.price_list)
         if not isinstance(cost, int):
-            return None, "none"
+            return self._unpriced(completion.llm, "unknown_usage", cost.reason)
         if cost > self.settings.limits.max_cost_micros:
             raise refusals.too_dear(cost)
         return cost, "usage"
+
+    def _unpriced(self, llm: str, reason: Unpriced, why: str) -> tuple[None, Literal["none"]]:
+        self.metrics.unpriced(llm, reason)
+        if (llm, reason) not in self._warned:
+            self._warned.add((llm, reason))
+            log.warning("usage_not_priced", llm=llm, reason=reason, why=why, remedy="its answers settle as reserved")
+        return None, "none"
 
 
 def _attempt(work: Callable[..., T], *arguments: object) -> T | RejectRecord:

@@ -7,6 +7,9 @@ from typing import NamedTuple, Protocol
 
 Headers = Sequence[tuple[str, bytes | None]]
 
+# Instead of headers whose names are not UTF-8: no client here can give or send such names.
+UNREADABLE_HEADERS: Headers = (("tollgate.unreadable.headers", b"a name is not UTF-8"),)
+
 
 class Record(Protocol):
     """What Tollgate reads of a record; `timestamp` is in milliseconds. aiokafka's ConsumerRecord is one."""

@@ -137,7 +137,9 @@ class LimitSettings(Section):
     """[limits]: what is accepted from outside. What was not too large to read is whole as a dead letter, to be sent
     again."""
 
-    max_query_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
+    # As MessagePack, JSON grows to 2.25 times its size at most; brokers take no request above 100 MB.
+    max_query_bytes: int = Field(default=1_000_000, ge=1_000, le=40_000_000)
+    max_header_bytes: int = Field(default=49_152, ge=1_000, le=1_000_000)
     max_completion_bytes: int = Field(default=100_000, ge=1_000, le=50_000_000)
     max_dead_letter_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
     max_nesting: int = Field(default=64, ge=1, le=500)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (
     AdminClient,
     ConfigResource,
@@ -20,6 +21,11 @@ TIMEOUT_SECONDS = 15.0
 FOREVER = "-1"
 # A checkpoint's record holds a window of up to 100,000 rows, or 5,000 reservations.
 DECISION_BYTES = 64_000_000
+# What a dispatch or a dead letter adds of its own to what it passes on, and what an embedding of numbers in JSON grows
+# by as MessagePack beyond three times its size.
+ADDED_BYTES = 16_384
+# A producer sends small records together, up to librdkafka's batch.size of 1,000,000 bytes.
+BATCH_BYTES = 1_048_576
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,13 @@ class Problem:
 def wanted(settings: Settings) -> dict[str, dict[str, str]]:
     """Every topic with the settings that matter; others stay the broker's."""
     names, limits = settings.topics, settings.limits
-    room = str(3 * max(limits.max_query_bytes, limits.max_dead_letter_bytes, limits.max_completion_bytes) + 65_536)
+    largest = max(limits.max_query_bytes, limits.max_dead_letter_bytes, limits.max_completion_bytes)
+    room = str(max(3 * largest + limits.max_header_bytes + ADDED_BYTES, BATCH_BYTES))
     delete = {"cleanup.policy": "delete"}
     topics = {
         names.queries: delete,
         names.completions: delete,
-        names.ledger: {"cleanup.policy": "compact"},
+        names.ledger: {"cleanup.policy": "compact", "max.message.bytes": str(BATCH_BYTES)},
         names.decisions: {**delete, "retention.ms": FOREVER, "max.message.bytes": str(DECISION_BYTES)},
         names.deferred: {**delete, "max.message.bytes": room},
         names.dead_letters: {**delete, "max.message.bytes": room},
@@ -51,19 +58,29 @@ def wanted(settings: Settings) -> dict[str, dict[str, str]]:
 
 
 def create(settings: Settings) -> list[str]:
-    """Create what is missing and return it; what exists is left as it is. Raises CheckBroker."""
+    """Create what is missing and return it; what exists, or is made by another meanwhile, is left as it is.
+
+    Raises CheckBroker.
+    """
     admin = clients.admin_client(settings)
     missing = {topic: config for topic, config in wanted(settings).items() if topic not in _partitions(admin)}
     kafka = settings.kafka
     new = [
         NewTopic(name, kafka.partitions, kafka.replication_factor, config=config) for name, config in missing.items()
     ]
+    futures = admin.create_topics(new, request_timeout=TIMEOUT_SECONDS) if new else {}
+    return [name for name, future in futures.items() if _is_made(future)]
+
+
+def _is_made(future: Future[None]) -> bool:
+    """Whether we made it; False if another was faster."""
     try:
-        for future in admin.create_topics(new, request_timeout=TIMEOUT_SECONDS).values() if new else ():
-            future.result()
+        future.result()
     except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+            return False
         raise CheckBroker(f"the topics could not be created: {error.args[0].str()}") from error
-    return list(missing)
+    return True
 
 
 def check(settings: Settings) -> list[Problem]:

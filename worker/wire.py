@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 
 from worker.errors import RejectRecord
 from worker.messages import AccountRow, Completion, Configuration, Decision, Deferred, Dispatch, Query, Reservation
-from worker.record import Headers, Record
+from worker.record import UNREADABLE_HEADERS, Headers, Record
 from worker.tokens import approximate_tokens
 
 CONTENT_TYPE: list[tuple[str, bytes | None]] = [("content-type", b"application/vnd.msgpack")]
+
+# The lengths of a header's name and value, as Kafka writes them.
+HEADER_LENGTHS_BYTES = 10
 
 # A Confluent frame: a zero byte and a four-byte schema id.
 FRAME_BYTES = 5
@@ -63,6 +67,22 @@ def decode_query(value: bytes | None, max_bytes: int, max_nesting: int) -> Query
     return query
 
 
+def check_headers(record: Record, max_bytes: int) -> None:
+    """Raise RejectRecord for headers that cannot be passed on, or a key that is too large beside them."""
+    if record.headers == UNREADABLE_HEADERS:
+        raise RejectRecord("headers", "the name of a header is not UTF-8")
+    if (size := _headers_bytes(record)) > max_bytes:
+        raise RejectRecord("headers", f"{size} bytes of key and headers, but {max_bytes} is the limit")
+
+
+def _headers_bytes(record: Record) -> int:
+    return len(record.key or b"") + sum(map(_header_bytes, record.headers))
+
+
+def _header_bytes(header: tuple[str, bytes | None]) -> int:
+    return HEADER_LENGTHS_BYTES + len(header[0].encode()) + len(header[1] or b"")
+
+
 def query_payload(value: bytes | None, query: Query) -> msgspec.Raw:
     """The query to pass on, as MessagePack: the bytes of `value` as they came, or, if they are JSON, `query` anew."""
     assert value is not None, "`query` was decoded from it"
@@ -71,13 +91,15 @@ def query_payload(value: bytes | None, query: Query) -> msgspec.Raw:
 
 
 def query_text(query: Query) -> str | None:
-    """The text to embed: `text`, or the last user message of `body`."""
-    if query.text is not None or query.body is None:
+    """The text to embed: `text`, or the last user message of `body` that has any; None where all are blank."""
+    if query.text is not None and query.text.strip():
         return query.text
-    messages = query.body.get("messages")
+    messages = query.body.get("messages") if query.body is not None else None
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == "user":
-            return _content_text(message.get("content"))
+            text = _content_text(message.get("content"))
+            if text is not None and text.strip():
+                return text
     return None
 
 
@@ -242,8 +264,11 @@ class DeadLetter(NamedTuple):
     headers: list[tuple[str, bytes | None]]
 
 
-def dead_letter(record: Record, reason: str, code: str, max_bytes: int) -> DeadLetter:
-    """The record with Kafka Connect's `__connect.errors.*` headers (KIP-298), cut to `max_bytes` if need be."""
+def dead_letter(record: Record, reason: str, code: str, max_bytes: int, max_header_bytes: int) -> DeadLetter:
+    """The record with Kafka Connect's `__connect.errors.*` headers (KIP-298).
+
+    A value beyond `max_bytes`, and a key and headers beyond `max_header_bytes`, are cut; `tollgate.*` headers say so.
+    """
     errors = {
         "topic": record.topic,
         "partition": str(record.partition),
@@ -252,9 +277,26 @@ def dead_letter(record: Record, reason: str, code: str, max_bytes: int) -> DeadL
         "exception.class.name": f"tollgate.{code}",
         "exception.message": reason,
     }
-    headers = [*record.headers, *((f"__connect.errors.{name}", text.encode()) for name, text in errors.items())]
+    key, headers, cut = _cut_headers(record, max_header_bytes)
     value = record.value
     if value is not None and len(value) > max_bytes:
-        headers.append(("tollgate.truncated.bytes", str(len(value)).encode()))
+        cut["tollgate.truncated.bytes"] = str(len(value))
         value = value[:max_bytes]
-    return DeadLetter(record.key, value, max(record.timestamp, 0), headers)
+    said = {**{f"__connect.errors.{name}": text for name, text in errors.items()}, **cut}
+    headers += [(name, text.encode()) for name, text in said.items()]
+    return DeadLetter(key, value, max(record.timestamp, 0), headers)
+
+
+def _cut_headers(record: Record, max_bytes: int) -> tuple[bytes | None, list[tuple[str, bytes | None]], dict[str, str]]:
+    """A key and headers of `max_bytes` at most, and headers that say what is missing."""
+    key, headers, cut = record.key, list(record.headers), dict[str, str]()
+    if _headers_bytes(record) <= max_bytes:
+        return key, headers, cut
+    if key is not None and len(key) > max_bytes // 2:
+        cut["tollgate.truncated.key.bytes"] = str(len(key))
+        key = key[: max_bytes // 2]
+    sizes = accumulate(map(_header_bytes, headers), initial=len(key or b""))
+    kept = sum(size <= max_bytes for size in sizes) - 1
+    if kept < len(headers):
+        cut["tollgate.dropped.headers"] = str(len(headers) - kept)
+    return key, headers[:kept], cut

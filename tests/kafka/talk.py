@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from worker import clients, wire
 from worker.messages import Dispatch
@@ -24,6 +25,15 @@ class Sent(NamedTuple):
 
     partition: int
     offset: int
+
+
+def enlarge(settings: Settings) -> None:
+    """Let `queries` take records of 30 MB, as a producer may have asked for."""
+    entry = ConfigEntry("max.message.bytes", "30000000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, settings.topics.queries, incremental_configs=[entry])
+    admin = AdminClient(clients.common_config(settings))
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(30)
 
 
 class Talk:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 from confluent_kafka import Producer
 
-from tests.kafka.talk import Talk
+from tests.kafka.talk import Talk, enlarge
 from worker import audit, clients
 from worker.feeder import query_of
 from worker.history import History
@@ -198,17 +198,6 @@ def test_bad_input(system: System, prepare: Prepare, rows: Rows) -> None:
 
 
 ERROR = "__connect.errors."
-
-
-def enlarge(settings: Settings) -> None:
-    """Let `queries` take records of 30 MB, as a producer may have asked for."""
-    from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-
-    entry = ConfigEntry("max.message.bytes", "30000000", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, settings.topics.queries, incremental_configs=[entry])
-    admin = AdminClient(clients.common_config(settings))
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result(30)
 
 
 def test_pages(system: System, prepare: Prepare, rows: Rows) -> None:

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c
+from confluent_kafka import Producer
 
 from tests.drive import LLMS, PRIOR, config, query
-from worker import topics
+from tests.kafka.talk import Talk, enlarge
+from worker import audit, clients, topics
 from worker.broker import Broker
 from worker.committer import open_committer
 from worker.events import Reconfigured, Ticked
+from worker.feeder import query_of
+from worker.history import History
 from worker.ledger import Ledger
+from worker.messages import Rejected, Routed
 from worker.metrics import Metrics
 from worker.settings import Settings
+from worker.system import System
+
+Prepare = Callable[..., Settings]
+Rows = tuple[History, History]
+pack = msgspec.msgpack.encode
 
 # Two messages each, which is more than librdkafka's own limit of 100,000 that wait to be sent.
 RESERVATIONS = 50_010
@@ -21,7 +37,7 @@ RESERVATIONS = 50_010
 def lane(broker: Broker) -> Settings:
     """Topics of one partition for the LLMs of `tests.drive`."""
     kafka = {"bootstrap_servers": broker.bootstrap_servers, "partitions": 1, "topic_prefix": "mass.", "group": "mass"}
-    settings = Settings(kafka=kafka, llms=dict.fromkeys(LLMS, {"budget_usd": 1}))
+    settings = Settings(kafka=kafka, llms={llm: {"budget_usd": 1} for llm in LLMS})
     topics.create(settings)
     return settings
 
@@ -42,3 +58,117 @@ def test_a_mass_expiry(lane: Settings) -> None:
     restored: Ledger = open_committer(0, lane, PRIOR, Metrics()).router.ledger
     reserved = {account.reserved_micros for account in restored.accounts.values()}
     assert (opened, restored.open, reserved) == (RESERVATIONS, {}, {0})
+
+
+ENORMOUS = [
+    (None, [("h", b"x" * 4_000_000)], ("headers", None, {"tollgate.dropped.headers": b"1"})),
+    (None, [(f"h{n}", b"x" * 400) for n in range(10_000)], ("headers", None, {"tollgate.dropped.headers": b"9882"})),
+    (b"k" * 4_000_000, [("h", b"v")], ("headers", 24_576, {"tollgate.truncated.key.bytes": b"4000000"})),
+]
+
+
+def test_enormous_headers_and_keys(system: System, prepare: Prepare, rows: Rows) -> None:
+    """They become dead letters that say what was cut; the queries around them, one with headers as large as may be,
+    are routed."""
+    settings = prepare()
+    enlarge(settings)
+    system.start_workers(1)
+    talk, most = Talk(settings), settings.limits.max_header_bytes
+    for number, (key, headers, _) in enumerate(ENORMOUS):
+        talk.query(pack(query_of(rows[1], number)), headers=[("h", b"x" * (most - 11))])
+        talk.query(pack(query_of(rows[1], number)), key=key, headers=headers)
+    rejected = talk.wait_decisions(Rejected, len(ENORMOUS))
+    talk.wait_decisions(Routed, len(ENORMOUS))
+    letters = [(letter.key and len(letter.key), dict(letter.headers)) for letter in talk.letters()]
+    said = [
+        (
+            headers["__connect.errors.exception.class.name"].decode().removeprefix("tollgate."),
+            key,
+            {name: value for name, value in headers.items() if name.startswith("tollgate.")},
+        )
+        for key, headers in letters
+    ]
+    assert ([d.offset for d in rejected], said) == ([1, 3, 5], [expected for _, _, expected in ENORMOUS])
+    assert (audit.verify(settings).findings, [worker.running for worker in system.workers]) == ([], [True])
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_compressed_producers(system: System, prepare: Prepare, rows: Rows, codec: str) -> None:
+    """Queries of every compression are routed; one beyond the limit that only compression got past the broker's is a
+    dead letter."""
+    settings = prepare()
+    system.start_workers(1)
+    producer = Producer(clients.producer_config(settings) | {"compression.type": codec})
+    values = [pack(query_of(rows[1], 0)), pack({"text": "x" * 3_000_000}), pack(query_of(rows[1], 1))]
+    for value in values:
+        producer.produce(settings.topics.queries, value, partition=0)
+    assert producer.flush(30) == 0
+    talk = Talk(settings)
+    talk.wait_decisions(Rejected, 1)
+    decisions = [d for d in talk.wait_decisions(Routed, 2) if isinstance(d, Routed)]
+    [letter] = talk.letters()
+    assert ([d.offset for d in decisions], len(letter.value or b"")) == (
+        [0, 2],
+        settings.limits.max_dead_letter_bytes,
+    )
+
+
+def test_several_brokers_are_named(system: System, broker: Broker, prepare: Prepare, rows: Rows) -> None:
+    """One that does not answer is passed over, by both clients and with blanks between the names."""
+    settings = prepare(kafka={"bootstrap_servers": f"127.0.0.1:1, {broker.bootstrap_servers}"})
+    system.start_workers(1)
+    talk = Talk(settings)
+    talk.query(pack(query_of(rows[1], 0)))
+    [routed] = talk.wait_decisions(Routed, 1)
+    assert (routed.offset, [worker.running for worker in system.workers]) == (0, [True])
+
+
+PLACEHOLDER, NOT_UTF8 = "a-header-name", b"a-header-n\xffme"
+CHECKSUM_AT, CHECKED_FROM = 17, 21
+
+
+def produce_raw(settings: Settings, partition: int, values: Sequence[tuple[bytes, bool]]) -> None:
+    """One batch; `True` gives a record a header whose name is not UTF-8, which no Python client would send."""
+
+    async def produce() -> None:
+        async with AIOKafkaProducer(
+            bootstrap_servers=settings.kafka.bootstrap_servers, max_batch_size=1_000_000
+        ) as producer:
+            batch = producer.create_batch()
+            for value, bad in values:
+                headers = [(PLACEHOLDER if bad else "good", b"1")]
+                batch.append(timestamp=None, key=None, value=value, headers=headers)
+            raw = bytearray(bytes(batch._builder.build()).replace(PLACEHOLDER.encode(), NOT_UTF8))
+            raw[CHECKSUM_AT:CHECKED_FROM] = calc_crc32c(bytes(raw[CHECKED_FROM:])).to_bytes(4, "big")
+            batch.close()
+            batch._buffer = raw
+            await (await producer.send_batch(batch, settings.topics.queries, partition=partition))
+
+    asyncio.run(produce())
+
+
+def test_header_names_that_are_not_utf8(system: System, prepare: Prepare, rows: Rows) -> None:
+    """Their records become dead letters without headers; those before, after and in other partitions are routed, one
+    time each, also after a restart."""
+    settings = prepare()
+    good = [pack(query_of(rows[1], number)) for number in range(8)]
+    # Python specialises calls that are frequent, and these then leave out checks.
+    produce_raw(settings, 0, [(good[0], False), *[(good[1], True)] * 40, (good[2], False)])
+    talks = Talk(settings), Talk(settings, 1)
+    talks[1].query(good[3])
+    system.start_workers(1)
+    talks[0].wait_decisions(Rejected, 40)
+    produce_raw(settings, 0, [(good[4], True), (good[5], False), (good[6], True)])
+    talks[1].query(good[7])
+    talks[0].wait_decisions(Rejected, 42)
+    routed = [[d.offset for d in talk.wait_decisions(Routed, count)] for talk, count in zip(talks, (3, 2), strict=True)]
+    names = [set(dict(letter.headers)) for letter in talks[0].letters()]
+    system.workers[0].kill()
+    system.workers.clear()
+    system.start_workers(1)
+    talks[0].query(good[0])
+    talks[0].wait_decisions(Routed, 4)
+    rejected = [decision.offset for decision in talks[0].wait_decisions(Rejected, 42)]
+    assert (rejected, routed) == ([*range(1, 41), 42, 44], [[0, 41, 43], [0, 1]])
+    assert all("tollgate.unreadable.headers" in found and "good" not in found for found in names)
+    assert audit.verify(settings).findings == []

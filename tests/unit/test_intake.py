@@ -10,6 +10,7 @@ import msgpack
 import msgspec
 import numpy as np
 import pytest
+import structlog
 
 from worker import demo_data, index
 from worker.embedder import Embedder, WordLlamaEmbedder
@@ -170,6 +171,31 @@ def test_the_cost_of_a_completion(
     completion = {"dispatch_id": "3-1-1", "origin_partition": 3, "llm": history.llms[0], "status": "ok", **fields}
     (got,) = events(make(**prices), [record(1, "completions", **completion)])
     assert (got.cost_micros, got.basis) == cost
+
+
+UNPRICED = [
+    ("no price list", {}, USAGE, "no_price_list"),
+    ("names of no provider", PRICES, {"tokens": 3}, "unknown_usage"),
+]
+
+
+@pytest.mark.parametrize(("prices", "usage", "reason"), [c[1:] for c in UNPRICED], ids=[c[0] for c in UNPRICED])
+def test_usage_that_cannot_be_priced_is_noticed(
+    make: Callable[..., Intake], history: History, prices: dict[str, int], usage: dict[str, int], reason: str
+) -> None:
+    """Each is counted; the log warns of an LLM and a reason once. LLMs of other names are not ours to count."""
+    intake = make(**prices)
+    common = {"origin_partition": 3, "status": "ok", "usage": usage}
+    llms = [*history.llms[:2] * 3, "forged"]
+    with structlog.testing.capture_logs() as logs:
+        for number, llm in enumerate(llms):
+            events(intake, [record(number, "completions", dispatch_id=f"3-{number}-1", llm=llm, **common)])
+    counted = [
+        intake.metrics.registry.get_sample_value("tollgate_unpriced_completions_total", {"llm": llm, "reason": reason})
+        for llm in (*history.llms[:2], "forged")
+    ]
+    warned = [(line["llm"], line["reason"]) for line in logs]
+    assert (counted, warned) == ([3.0, 3.0, None], [(llm, reason) for llm in history.llms[:2]])
 
 
 DONE = {"dispatch_id": "3-1-1", "origin_partition": 3, "llm": "x", "status": "ok"}

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from worker import wire
 from worker.errors import RejectRecord
 from worker.messages import Completion, Query
-from worker.record import StoredRecord
 
 MAX_BYTES = 1_000_000
 MAX_NESTING = 64
@@ -230,6 +229,14 @@ TEXTS = [
         ),
         "a\nb",
     ),
+    ("a blank text beside a body", Query(text=" \n", body={"messages": [USER]}), "the question"),
+    ("a blank text alone", Query(text=" "), None),
+    (
+        "images after words",
+        Query(body={"messages": [USER, {"role": "user", "content": [{"type": "image_url"}]}]}),
+        "the question",
+    ),
+    ("a blank message after words", Query(body={"messages": [USER, {"role": "user", "content": " "}]}), "the question"),
     ("an image alone", Query(body={"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), None),
     ("only a system message", Query(body={"messages": [{"role": "system", "content": "be kind"}]}), None),
     ("messages that are none", Query(body={"messages": "hello"}), None),
@@ -342,27 +349,3 @@ def test_headers_are_passed_on() -> None:
         ("tenant", b"a"),
         ("content-type", b"application/vnd.msgpack"),
     ]
-
-
-ERRORS = {"topic": b"queries", "partition": b"3", "offset": b"77", "exception.message": b"all wrong"}
-LETTERS = [
-    ("a value that could not be read", b"value", "type", {"stage": b"VALUE_CONVERTER"}, b"value", None),
-    ("a completion nobody waits for", b"value", "unmatched", {"stage": b"TASK_PUT"}, b"value", None),
-    ("a tombstone", None, "empty", {"stage": b"VALUE_CONVERTER"}, None, None),
-    ("a value beyond the limit", b"0123456789ABC", "too_large", {"stage": b"VALUE_CONVERTER"}, b"0123456789", b"13"),
-]
-
-
-@pytest.mark.parametrize(
-    ("value", "code", "stage", "kept", "cut"), [c[1:] for c in LETTERS], ids=[c[0] for c in LETTERS]
-)
-def test_a_dead_letter(
-    value: bytes | None, code: str, stage: dict[str, bytes], kept: bytes | None, cut: bytes | None
-) -> None:
-    """Key, value, timestamp and headers as received, Kafka Connect's headers behind them; a cut is said."""
-    record = StoredRecord("queries", 3, 77, 1_000, b"key", value, [("own", b"header")])
-    said = {**ERRORS, **stage, "exception.class.name": f"tollgate.{code}".encode()}
-    letter = wire.dead_letter(record, "all wrong", code, 10)
-    headers = {("own", b"header"), *((f"__connect.errors.{name}", text) for name, text in said.items())}
-    headers |= {("tollgate.truncated.bytes", cut)} if cut else set()
-    assert (letter.key, letter.value, letter.timestamp, set(letter.headers)) == (b"key", kept, 1_000, headers)
