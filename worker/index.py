@@ -222,11 +222,15 @@ def inspect(directory: Path) -> Manifest:
 
 
 def load(directory: Path) -> Estimator:
-    """The estimator in `directory`, every file checked against the manifest. Raises FixSetting naming the file."""
+    """The estimator in `directory`, every file checked against the manifest. Raises FixSetting naming the file.
+
+    Graph and arrays are mapped, not read: the workers of one host share their pages, and find the same, as fast. So
+    the files must not change while a worker runs; `build` never writes to a directory that exists.
+    """
     manifest = inspect(directory)
     for name, expected in manifest.files.items():
         _check_file(directory / name, expected)
-    graph: Any = faiss.read_index(str(directory / GRAPH))
+    graph: Any = faiss.read_index(str(directory / GRAPH), faiss.IO_FLAG_MMAP_IFC)
     graph.hnsw.efSearch = manifest.parameters.search_effort
     ids = msgspec.json.decode((directory / IDS).read_bytes(), type=list[str])
     prior = Estimates(*(_array(directory, f"prior_{part}") for part in ("quality", "cost_micros", "similarity")))
@@ -242,7 +246,8 @@ def _check_file(file: Path, expected: str) -> None:
 
 
 def _array(directory: Path, name: str) -> Any:
-    return np.load(directory / f"{name}.npy", allow_pickle=False)
+    # A plain array over the mapped pages: NumPy's own class for them makes every operation slower.
+    return np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
 def _ridge(directory: Path, manifest: Manifest) -> LinearMap:

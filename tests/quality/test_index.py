@@ -155,3 +155,11 @@ def test_odd_histories_still_make_an_index(changes: dict[str, NDArray[np.float64
     found = index.load(tmp_path / "index").estimate(FEW.embeddings, FEW.input_tokens)
     within = (found.quality >= 0).all() and (found.quality <= 1).all() and (found.cost_micros >= 0).all()
     assert (bool(within), bool((found.cost_micros < 1e9).all())) == (True, True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the kernel does not say what is mapped")
+def test_workers_share_the_pages_of_an_index(directory: Path) -> None:
+    """Graph and arrays are mapped from their files."""
+    estimator = index.load(directory)
+    mapped = {Path(line.split()[-1]).name for line in Path("/proc/self/maps").read_text().splitlines()}
+    assert (estimator.manifest.rows > 0, {"graph.faiss", "missed.npy", "weights.npy"} - mapped) == (True, set())
