@@ -57,7 +57,7 @@ def dead_letter() -> DeadLetter:
     """A query that could not be read: as it was received, with headers that say why."""
     headers = (("content-type", b"application/json"),)
     received = StoredRecord("queries", 1, 1_235, AT_MS, b"order-2043", b'{"id": "order-2043", "txt": "Why?"}', headers)
-    return wire.dead_letter(received, UNKNOWN_FIELD, "unknown_field", max_bytes=1_000)
+    return wire.dead_letter(received, UNKNOWN_FIELD, "unknown_field", max_bytes=1_000, max_header_bytes=1_000)
 
 
 def ledger_rows() -> dict[str, Struct]:

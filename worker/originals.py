@@ -113,8 +113,10 @@ class Originals:
         self.doubts: Counter[str] = Counter()
         self.estimate: Prepare | None = None
         self.index: str | None = None
-        self._query_limits = Limits(limits.max_query_bytes, limits.max_nesting, limits.max_cost_micros)
-        self._completion_limits = Limits(limits.max_completion_bytes, limits.max_nesting, limits.max_cost_micros)
+        self._query_limits = Limits(limits.max_query_bytes, limits.max_header_bytes, limits.max_nesting)
+        self._completion_limits = Limits(
+            limits.max_completion_bytes, max_nesting=limits.max_nesting, max_cost_micros=limits.max_cost_micros
+        )
         self._prices = prices or {}
 
     def __call__(self, event: Event, config: Configuration | None = None) -> Event | Difference:

@@ -23,7 +23,7 @@ NO_TEXT = RejectRecord("no_text", "neither embedding, text nor body with a user 
 EMPTY_TEXT = RejectRecord("no_text", "text: holds nothing that can be embedded")
 
 # The codes of what depends on [limits].
-LIMITED = {"too_large", "nesting", "cost"}
+LIMITED = {"too_large", "headers", "nesting", "cost"}
 FREE = PriceList(Decimal(0), Decimal(0))
 MAX_DIMENSION = 100_000
 TOO_DEAR = re.compile(r"usage: costs \d+ micro-dollars, above limits\.max_cost_usd")
@@ -31,15 +31,18 @@ DIMENSION = re.compile(r"but the index has (\d{1,6}) numbers")
 
 
 class Limits(NamedTuple):
-    """What is accepted from outside: bytes, levels of nesting, and micro-dollars of one completion."""
+    """What is accepted from outside: bytes of a value, and of key and headers; levels of nesting, and micro-dollars of
+    one completion."""
 
     max_bytes: int = 2**31
+    max_header_bytes: int = 2**31
     max_nesting: int = 10_000
     max_cost_micros: int = 2**53
 
 
 NAMES_LIMIT = {
     "max_bytes": re.compile(r"bytes, but (\d{1,16}) is the limit"),
+    "max_header_bytes": re.compile(r"bytes of key and headers, but (\d{1,16}) is the limit"),
     "max_nesting": re.compile(r"nested deeper than (\d{1,16}) levels"),
     "max_cost_micros": re.compile(r"is not between 0 and (\d{1,16}) \(limits"),
 }
@@ -65,12 +68,16 @@ def limits_named(reason: str) -> Limits:
 
 def read_query(record: Record, limits: Limits) -> Query | RejectRecord:
     """The query of a record, or why it is none under these limits."""
-    return _attempt(lambda: wire.decode_query(record.value, limits.max_bytes, limits.max_nesting))
+    query = _attempt(lambda: wire.decode_query(record.value, limits.max_bytes, limits.max_nesting))
+    problem = _attempt(lambda: wire.check_headers(record, limits.max_header_bytes))
+    return query if problem is None or isinstance(query, RejectRecord) else problem
 
 
 def read_completion(record: Record, limits: Limits) -> Completion | RejectRecord:
     """The completion of a record, or why it is none under these limits."""
-    completion = _attempt(lambda: wire.decode_completion(record.value, *limits))
+    completion = _attempt(
+        lambda: wire.decode_completion(record.value, limits.max_bytes, limits.max_nesting, limits.max_cost_micros)
+    )
     if isinstance(completion, Completion) and completion.origin_partition != record.partition:
         return wrong_partition(completion, record.partition)
     return completion

@@ -14,7 +14,7 @@ from worker import wire
 from worker.events import Arrived, Completed, Event, Refused
 from worker.messages import Completion, Query
 from worker.originals import OTHER_CEILINGS, OTHER_LIMITS, OTHER_PRICES, Originals, Stream
-from worker.record import StoredRecord
+from worker.record import UNREADABLE_HEADERS, Headers, StoredRecord
 from worker.refusals import NO_EMBEDDING, NO_TEXT
 from worker.settings import LimitSettings
 from worker.usage import PriceList, Unknown
@@ -183,6 +183,21 @@ def test_an_ignored_completion_is_decided_as_it_was_received(value: bytes, chang
     """Its record does not say which LLM it named; the router is told, and would settle one that it should have."""
     event = completion(0, "0-0-1", "", quality=None)
     assert originals([], [value])(event, config()) == msgspec.structs.replace(event, **changes)
+
+
+HEADERS = [
+    ("too many", [("a", b"x" * 50)], "61 bytes of key and headers, but 60 is the limit", None),
+    ("few", [("a", b"x")], "61 bytes of key and headers, but 60 is the limit", "a query that can be routed"),
+    ("no names", UNREADABLE_HEADERS, "the name of a header is not UTF-8", None),
+]
+
+
+@pytest.mark.parametrize(("headers", "reason", "found"), [c[1:] for c in HEADERS], ids=[c[0] for c in HEADERS])
+def test_headers_are_a_reason_to_refuse_a_query(headers: Headers, reason: str, found: str | None) -> None:
+    """If they are what the reason says of them."""
+    inputs = Originals(LIMITS, stream([record(NAMES.queries, 0, None, asked(), headers)]), stream([]), PRICES)
+    expected = None if found is None else ("reason", reason, found)
+    assert differing(inputs, Refused("queries", 0, 0, reason, "headers")) == expected
 
 
 def test_what_has_left_its_topic_is_counted() -> None:

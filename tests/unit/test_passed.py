@@ -48,6 +48,7 @@ def test_attempts_carry_the_same_query() -> None:
 LETTERS: list[tuple[str, StoredRecord, dict[str, Any], bool]] = [
     ("as it came", came(b"garbage"), {}, True),
     ("cut", came(b"x" * 100), {}, True),
+    ("with a key that was cut", came(b"garbage", "k" * 100), {}, True),
     ("without a value", came(None), {}, True),
     ("other bytes", came(b"garbage"), {"value": b"other"}, False),
     ("cut and changed", came(b"x" * 100), {"value": b"y" * 50}, False),
@@ -58,7 +59,7 @@ LETTERS: list[tuple[str, StoredRecord, dict[str, Any], bool]] = [
 @pytest.mark.parametrize(("origin", "changes", "same"), [c[1:] for c in LETTERS], ids=[c[0] for c in LETTERS])
 def test_dead_letters(origin: StoredRecord, changes: dict[str, Any], same: bool) -> None:
     """A dead letter holds the bytes of its record, or their beginning where it says that it was cut."""
-    letter = wire.dead_letter(origin, "no", "format", 50)
+    letter = wire.dead_letter(origin, "no", "format", 50, 60)
     stored = record(NAMES.dead_letters, 0, None, letter.value, letter.headers)._replace(key=letter.key)
     passed = Passed()
     passed.letter(False, 7, stored._replace(**changes))

@@ -18,11 +18,12 @@ from worker.settings import LimitSettings, Settings
 
 BATCH_OVERHEAD_BYTES = 100
 SETTINGS = Settings(llms={"a": {"budget_usd": 1}})
+LEAST = {"max_query_bytes": 1_000, "max_completion_bytes": 1_000, "max_dead_letter_bytes": 1_000}
 LIMITS = [
     ("the defaults", {}),
-    ("the least", {"max_query_bytes": 1_000, "max_completion_bytes": 1_000, "max_dead_letter_bytes": 1_000}),
-    ("large headers", {"max_query_bytes": 1_000, "max_dead_letter_bytes": 1_000, "max_header_bytes": 1_000_000}),
-    ("small dead letters", {"max_query_bytes": 2_000_000, "max_dead_letter_bytes": 1_000}),
+    ("the least", LEAST),
+    ("large headers", {**LEAST, "max_header_bytes": 1_000_000}),
+    ("large queries", {"max_query_bytes": 2_000_000, "max_dead_letter_bytes": 2_000_000}),
 ]
 
 
