@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from worker.failures import failures, shift
 from worker.finding import Finding
-from worker.inspections import additions, estimator, optimisation, similarity
+from worker.inspections import additions, conditioning, estimator, optimisation, similarity
 from worker.study import Study
 from worker.variations import arrivals, budget, llms, observation, partitions, queries, resolve, splits
 
@@ -15,6 +15,7 @@ EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "additions": additions,
     "similarity": similarity,
     "optimisation": optimisation,
+    "conditioning": conditioning,
     "budget": budget,
     "arrivals": arrivals,
     "queries": queries,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -21,6 +22,7 @@ from worker.study import Study
 BINS = 10
 SAMPLES = (50, 100, 250, 500, 1000)
 DRAWS = 10
+NUDGES = (1e-9, 1e-6, 1e-3)
 TIMED_ROWS = 500
 DECILES = tuple(step / 20 for step in range(21))
 
@@ -140,6 +142,30 @@ def optimisation(study: Study) -> Finding:
     columns = ("prices solved on", "converged", "iterations", "dual objective", "gap", "slackness", "spread of prices")
     title = "the price solution; gap is between the dual objective and what routing by it reaches"
     return Finding(title, columns, rows, {"priced": line}, ("sample", "spread of prices"))
+
+
+def conditioning(study: Study) -> Finding:
+    """How far quality moves when every estimated cost is moved by a millionth, say: whether a fit can be relied on."""
+    rows = [(f"{size:g}", _nudged(study, "port", size), _nudged(study, "priced", size)) for size in NUDGES]
+    title = f"quality, and its deviation over {DRAWS} draws of estimates with costs moved by a share"
+    return Finding(title, ("costs moved by", "port", "priced"), rows)
+
+
+def _nudged(study: Study, policy: str, size: float) -> str:
+    reached = np.array([[_share(study, scene, policy, size, draw) for draw in range(DRAWS)] for scene in _drawn(study)])
+    return f"{reached.mean():.1%} ± {reached.std(axis=1).mean():.1%}"
+
+
+def _drawn(study: Study) -> list[Scene]:
+    return [study.scene(seed) for seed in study.all_seeds]
+
+
+def _share(study: Study, scene: Scene, policy: str, size: float, draw: int) -> float:
+    estimates = scene.exact if policy == "port" else scene.estimates
+    nudge = 1.0 + size * np.random.default_rng(draw).normal(size=estimates.cost_micros.shape)
+    moved = replace(estimates, cost_micros=estimates.cost_micros * nudge)
+    reached = play_paper(scene, online(scene, policy, moved)).quality.sum()
+    return float(reached / study.reference(scene).quality.sum())
 
 
 def _fit_row(name: str, fits: list[Fit], slack: list[float], spread: float | None) -> tuple[str, ...]:

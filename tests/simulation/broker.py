@@ -107,7 +107,7 @@ class SimulatedProducer:
         sent_again = any(self._broker.fails() for _ in range(SENT_AGAIN))
         if request_lost:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        self._end()
+        self._end(self._log.end)
         gate("after EndTxn")
         if answer_lost:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
@@ -116,7 +116,7 @@ class SimulatedProducer:
             self._on_error(KafkaError(KafkaError._TRANSPORT))
 
     def abort_transaction(self, timeout: float) -> None:
-        self._log.abort(self._id, self._epoch)
+        self._end(self._log.abort)
 
     def flush(self, timeout: float) -> int:
         return 0
@@ -124,10 +124,10 @@ class SimulatedProducer:
     def poll(self, timeout: float) -> int:
         return 0
 
-    def _end(self) -> None:
+    def _end(self, how: Callable[[str, int], None]) -> None:
         try:
             if self._failure is not None:
                 raise FencedError
-            self._log.end(self._id, self._epoch)
+            how(self._id, self._epoch)
         except FencedError:
             raise KafkaException(KafkaError(KafkaError._FENCED)) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from tests.simulation.broker import SimulatedProducer
 from tests.simulation.process import Process
 from tests.simulation.steps import gate
@@ -50,7 +52,7 @@ class TwiceSettled(Router):
         super()._completed(completion)
         account = self.ledger.accounts.get(completion.llm)
         if again and account is not None and self.ledger.available_micros(completion.llm) >= again:
-            self.ledger._move(completion.llm, spent=again)
+            self.ledger._put(completion.llm, replace(account, spent_micros=account.spent_micros + again))
 
 
 class StalePrice(Router):
