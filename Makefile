@@ -41,8 +41,9 @@ format: $(READY) ## Format and fix what can be fixed
 bench: $(READY) ## Measure throughput, latency, restore and memory
 	$(BIN)/tollgate bench
 
-evaluate: $(READY) ## Compare all routing policies on the data sets in DATA
-	@for set in $(DATA)/*/; do $(BIN)/tollgate evaluate $$set --all || exit 1; done
+evaluate: $(READY) ## Compare all routing policies on the data sets in DATA, or on the package's figures
+	@test -n "$(wildcard $(DATA)/*/data.*)" || { echo "no data sets in $(DATA) (name others: make evaluate DATA=...); taking the package's figures"; $(BIN)/tollgate evaluate --all; }
+	@for set in $(dir $(wildcard $(DATA)/*/data.*)); do $(BIN)/tollgate evaluate $$set --all || exit 1; done
 
 schemas: $(READY) ## Write schemas/ anew from worker/messages.py
 	$(BIN)/python -m worker.schemas
