@@ -11,9 +11,11 @@ restores it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
 
 from worker.committer import Committer
 from worker.errors import LeaveProcess
@@ -23,6 +25,16 @@ from worker.record import Record
 
 # Two batches beside the one that commits keep both stages busy; more would only add latency.
 PREPARED_BATCHES = 2
+# As much as one fetch brings. Many small fetches make one batch of it: else those that came while the lane was held up
+# would stay a queue of batches of one record each.
+WAITING_RECORDS = 1_000
+
+
+class Submitted(NamedTuple):
+    """Records of one topic in their order, and who wants to hear when they are committed."""
+
+    records: Sequence[Record]
+    acknowledge: Callable[[], None]
 
 
 @dataclass
@@ -47,10 +59,11 @@ class Lane:
         self.committer = committer
         self._intake = intake
         self._searchers, self._committers = searchers, committers
-        self._waiting: asyncio.Queue[tuple[Sequence[Record], Callable[[], None]]] = asyncio.Queue(maxsize=2)
+        self._waiting: list[Submitted] = []
+        self._changed = asyncio.Condition()
         self._prepared: asyncio.Queue[Batch] = asyncio.Queue(maxsize=PREPARED_BATCHES)
         self._committing = asyncio.Lock()
-        self._paused = False
+        self._paused = self._stopped = False
         self._submitted: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -77,7 +90,14 @@ class Lane:
         if after > reached:
             raise LeaveProcess(f"{topic}/{self.partition}: records {reached + 1} to {after} were never handed over")
         self._submitted[topic] = max(reached, records[-1].offset)
-        await self._waiting.put((records, acknowledge))
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._stopped or self._waits < WAITING_RECORDS)
+            self._waiting.append(Submitted(records, acknowledge))
+            self._changed.notify_all()
+
+    @property
+    def _waits(self) -> int:
+        return sum(len(submitted.records) for submitted in self._waiting)
 
     async def pause(self) -> None:
         """Finish the transaction under way and begin no other until `resume`."""
@@ -97,18 +117,28 @@ class Lane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        # Makes room for those who wait in `submit`; their records are the next owner's.
-        while not self._waiting.empty():
-            self._waiting.get_nowait()
+        # Those who wait in `submit` go on; their records are the next owner's.
+        async with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     async def _prepare(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            records, acknowledge = await self._waiting.get()
-            prepared = await loop.run_in_executor(
-                self._searchers, self._intake.prepare, list(records), self.committer.is_open
-            )
-            await self._prepared.put(Batch(prepared.events, prepared.records, [acknowledge]))
+            batch = Batch()
+            for records, acknowledge in _by_topic(await self._take()):
+                prepared = await loop.run_in_executor(
+                    self._searchers, self._intake.prepare, records, self.committer.is_open
+                )
+                batch.add(Batch(prepared.events, prepared.records, acknowledge))
+            await self._prepared.put(batch)
+
+    async def _take(self) -> list[Submitted]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._waiting)
+            taken, self._waiting = self._waiting, []
+            self._changed.notify_all()
+        return taken
 
     async def _commit(self) -> None:
         loop = asyncio.get_running_loop()
@@ -128,6 +158,13 @@ class Lane:
             deadline_ms = self.committer.router.ledger.next_deadline_ms()
             if deadline_ms is not None and deadline_ms <= now_ms:
                 await self._prepared.put(Batch([Ticked(now_ms)]))
+
+
+def _by_topic(submitted: Sequence[Submitted]) -> Iterator[tuple[list[Record], list[Callable[[], None]]]]:
+    """Neighbours of the same topic as one."""
+    for _, group in groupby(submitted, key=lambda each: each.records[0].topic):
+        several = list(group)
+        yield [record for each in several for record in each.records], [each.acknowledge for each in several]
 
 
 def _report(task: asyncio.Task[None], on_failure: Callable[[BaseException], None]) -> None:

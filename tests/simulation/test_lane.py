@@ -139,17 +139,31 @@ def test_records_may_be_handed_over_twice() -> None:
     run(story)
 
 
+def test_small_fetches_that_came_while_a_search_ran_are_searched_at_once() -> None:
+    """So that a lane that was held up makes one batch of what came meanwhile."""
+
+    async def story(bench: Bench) -> None:
+        for offset in range(5):
+            bench.submit(offset, offset)
+            await settle()
+        for executor in (bench.searches, bench.searches, bench.commits, bench.commits):
+            await bench.step(executor)
+        assert (bench.acknowledged, len(bench.searches.pending)) == ([0, 1, 2, 3, 4], 0)
+
+    run(story)
+
+
 def test_a_lane_that_stops_lets_go_of_those_who_wait() -> None:
     """An agent that waits to hand over records must not wait for a lane that has moved away."""
 
     async def story(bench: Bench) -> None:
-        waiting = [bench.submit(first, first) for first in range(8)]
+        waiting = [bench.submit(first, first + 599) for first in range(0, 3_000, 600)]
         await settle()
-        assert not waiting[-1].done()
+        before = [task.done() for task in waiting]
         bench.searches.kill()
         await bench.lane.stop()
         await settle()
-        assert [task.done() for task in waiting[:5]] == [True] * 5
+        assert (before, [task.done() for task in waiting]) == ([True, True, True, True, False], [True] * 5)
 
     run(story)
 
