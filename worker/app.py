@@ -192,9 +192,11 @@ def _end_in_time(seconds: float) -> None:
 def _add_agents(app: faust.App, settings: Settings, lanes: Lanes) -> None:
     async def hand_over(stream: StreamT[bytes]) -> None:
         async for event in stream.noack().events():
-            records, after = event.message.value
+            fetched = event.message.value
+            if fetched.seeks != lanes.seeks:
+                continue
             try:
-                await lanes.submit(event.message.partition, records, after, event.ack)
+                await lanes.submit(event.message.partition, fetched.records, fetched.after, event.ack)
             except Exception as error:
                 leave(error)
 

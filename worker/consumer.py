@@ -38,10 +38,12 @@ Read = Callable[[str, int, int, int], Iterable[Record]]
 
 
 class Fetched(NamedTuple):
-    """Records of one partition in their order; `after` is the offset that the reader had reached before them."""
+    """Records of one partition in their order; `after` is the offset that the reader had reached before them, `seeks`
+    how often it had been sought to what the lanes have applied."""
 
     records: list[Record]
     after: int
+    seeks: int
 
 
 class CommittedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -73,25 +75,39 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
         """Fence and restore the lanes of the new assignment, then seek each input to what its ledger has applied."""
         positions = await super().seek_to_committed()
         await self.lanes.assign({tp.partition for tp in positions})
-        self._reached: dict[TP, int] = {tp: self.lanes.applied(tp.partition, tp.topic) for tp in positions}
-        wanted = {tp: applied + 1 for tp, applied in self._reached.items()}
+        reached = {tp: self.lanes.applied(tp.partition, tp.topic) for tp in positions}
+        wanted = {tp: applied + 1 for tp, applied in reached.items()}
         # In the driver's thread: its plain `seek` would take records away from under a fetch that is running there.
         await self.seek_wait(wanted)
+        # Only now: a fetch that returned meanwhile is told by its `after` to follow what was read before.
+        self._reached: dict[TP, int] = reached
+        self.lanes.seeks += 1
         return wanted
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """One message per partition and fetch, its value a `Fetched`."""
+        seeks = self.lanes.seeks
         try:
             batches, _ = await self._wait_next_records(timeout)
             generation = self.app.consumer_generation_id
         except UnicodeDecodeError:
             generation = self.app.consumer_generation_id
             batches = await self._read_again(generation)
+        if seeks != self.lanes.seeks:
+            # Begun before the seek: it may hold what stood behind it, and took the reader past what it holds.
+            await self._seek_again()
+            return
         for tp, records in (batches or {}).items():
             if self.should_stop or not self.flow_active or self.app.consumer_generation_id != generation:
                 return
+            if seeks != self.lanes.seeks:
+                return
             if records and tp in self._reached:
                 yield tp, self._batch_message(tp, records)
+
+    async def _seek_again(self) -> None:
+        owned = self.assignment()
+        await self.seek_wait({tp: last + 1 for tp, last in self._reached.items() if tp in owned})
 
     def _new_offset(self, tp: TP) -> int | None:
         """The offset to commit for lag monitors: behind the last batch that the lane has acknowledged."""
@@ -121,7 +137,7 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
         return list(self.read(tp.topic, tp.partition, start, start + AGAIN_RECORDS))
 
     def _batch_message(self, tp: TP, records: list[Record]) -> Message:
-        last, fetched = records[-1], Fetched(records, self._reached[tp])
+        last, fetched = records[-1], Fetched(records, self._reached[tp], self.lanes.seeks)
         self._reached[tp] = last.offset
         # Faust's drainer looks up every partition here, also one revoked a moment ago.
         self._read_offset.setdefault(tp, None)

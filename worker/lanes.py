@@ -33,6 +33,8 @@ class Lanes:
         self._searchers = ThreadPoolExecutor(search_threads, thread_name_prefix="search")
         self._committers = ThreadPoolExecutor(thread_name_prefix="commit", max_workers=64)
         self.assigned = False
+        # How often the reader was sought to what the lanes have applied: what it had read before is read again.
+        self.seeks = 0
 
     @property
     def open(self) -> list[Lane]:
