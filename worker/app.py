@@ -138,7 +138,7 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
     kafka = settings.kafka
     app = LaneApp(
         kafka.group,
-        broker=[f"kafka://{server.strip()}" for server in kafka.bootstrap_servers.split(",")],
+        broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
         broker_credentials=credentials(settings.kafka),
         store="memory://",
         # The lanes' topics are made by `tollgate topics create`; Faust makes none.

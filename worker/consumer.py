@@ -98,9 +98,9 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
             await self._seek_again()
             return
         for tp, records in (batches or {}).items():
-            if self.should_stop or not self.flow_active or self.app.consumer_generation_id != generation:
+            if self.should_stop or not self.flow_active:
                 return
-            if seeks != self.lanes.seeks:
+            if (self.app.consumer_generation_id, self.lanes.seeks) != (generation, seeks):
                 return
             if records and tp in self._reached:
                 yield tp, self._batch_message(tp, records)

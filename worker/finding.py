@@ -7,8 +7,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from worker.baselines import Chooser
 from worker.evaluation import spreads
-from worker.scene import Plan
+from worker.play import play_paper
+from worker.scene import Plan, Scene
 from worker.study import Study
 
 Points = list[tuple[float, float]]
@@ -22,6 +24,11 @@ class Finding(Struct, frozen=True):
     rows: Sequence[tuple[str, ...]]
     lines: Mapping[str, Points] = {}
     axes: tuple[str, str] = ("", "")
+
+
+def of_reference(study: Study, scene: Scene, chooser: Chooser) -> float:
+    """The quality that a chooser reaches on a scene by the paper's rule, as a share of the reference."""
+    return float(play_paper(scene, chooser).quality.sum() / study.reference(scene).quality.sum())
 
 
 def relative(study: Study, policies: Sequence[str], plan: Plan) -> dict[str, tuple[float, float]]:

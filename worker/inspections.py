@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from worker import prices
 from worker.estimator import Estimates
 from worker.features import Float64
-from worker.finding import Finding
+from worker.finding import Finding, of_reference
 from worker.manifest import Manifest
 from worker.messages import Fit
 from worker.play import online, play_paper
@@ -62,11 +62,8 @@ def additions(study: Study) -> Finding:
     }
     rows = []
     for name, of in parts.items():
-        found = [(*of(scene), scene) for scene in (study.scene(seed) for seed in study.all_seeds)]
-        reached = [
-            play_paper(scene, online(scene, "priced", estimates)).quality.sum() / study.reference(scene).quality.sum()
-            for estimates, _, scene in found
-        ]
+        found = [(*of(scene), scene) for scene in study.scenes()]
+        reached = [of_reference(study, scene, online(scene, "priced", estimates)) for estimates, _, scene in found]
         rows.append((name, f"{np.mean(reached):.1%}", f"{np.median([took for _, took, _ in found]):.0f}"))
     return Finding("priced on three kinds of estimates", ("estimates", "priced", "µs a query"), rows)
 
@@ -152,20 +149,17 @@ def conditioning(study: Study) -> Finding:
 
 
 def _nudged(study: Study, policy: str, size: float) -> str:
-    reached = np.array([[_share(study, scene, policy, size, draw) for draw in range(DRAWS)] for scene in _drawn(study)])
+    reached = np.array(
+        [[_nudge(study, scene, policy, size, draw) for draw in range(DRAWS)] for scene in study.scenes()]
+    )
     return f"{reached.mean():.1%} ± {reached.std(axis=1).mean():.1%}"
 
 
-def _drawn(study: Study) -> list[Scene]:
-    return [study.scene(seed) for seed in study.all_seeds]
-
-
-def _share(study: Study, scene: Scene, policy: str, size: float, draw: int) -> float:
+def _nudge(study: Study, scene: Scene, policy: str, size: float, draw: int) -> float:
     estimates = scene.exact if policy == "port" else scene.estimates
     nudge = 1.0 + size * np.random.default_rng(draw).normal(size=estimates.cost_micros.shape)
     moved = replace(estimates, cost_micros=estimates.cost_micros * nudge)
-    reached = play_paper(scene, online(scene, policy, moved)).quality.sum()
-    return float(reached / study.reference(scene).quality.sum())
+    return of_reference(study, scene, online(scene, policy, moved))
 
 
 def _fit_row(name: str, fits: list[Fit], slack: list[float], spread: float | None) -> tuple[str, ...]:

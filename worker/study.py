@@ -52,6 +52,10 @@ class Study:
             self._scenes[seed] = make_scene(past, live, Plan(), seed, self.neighbours)
         return replanned(self._scenes[seed], plan or self.plan)
 
+    def scenes(self, plan: Plan | None = None) -> list[Scene]:
+        """The scenes of all draws."""
+        return [self.scene(seed, plan) for seed in self.all_seeds]
+
     def reference(self, scene: Scene) -> Outcome:
         """What all is relative to on this scene, solved once for each draw and plan."""
         # What else a plan says is of the policies; the reference has none.

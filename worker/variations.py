@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.estimator import Estimates
-from worker.finding import Finding, Points, compared
+from worker.finding import Finding, Points, compared, of_reference
 from worker.history import History
-from worker.play import Online, Outcome, online, play_paper
+from worker.play import Online, online, play_paper
 from worker.policy import Priced, draw
-from worker.scene import ORDERS, SPLITS, Plan, Scene
+from worker.scene import ORDERS, SPLITS, Scene
 from worker.study import Study
 
 FOUR = ("random", "batch-split", "port", "priced")
@@ -61,13 +61,13 @@ def observation(study: Study) -> Finding:
     for share in OBSERVED:
         plan = replace(study.plan, observe_share=share)
         port = float(
-            np.mean([_share(study, scene, online(scene, "port", scene.exact)) for scene in _scenes(study, plan)])
+            np.mean([of_reference(study, scene, online(scene, "port", scene.exact)) for scene in study.scenes(plan)])
         )
-        blind = float(np.mean([_share(study, scene, _unprepared(scene, share)) for scene in _scenes(study, plan)]))
+        blind = float(np.mean([of_reference(study, scene, _unprepared(scene, share)) for scene in study.scenes(plan)]))
         rows.append((f"{share:.1%}", f"{port:.1%}", f"{blind:.1%}"))
         lines["port"].append((share, port))
         lines["priced, observing"].append((share, blind))
-    prior = [_share(study, scene, online(scene, "priced", scene.estimates)) for scene in _scenes(study, study.plan)]
+    prior = [of_reference(study, scene, online(scene, "priced", scene.estimates)) for scene in study.scenes()]
     rows.append(("none", "", f"{np.mean(prior):.1%} (on history's prior)"))
     title = "share of queries routed at random before the first prices"
     return Finding(title, ("observed", "port", "priced"), rows, lines, ("observed share", "quality / reference"))
@@ -141,7 +141,7 @@ def partitions(study: Study) -> Finding:
     """Budgets split over partitions, each with prices of its own, against one lane for all."""
     rows, line = [], Points()
     for count in PARTITIONS:
-        relative = float(np.mean([_in_parts(study, scene, count) for scene in _scenes(study, study.plan)]))
+        relative = float(np.mean([_in_parts(study, scene, count) for scene in study.scenes()]))
         line.append((count, relative))
         rows.append((str(count), f"{relative:.1%}", f"{relative - line[0][1]:+.1%}"))
     title = "queries and budgets split over partitions"
@@ -159,12 +159,3 @@ def _in_parts(study: Study, scene: Scene, count: int) -> float:
 def part(scene: Scene, rows: NDArray[np.int64], share: float) -> Scene:
     """Only these queries of a scene, with this share of its budgets."""
     return replace(scene.rows(rows), budget_micros=np.floor(scene.budget_micros * share).astype(np.int64))
-
-
-def _scenes(study: Study, plan: Plan) -> list[Scene]:
-    return [study.scene(seed, plan) for seed in study.all_seeds]
-
-
-def _share(study: Study, scene: Scene, chooser: Online) -> float:
-    outcome: Outcome = play_paper(scene, chooser)
-    return float(outcome.quality.sum() / study.reference(scene).quality.sum())

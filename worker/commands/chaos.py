@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.commands.options import JsonOption
+from worker.commands.options import JsonOption, write_json
 
 if TYPE_CHECKING:
     from worker.chaos import Result
@@ -29,7 +29,6 @@ def command(
     than the session timeout, SIGTERM, and the broker killed and restarted. Ends with verify and replay; exit code 1 if
     either finds anything. Example: `tollgate chaos --minutes 10 --seed 7`
     """
-    import msgspec
     from rich.console import Console
 
     from worker.broker import Broker
@@ -46,8 +45,7 @@ def command(
     ):
         result = Chaos(system, plan, console.print).run()
     _show(console, result)
-    if json is not None:
-        json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    write_json(json, result)
     if not result.ok:
         raise typer.Exit(1)
 

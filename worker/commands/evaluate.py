@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from worker.commands.options import JsonOption
+from worker.commands.options import JsonOption, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -188,8 +188,6 @@ def _cells(policy: str, mean: Score, deviation: float) -> tuple[str, ...]:
 def _write(file: Path, study: Study, scores: list[Score]) -> None:
     import dataclasses
 
-    import msgspec
-
     from worker.evaluation import spreads
 
     result = {
@@ -203,7 +201,7 @@ def _write(file: Path, study: Study, scores: list[Score]) -> None:
         ],
         "scores": scores,
     }
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2))
+    write_json(file, result)
 
 
 def _list_experiments() -> None:
@@ -214,8 +212,6 @@ def _list_experiments() -> None:
 
 
 def _run_experiments(study: Study, names: list[str], json: Path | None, plot: Path | None) -> None:
-    import msgspec
-
     from worker.experiments import EXPERIMENTS
 
     wanted = list(EXPERIMENTS) if "all" in names else names
@@ -228,8 +224,7 @@ def _run_experiments(study: Study, names: list[str], json: Path | None, plot: Pa
             from worker.plots import draw_finding
 
             draw_finding(name, found[name], plot)
-    if json:
-        json.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    write_json(json, found)
 
 
 def _finding(finding: Finding) -> Table:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from worker.commands.options import ConfigOption, JsonOption, settings_from
+from worker.commands.options import ConfigOption, JsonOption, settings_from, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,6 @@ def command(
 
     `tollgate replay -p 3 --from 2026-01-31T08:00:00 --estimates index`
     """
-    import msgspec
     from rich.console import Console
 
     from worker import anchors
@@ -71,8 +70,7 @@ def command(
     console = Console()
     with watching(console) as progress:
         results = list(replay(settings_from(config), task, progress))
-    if json is not None:
-        json.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2))
+    write_json(json, results)
     show(console, results)
     if diverged := [result.divergence for result in results if result.divergence is not None]:
         raise CheckFailed(f"{len(diverged)} of {len(results)} partitions diverge, the first: {diverged[0]}")

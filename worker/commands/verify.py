@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from worker.commands.options import ConfigOption, JsonOption, settings_from
+from worker.commands.options import ConfigOption, JsonOption, settings_from, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +25,6 @@ def command(config: ConfigOption = None, json: JsonOption = None) -> None:
     topic exactly once. Every account is the sum of what was reserved and settled. The hash chain of the decisions is
     whole. Exit 1 names the first row that is wrong. Example: `tollgate verify --json proof.json`
     """
-    import msgspec
     from rich.console import Console
 
     from worker.audit import verify
@@ -34,8 +33,7 @@ def command(config: ConfigOption = None, json: JsonOption = None) -> None:
     console = Console()
     with watching(console) as progress:
         report = verify(settings_from(config), progress)
-    if json is not None:
-        json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    write_json(json, report)
     show(console, report)
     if not report.ok:
         raise CheckFailed(f"{report.wrong} rows are wrong, the first: {report.findings[0]}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.commands.options import ConfigOption, JsonOption, settings_from
+from worker.commands.options import ConfigOption, JsonOption, settings_from, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,6 @@ def command(
     Quality is compared by the estimates of both sides; true quality is known for the answers that somebody judged, and
     for the other side only where it chooses the LLM that was really asked. Example: `tollgate what-if --budgets x0.5`
     """
-    import msgspec
     from rich.console import Console
 
     from worker.commands.verify import watching
@@ -64,8 +63,7 @@ def command(
     change = Change(budget_factor=factor, policy=policy, without=tuple(without or ()), prices=prices)
     with watching(console) as progress:
         comparison = what_if(settings, change, amounts, index, progress)
-    if json is not None:
-        json.write_bytes(msgspec.json.format(msgspec.json.encode(comparison), indent=2))
+    write_json(json, comparison)
     show(console, comparison)
 
 
