@@ -126,10 +126,7 @@ class Search:
     def _meet(self, offset: int, routed: Routed) -> Met:
         if self._books is None:
             return Met(offset, routed, self._config, None, {})
-        left = {
-            llm: max(0, account.budget_micros - account.spent_micros - account.reserved_micros)
-            for llm, account in self._books.accounts.items()
-        }
+        left = {llm: account.available_micros for llm, account in self._books.accounts.items()}
         return Met(offset, routed, self._config, self._books.seen, left)
 
     def _close(self, closed: Closed) -> None:

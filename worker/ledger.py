@@ -51,9 +51,8 @@ class Ledger:
             self._put(llm, _overrun(Account(budget, old.reserved_micros, old.spent_micros)))
 
     def available_micros(self, llm: str) -> int:
-        """What may still be reserved: budget - spent - reserved, at least 0."""
-        account = self.accounts[llm]
-        return max(0, account.budget_micros - account.spent_micros - account.reserved_micros)
+        """What may still be reserved of an LLM's budget."""
+        return self.accounts[llm].available_micros
 
     def reserve(self, reservation: Reservation) -> Reserve:
         """Hold the reservation's money, if the account still has it."""

@@ -122,6 +122,11 @@ class Account(Struct, frozen=True, gc=False):
     spent_micros: int = 0
     overrun_micros: int = 0
 
+    @property
+    def available_micros(self) -> int:
+        """What may still be reserved: budget - spent - reserved, at least 0."""
+        return max(0, self.budget_micros - self.spent_micros - self.reserved_micros)
+
 
 class Offsets(Struct, frozen=True, gc=False):
     """The last applied offset of each input; -1 before the first."""
