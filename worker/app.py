@@ -20,6 +20,7 @@ from faust.types import StreamT
 from faust.web import Request, Response, View
 
 from worker import clients, topics
+from worker.assignor import LaneAssignor
 from worker.bell import Bell
 from worker.committer import Committer, open_committer
 from worker.consumer import LaneConsumer
@@ -46,6 +47,9 @@ SWITCH_SECONDS = 0.0005
 # To leave the group in, after the last transaction; with the default settings all of it is within the 30 seconds that
 # Kubernetes waits for.
 LEAVE_SECONDS = 5.0
+# How long the group waits for a worker that is alive to finish its transactions and the lanes it is opening; one that is
+# dead is missed by its heartbeats after the session timeout.
+REBALANCE_SECONDS = 30.0
 ALARM_SECONDS = 10.0
 EXPOSITION_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -147,10 +151,11 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         topic_partitions=kafka.partitions,
         # 1 or more keeps Faust's co-partitioning assignor; 0 is round robin, which splits queries from completions.
         table_standby_replicas=1,
+        PartitionAssignor=LaneAssignor,
         broker_session_timeout=kafka.session_timeout_ms / 1000,
         broker_heartbeat_interval=kafka.session_timeout_ms / 5000,
         broker_request_timeout=max(40.0, kafka.session_timeout_ms / 1000 + 10),
-        broker_rebalance_timeout=kafka.session_timeout_ms / 1000,
+        broker_rebalance_timeout=max(REBALANCE_SECONDS, kafka.session_timeout_ms / 1000),
         # One record batch becomes one transaction; 1,000 queries are about a tenth of a second of searching.
         broker_max_poll_records=1_000,
         stream_buffer_maxsize=64,
@@ -212,8 +217,8 @@ def _add_pages(app: faust.App, lanes: Lanes, metrics: Metrics) -> None:
 
     @app.page("/readyz")  # type: ignore[untyped-decorator]
     async def readyz(view: View, _: Request) -> Response:
-        partitions = sorted(lane.partition for lane in lanes.open)
-        return view.json({"ready": lanes.assigned, "partitions": partitions}, status=200 if lanes.assigned else 503)
+        partitions, ready = sorted(lane.partition for lane in lanes.open), lanes.ready.is_set()
+        return view.json({"ready": ready, "partitions": partitions}, status=200 if ready else 503)
 
     @app.page("/metrics")  # type: ignore[untyped-decorator]
     async def exposition(view: View, _: Request) -> Response:

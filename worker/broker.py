@@ -20,7 +20,9 @@ from confluent_kafka.admin import AdminClient
 from worker.errors import CheckBroker
 from worker.processes import free_port, leashed
 
-KAFKA = "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36"
+# Not newer: 4.3.1 and 4.4.0 lose end markers of transactions when a partition has no leader for a moment, as all have
+# none after a restart of the only broker (docs/RELIABILITY.md).
+KAFKA = "org.apache.kafka:kafka_2.13:4.1.2+org.slf4j:slf4j-simple:1.7.36"
 CLUSTER_ID = "VG9sbGdhdGVEZW1vMDAwMQ"
 START_SECONDS = 90.0
 STOP_SECONDS = 20.0

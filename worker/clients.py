@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import methodcaller
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from worker.errors import CheckBroker, FixSetting
 from worker.record import UNREADABLE_HEADERS, Headers, StoredRecord
@@ -172,15 +172,23 @@ def watermarks(consumer: Consumer, where: TopicPartition) -> tuple[int, int]:
             time.sleep(RETRY_SECONDS)
 
 
-def has_open_transaction(settings: Settings, topic: str, partition: int) -> bool:
-    """Whether a partition holds records of a transaction that has not ended. Raises CheckBroker."""
-    config = consumer_config(settings, f"{settings.kafka.group}-read")
-    uncommitted = Consumer(config | {"isolation.level": "read_uncommitted"})
+def open_transactions(settings: Settings, topics: Sequence[str], partition: int) -> set[str]:
+    """Those of the topics that hold records of a transaction which has not ended, in this partition.
+
+    Raises CheckBroker.
+    """
+    places = {TopicPartition(topic, partition): OffsetSpec.latest() for topic in topics}
+    admin = AdminClient(common_config(settings))
+
+    def ends(isolation: IsolationLevel) -> dict[str, int]:
+        asked = admin.list_offsets(places, isolation_level=isolation, request_timeout=TIMEOUT_SECONDS)
+        return {where.topic: int(future.result().offset) for where, future in asked.items()}
+
     try:
-        _, end = watermarks(uncommitted, TopicPartition(topic, partition))
-    finally:
-        uncommitted.close()
-    return end_offset(settings, topic, partition) < end
+        stable, last = ends(IsolationLevel.READ_COMMITTED), ends(IsolationLevel.READ_UNCOMMITTED)
+    except KafkaException as error:
+        raise CheckBroker(f"partition {partition}: {error.args[0].str()}") from error
+    return {topic for topic in topics if stable[topic] < last[topic]}
 
 
 def read_partition(

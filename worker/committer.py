@@ -11,9 +11,10 @@ stopped for a while looks just like this, but another owner may have written mea
 checks that the last account row is still its own.
 
 A broker that dies between writing down that a transaction ends and writing its end markers can come back without ever
-writing them (seen on Kafka 4.3.1): the records stay open, hidden, and the *next* commit of the same producer id would
-end them too. After fencing, nothing of the lane may be open; what is, is ended by aborting a transaction of our own
-over the same partitions.
+writing the rest of them (Kafka 4.3.1 and 4.4.0, docs/RELIABILITY.md): the records stay open, hidden, and the *next*
+end of the same producer id in that partition ends them too. After fencing, nothing of the lane may be open. If the
+ledger and the decisions are, nothing was decided, and a transaction of our own over the same partitions is aborted. If
+they are not, it was decided, and the next commit to the partition shows what is hidden.
 """
 
 from __future__ import annotations
@@ -57,12 +58,12 @@ class TransactionalProducer(Protocol):
 
 
 class Kafka(NamedTuple):
-    """How a committer reaches Kafka: a producer of a configuration, the committed records of a partition, whether a
-    transaction is open there, and the newest committed value of a key."""
+    """How a committer reaches Kafka: a producer of a configuration, the committed records of a partition, in which of
+    some topics a transaction is open, and the newest committed value of a key."""
 
     producer: Callable[[dict[str, Any]], TransactionalProducer] = Producer
     read_partition: Callable[[Settings, str, int], Iterable[StoredRecord]] = clients.read_partition
-    has_open_transaction: Callable[[Settings, str, int], bool] = clients.has_open_transaction
+    open_transactions: Callable[[Settings, Sequence[str], int], set[str]] = clients.open_transactions
     last_value: Callable[[Settings, str, int, bytes], bytes | None] = clients.last_value
 
 
@@ -128,24 +129,28 @@ class Committer:
             raise CheckBroker(f"partition {self.partition}: init_transactions: {error.args[0]}") from error
 
     def _end_hanging(self, producer: TransactionalProducer) -> None:
-        if not self._hangs(self._topics.ledger):
-            return
-        if self._hangs(self._topics.decisions):
+        topics, ledger = self._topics.written(self._settings.llms), self._topics.ledger
+        hanging = self._open_transactions(topics)
+        if hanging >= {ledger, self._topics.decisions}:
             producer.begin_transaction()
-            for topic in self._topics.written(self._settings.llms):
+            for topic in topics:
                 producer.produce(topic, None, "hanging", self.partition)
             # The abort marker ends what is open only where a record of ours arrived.
             producer.flush(self._timeout_seconds)
             producer.abort_transaction(self._timeout_seconds)
             logger.warning("hanging_transaction_aborted", partition=self.partition)
-        if self._hangs(self._topics.ledger):
+            hanging = self._open_transactions(topics)
+        if ledger in hanging:
             raise CheckBroker(
-                f"{self._topics.ledger}/{self.partition}: holds a hanging transaction that no producer will end; "
+                f"{ledger}/{self.partition}: holds a hanging transaction that no producer will end; "
                 "find it with `kafka-transactions.sh find-hanging`, and end it with `kafka-transactions.sh abort`"
             )
+        if hanging:
+            remedy = "its readers wait until the next record there, which ends it; Kafka 4.1 does not lose end markers"
+            logger.warning("hanging_transaction", partition=self.partition, topics=sorted(hanging), remedy=remedy)
 
-    def _hangs(self, topic: str) -> bool:
-        return self._kafka.has_open_transaction(self._settings, topic, self.partition)
+    def _open_transactions(self, topics: Sequence[str]) -> set[str]:
+        return self._kafka.open_transactions(self._settings, topics, self.partition)
 
     @property
     def _timeout_seconds(self) -> float:

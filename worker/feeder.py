@@ -71,8 +71,14 @@ class Feeder:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        # Nothing may be lost to a broker that is killed and comes back: an unacknowledged query is sent again.
-        config = clients.producer_config(self._settings) | {"message.timeout.ms": 300_000, "linger.ms": 1}
+        # Nothing may be lost to a broker that is killed and comes back: an unacknowledged query is sent again. Nor
+        # doubled: of several requests in flight librdkafka may repeat a later one first, and then, as the broker
+        # refuses that, all of them under a new epoch, which hides from the broker what it has already.
+        config = clients.producer_config(self._settings) | {
+            "message.timeout.ms": 300_000,
+            "max.in.flight": 1,
+            "linger.ms": 1,
+        }
         producer, started = Producer(config), time.monotonic()
         for number in range(self.count):
             if self._stopping.is_set():

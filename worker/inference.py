@@ -153,8 +153,13 @@ class InferenceWorker:
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work. Raises CheckBroker when the broker refuses a completion."""
         config = clients.consumer_config(self._settings, f"{self._settings.kafka.group}-inference")
-        session_ms = {"session.timeout.ms": self._settings.kafka.session_timeout_ms, "enable.partition.eof": False}
-        producer, consumer = Producer(clients.producer_config(self._settings)), Consumer(config | session_ms)
+        own = {
+            "session.timeout.ms": self._settings.kafka.session_timeout_ms,
+            # Those of a broker that has just come back lack topics for a moment; the usual five minutes are long then.
+            "topic.metadata.refresh.interval.ms": 10_000,
+            "enable.partition.eof": False,
+        }
+        producer, consumer = Producer(clients.producer_config(self._settings)), Consumer(config | own)
         consumer.subscribe(self._topics, on_revoke=self._on_revoke)
         logger.info("inference_started", topics=len(self._topics))
         try:

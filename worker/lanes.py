@@ -32,7 +32,10 @@ class Lanes:
         self._lanes: dict[int, Lane] = {}
         self._searchers = ThreadPoolExecutor(search_threads, thread_name_prefix="search")
         self._committers = ThreadPoolExecutor(thread_name_prefix="commit", max_workers=64)
-        self.assigned = False
+        # Set from when the lanes are what the group has assigned until it rebalances.
+        self.ready = asyncio.Event()
+        self._pauses = 0
+        self._changing = asyncio.Lock()
         # How often the reader was sought to what the lanes have applied: what it had read before is read again.
         self.seeks = 0
 
@@ -43,31 +46,41 @@ class Lanes:
 
     async def assign(self, partitions: set[int]) -> None:
         """Own exactly these partitions: stop lanes that went, keep those that stay, fence and restore new ones."""
-        self.assigned = False
-        for partition in self._lanes.keys() - partitions:
-            await self._lanes.pop(partition).stop()
-        for lane in self.open:
-            lane.resume()
-        try:
-            await asyncio.gather(*(self._open(partition) for partition in sorted(partitions - self._lanes.keys())))
-        except Exception as error:
-            self._on_failure(error)
-            raise
-        self.assigned = True
+        pauses = self._pauses
+        async with self._changing:
+            for partition in self._lanes.keys() - partitions:
+                await self._lanes.pop(partition).stop()
+            for lane in self.open:
+                lane.resume()
+            try:
+                await asyncio.gather(*(self._open(partition) for partition in sorted(partitions - self._lanes.keys())))
+            except Exception as error:
+                self._on_failure(error)
+                raise
         log.info("lanes_assigned", partitions=sorted(self._lanes))
+        # Else the group has begun to rebalance again meanwhile, and will assign anew.
+        if pauses == self._pauses:
+            self.ready.set()
 
     async def pause(self) -> None:
-        """Let every transaction under way finish and begin no other until the next `assign`."""
-        await asyncio.gather(*(lane.pause() for lane in self.open))
+        """Let all that is under way finish, and begin no transaction until the next `assign`.
+
+        Also lanes that are being opened: the next owner of one must not be fenced by us a moment later.
+        """
+        self._pauses += 1
+        self.ready.clear()
+        async with self._changing:
+            await asyncio.gather(*(lane.pause() for lane in self.open))
 
     async def stop(self) -> None:
         """Finish the transactions under way and end all lanes."""
         await asyncio.gather(*(lane.stop() for lane in self.open))
         self._lanes.clear()
 
-    def applied(self, partition: int, topic: str) -> int:
-        """The last offset of an input topic that the lane of `partition` has applied; -1 for none."""
-        return self._lanes[partition].applied(topic)
+    def applied(self, partition: int, topic: str) -> int | None:
+        """The last offset of an input topic that the lane of `partition` has applied, -1 for none; None: not ours."""
+        lane = self._lanes.get(partition)
+        return None if lane is None else lane.applied(topic)
 
     async def submit(
         self, partition: int, records: Sequence[Record], after: int, acknowledge: Callable[[], None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +19,7 @@ from worker import leash
 from worker.errors import CheckFailed
 
 STOP_SECONDS = 20.0
+PORTS = (15_000, 32_000)
 
 
 def leashed(command: Sequence[str]) -> list[str]:
@@ -35,10 +38,12 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float, every_sec
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody has now, nor gets by chance: it lies below those that clients connect from."""
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Child:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worker import audit
+from worker.errors import CheckFailed
 from worker.feeder import Feeder
 from worker.history import History
 from worker.report import Report
@@ -37,6 +38,11 @@ def under_load(
     try:
         watch.wait("all decisions", lambda: len(watch.decided) >= count and watch.open == 0, PATIENCE_SECONDS, each)
         assert feeder.finish() == count
+    except CheckFailed:
+        print(*problems(audit.verify(settings)), sep="\n")
+        for child in system.family.children:
+            print(f"{child.name}: {'runs' if child.running else child.exit_code}\n{child.tail(200)}")
+        raise
     finally:
         feeder.stop()
         watch.close()

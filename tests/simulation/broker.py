@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -48,10 +48,9 @@ class Broker:
         if self.fails():
             raise CheckBroker(f"{topic}/{partition}: no answer")
 
-    def has_open_transaction(self, settings: Settings, topic: str, partition: int) -> bool:
-        """As clients.has_open_transaction."""
-        place = (topic, partition)
-        return self.log.last_stable(place) < self.log.ends[place]
+    def open_transactions(self, settings: Settings, topics: Sequence[str], partition: int) -> set[str]:
+        """As clients.open_transactions."""
+        return {topic for topic in topics if self.log.last_stable((topic, partition)) < self.log.ends[topic, partition]}
 
     def last_value(self, settings: Settings, topic: str, partition: int, key: bytes) -> bytes | None:
         """As clients.last_value."""

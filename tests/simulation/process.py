@@ -123,7 +123,7 @@ class Process:
         self.died_at: set[str] = set()
         self.work = SteppedExecutor()
         self.kafka = Kafka(
-            partial(producer, broker), broker.read_partition, broker.has_open_transaction, broker.last_value
+            partial(producer, broker), broker.read_partition, broker.open_transactions, broker.last_value
         )
         self.positions: dict[Place, int] = {}
         self.reached: dict[Place, int] = {}
@@ -131,7 +131,6 @@ class Process:
         self.intake = self._intake()
         self.lanes = SteppedLanes(self.work, self.intake, self._open, self.die)
         self.fetched = {topic: asyncio.Queue[Any]() for topic in TOPICS}
-        self.rebalancing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -170,21 +169,22 @@ class Process:
 
     async def revoke(self) -> None:
         """Before a rebalance: no lane begins another transaction, and nothing more is fetched."""
-        async with self.rebalancing:
-            self.positions.clear()
-            await self.lanes.pause()
+        self.positions.clear()
+        await self.lanes.pause()
 
     async def assign(self, partitions: set[int]) -> None:
         """After it: fence and restore new lanes, and seek."""
-        async with self.rebalancing:
-            await self.lanes.assign(partitions)
+        await self.lanes.assign(partitions)
+        # Else it is revoked again.
+        if self.lanes.ready.is_set():
             for partition in sorted(partitions):
                 for topic in TOPICS:
                     self._seek((topic, partition))
 
     def _seek(self, place: Place) -> None:
-        self.reached[place] = self.lanes.applied(place[1], place[0])
-        self.positions[place] = self.reached[place] + 1
+        applied = self.lanes.applied(place[1], place[0])
+        assert applied is not None, place
+        self.reached[place], self.positions[place] = applied, applied + 1
 
     # Reading
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
+from structlog.testing import capture_logs
 
 from tests.drive import LLMS, PRIOR, config, query
 from tests.simulation.broker import Broker, SimulatedProducer
@@ -55,7 +56,7 @@ class Partition:
         kafka = Kafka(
             lambda options: ScriptedProducer(self.broker, options, self.outcomes),
             self.broker.read_partition,
-            self.broker.has_open_transaction,
+            self.broker.open_transactions,
             self.broker.last_value,
         )
         return open_committer(0, settings_for(LLMS), PRIOR, METRICS, kafka)
@@ -179,6 +180,20 @@ def test_a_transaction_that_hangs_is_ended_by_the_next_owner() -> None:
     second = partition.owner()
     second.commit([START, query(0)], [])
     assert (hidden, partition.dispatched()) == ([], [b"0-0-1"])
+
+
+def test_a_lost_end_marker_of_one_topic_is_named_and_made_up_for() -> None:
+    """What was decided, but is hidden in one topic, can be seen from the next commit there; a warning says so."""
+    partition = Partition()
+    partition.owner().commit([START], [])
+    topic, lost = f"dispatch.{LLMS[0]}", partition.log.transaction("tollgate-0", partition.log.epochs["tollgate-0"], 0)
+    partition.log.append((topic, 0), b"0-9-1", b"", (), 0, lost)
+    partition.log.hang("tollgate-0")
+    with capture_logs() as logs:
+        owner = partition.owner()
+    owner.commit([query(0)], [])
+    named = [(each["event"], each["topics"]) for each in logs if "topics" in each]
+    assert (named, partition.dispatched()) == ([("hanging_transaction", [topic])], [b"0-9-1", b"0-0-1"])
 
 
 def test_a_transaction_of_somebody_else_is_not_decided_over() -> None:

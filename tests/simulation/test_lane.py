@@ -35,7 +35,7 @@ class Bench:
         kafka = Kafka(
             lambda options: SimulatedProducer(broker, options),
             broker.read_partition,
-            broker.has_open_transaction,
+            broker.open_transactions,
             broker.last_value,
         )
         settings = settings_for(LLMS)
