@@ -47,8 +47,8 @@ SWITCH_SECONDS = 0.0005
 # To leave the group in, after the last transaction; with the default settings all of it is within the 30 seconds that
 # Kubernetes waits for.
 LEAVE_SECONDS = 5.0
-# How long the group waits for a worker that is alive to finish its transactions and the lanes it is opening; one that is
-# dead is missed by its heartbeats after the session timeout.
+# How long the group waits for a worker that is alive to finish its transactions and the lanes it is opening; the
+# heartbeats of a dead one are missed after the session timeout.
 REBALANCE_SECONDS = 30.0
 ALARM_SECONDS = 10.0
 EXPOSITION_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
