@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 from types import TracebackType
 
@@ -39,11 +41,18 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float, every_sec
 
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody has now, nor gets by chance: it lies below those that clients connect from."""
-    while True:
-        port = random.SystemRandom().randrange(*PORTS)
+    for port in _ports():
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("an endless row has ended")
+
+
+@cache
+def _ports() -> Iterator[int]:
+    # One row for the process, so that two who ask one after the other never get the same; another one for the next.
+    begin = random.SystemRandom().randrange(*PORTS)
+    return cycle([*range(begin, PORTS[1]), *range(PORTS[0], begin)])
 
 
 class Child:
