@@ -148,7 +148,10 @@ class WhatIf:
                 self.begins = "chain"
                 yield decision
                 break
-            parts = [*parts, decision] if isinstance(decision, Checkpoint) and decision.part == len(parts) else []
+            if isinstance(decision, Checkpoint) and decision.part in (0, len(parts)):
+                parts = [*parts[: decision.part], decision]
+            else:
+                parts = []
             if parts and len(parts) == parts[0].parts:
                 self._begin_at(parts)
                 break

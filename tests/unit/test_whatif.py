@@ -118,6 +118,19 @@ def test_both_sides_begin_at_the_first_checkpoint_kept() -> None:
     assert (played.other.deferred, played.other.llms) == (played.real.deferred, played.real.llms)
 
 
+def test_a_checkpoint_that_lost_its_other_parts_is_passed_over() -> None:
+    """Also when the next one follows at once."""
+    decisions = Drive().run(story()).decisions
+    first = next(number for number, decision in enumerate(decisions) if isinstance(decision, Checkpoint))
+    torn = msgspec.structs.replace(decisions[first], parts=2)
+    played = play_from([torn, *decisions[first:]], Change())
+    assert (played.begins, played.skipped, played.real.llms) == (
+        "checkpoint",
+        1,
+        play_from(decisions[first:], Change()).real.llms,
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [Change(without=("medium",)), Change(prices={}), Change(policy="port"), Change(budget_factor=0.1)],
