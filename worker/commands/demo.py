@@ -44,7 +44,9 @@ def command(
     from worker import demo
     from worker.demo_data import demo_directory
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both alike; Python leaves SIGINT ignored where a script started the demo in the background.
+    for end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(end, signal.default_int_handler)
     # Names and findings may hold brackets, which are no markup.
     console = Console(markup=False)
     place = demo.own_directory(directory or demo_directory())
