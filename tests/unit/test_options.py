@@ -94,6 +94,13 @@ def test_a_result_that_could_not_be_written(empty: Path, command: str, file: str
     assert (result.exit_code, problem in result.output) == (2, True), result.output
 
 
+@pytest.mark.parametrize("option", ["--budgets", "--with-prices"])
+def test_a_number_of_no_llm(empty: Path, option: str) -> None:
+    """Is wrong usage, and the form is shown."""
+    result = CliRunner().invoke(cli.app, ["what-if", option, "2"])
+    assert (result.exit_code, "'2' names no LLM; write LLM=NUMBER" in result.output) == (2, True), result.output
+
+
 def test_a_result_is_written(empty: Path) -> None:
     """As JSON that people can read, in one go; nothing without a name."""
     write_json(None, {"a": 1})

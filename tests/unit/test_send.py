@@ -39,6 +39,20 @@ def test_what_became_of_a_query_is_shown(reply: Reply, line: str) -> None:
     assert any(shown.startswith(line) for shown in written.getvalue().splitlines()), written.getvalue()
 
 
+def test_the_chosen_llm_is_among_those_shown() -> None:
+    """Also where many score more and could not reserve; what to ask for is said."""
+    best = [sender.Candidate(f"llm-{number}", 1.0, 1, 0.0, 1.0) for number in range(10)]
+    chosen = sender.Candidate(str(ROUTED.llm), 0.5, 1, 0.0, 0.5)
+    written = io.StringIO()
+    send._show(Console(file=written, width=200, markup=False), Reply(ORIGIN, ROUTED, [*best, chosen], None, []))
+    said = written.getvalue()
+    assert (f"│ {ROUTED.llm} " in said, "and 2 more" in said, f"`tollgate explain {ROUTED.query_id}`" in said) == (
+        True,
+        True,
+        True,
+    ), said
+
+
 @pytest.mark.parametrize(("reply", "code"), [(REFUSED, 1), (NOTHING, 1), (ANSWERED, 0)])
 def test_the_exit_code_says_whether_it_was_decided(monkeypatch: pytest.MonkeyPatch, reply: Reply, code: int) -> None:
     """1 for a query that was refused or that nobody decided in time."""

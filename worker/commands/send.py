@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from worker.messages import Routed
     from worker.sender import Reply
 
+# The best by score, and the chosen one.
+SHOWN = 8
+
 Text = Annotated[str, typer.Argument(help="The query's text. It is never logged.")]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the decision, and again for the answer.")]
 MaxOutputTokens = Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")]
@@ -63,17 +66,21 @@ def _show_decision(console: Any, reply: Reply, routed: Routed) -> None:
 
     table = Table("LLM", "quality", "cost (micro-USD)", "price x cost", "score")
     rows = sorted(reply.candidates, key=lambda candidate: -candidate.score)
-    for one in rows[:8]:
+    chosen = next((one for one in rows[SHOWN:] if one.llm == routed.llm), None)
+    shown = rows[:SHOWN] if chosen is None else [*rows[:SHOWN], chosen]
+    for one in shown:
         style = "bold green" if one.llm == routed.llm else None
         table.add_row(
             one.llm, f"{one.quality:.3f}", f"{one.cost_micros:,}", f"{one.paid:.3f}", f"{one.score:+.3f}", style=style
         )
     console.print(table)
-    if len(rows) > 8:
-        console.print(f"          and {len(rows) - 8} more, scoring less")
+    if len(rows) > len(shown):
+        console.print(f"          and {len(rows) - len(shown)} more")
     if routed.llm is None:
         console.print(f"deferred  {routed.reason}", style="yellow")
     else:
         console.print(f"goes to   {routed.llm} ({routed.reason}); {routed.reserved_micros:,} micro-dollars reserved")
+        if routed.attempt == 1 and routed.reason == "best_score" and rows[0].llm != routed.llm:
+            console.print(f"          what scores more could not reserve: `tollgate explain {routed.query_id}`")
     for closed in reply.closed:
         console.print(f"{closed.outcome:9s} {closed.spent_micros:,} micro-dollars ({closed.basis})")

@@ -77,6 +77,8 @@ def _budgets(text: str | None) -> tuple[float, dict[str, Decimal]]:
 
 def _pairs(option: str, text: str) -> list[tuple[str, Decimal]]:
     pairs = [part.rpartition("=") for part in text.split(",")]
+    if bare := [value for name, _, value in pairs if not name]:
+        raise typer.BadParameter(f"{bare[0]!r} names no LLM; write LLM=NUMBER (see --help)", param_hint=option)
     return [(name, _number(option, value)) for name, _, value in pairs]
 
 
