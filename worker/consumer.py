@@ -133,7 +133,9 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
         """One message per partition and fetch, its value a `Fetched`."""
         for event in (self.can_resume_flow, self.lanes.ready):
-            await self.wait(event)
+            # Mode's `wait` makes three tasks, also for what has happened already.
+            if not event.is_set():
+                await self.wait(event)
         if self.should_stop:
             return
         if self._astray:
