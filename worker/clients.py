@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import methodcaller
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -27,6 +28,7 @@ TAIL_RECORDS, TAIL_GROWTH = 100, 10
 # `consume` waits this long for a full block, so it is what reading a short partition takes.
 READ_SECONDS = 0.05
 RETRY_SECONDS = 0.2
+Answer = TypeVar("Answer")
 PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 # For a name that is not UTF-8, confluent-kafka returns a list with holes *and* sets an exception. A call that Python
 # has specialised does not look for that, and whoever touches the list crashes; this one looks and raises SystemError.
@@ -161,21 +163,27 @@ def watermarks(consumer: Consumer, where: TopicPartition) -> tuple[int, int]:
 
     Tried again for TIMEOUT_SECONDS: a broker that comes back needs a moment until its partitions have leaders.
     """
+    low, high = _patiently(
+        f"{where.topic}/{where.partition}", lambda: consumer.get_watermark_offsets(where, timeout=TIMEOUT_SECONDS)
+    )
+    return int(low), int(high)
+
+
+def _patiently(what: str, ask: Callable[[], Answer]) -> Answer:
     patience = time.monotonic() + TIMEOUT_SECONDS
     while True:
         try:
-            low, high = consumer.get_watermark_offsets(where, timeout=TIMEOUT_SECONDS)
-            return int(low), int(high)
+            return ask()
         except KafkaException as error:
             if error.args[0].code() not in PASSING or time.monotonic() > patience:
-                raise CheckBroker(f"{where.topic}/{where.partition}: {error.args[0].str()}") from error
+                raise CheckBroker(f"{what}: {error.args[0].str()}") from error
             time.sleep(RETRY_SECONDS)
 
 
 def open_transactions(settings: Settings, topics: Sequence[str], partition: int) -> set[str]:
     """Those of the topics that hold records of a transaction which has not ended, in this partition.
 
-    Raises CheckBroker.
+    Raises CheckBroker; as patient as `watermarks`.
     """
     places = {TopicPartition(topic, partition): OffsetSpec.latest() for topic in topics}
     admin = AdminClient(common_config(settings))
@@ -184,10 +192,10 @@ def open_transactions(settings: Settings, topics: Sequence[str], partition: int)
         asked = admin.list_offsets(places, isolation_level=isolation, request_timeout=TIMEOUT_SECONDS)
         return {where.topic: int(future.result().offset) for where, future in asked.items()}
 
-    try:
-        stable, last = ends(IsolationLevel.READ_COMMITTED), ends(IsolationLevel.READ_UNCOMMITTED)
-    except KafkaException as error:
-        raise CheckBroker(f"partition {partition}: {error.args[0].str()}") from error
+    stable, last = (
+        _patiently(f"partition {partition}", partial(ends, isolation))
+        for isolation in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
+    )
     return {topic for topic in topics if stable[topic] < last[topic]}
 
 
