@@ -66,8 +66,7 @@ def _show_decision(console: Any, reply: Reply, routed: Routed) -> None:
 
     table = Table("LLM", "quality", "cost (micro-USD)", "price x cost", "score")
     rows = sorted(reply.candidates, key=lambda candidate: -candidate.score)
-    chosen = next((one for one in rows[SHOWN:] if one.llm == routed.llm), None)
-    shown = rows[:SHOWN] if chosen is None else [*rows[:SHOWN], chosen]
+    shown = [one for place, one in enumerate(rows) if place < SHOWN or one.llm == routed.llm]
     for one in shown:
         style = "bold green" if one.llm == routed.llm else None
         table.add_row(
