@@ -32,6 +32,7 @@ quick: $(READY) ## Run the tests that need no Kafka
 lint: $(READY) ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --quiet
 	$(BIN)/mypy
 
 format: $(READY) ## Format and fix what can be fixed
@@ -45,8 +46,8 @@ evaluate: $(READY) ## Compare all routing policies on the data sets in DATA, or 
 	@test -n "$(wildcard $(DATA)/*/data.*)" || { echo "no data sets in $(DATA) (name others: make evaluate DATA=...); taking the package's figures"; $(BIN)/tollgate evaluate --all; }
 	@for set in $(dir $(wildcard $(DATA)/*/data.*)); do $(BIN)/tollgate evaluate $$set --all || exit 1; done
 
-schemas: $(READY) ## Write schemas/ anew from worker/messages.py
-	$(BIN)/python -m worker.schemas
+schemas: $(READY) ## Write schemas/ anew from worker/contract/messages.py
+	$(BIN)/python -m worker.contract.schemas
 
 simulate: $(READY) ## Simulate crashes and faults under many seeds (SEEDS=5000), or one seed again (SEED=7)
 	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))

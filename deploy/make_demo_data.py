@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from pyarrow import parquet
 
-from worker.embedder import WordLlamaEmbedder
-from worker.tokens import approximate_tokens
+from worker.contract.tokens import approximate_tokens
+from worker.estimation.embedder import WordLlamaEmbedder
 
 ROWS = 6_000
 SEED = 20_26

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import numpy as np
 
-from worker.events import Arrived, Completed, Effects, Event, Reconfigured, Refused
-from worker.messages import Configuration, Decision, Deferred, Dispatch
-from worker.router import Prior, Router
-from worker.snapshot import restore
+from worker.contract.messages import Configuration, Decision, Deferred, Dispatch
+from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused
+from worker.core.router import Prior, Router
+from worker.core.snapshot import restore
 
 CRASH = "crash"
 LLMS = ("large", "medium", "small")

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tests.drive import Drive
-from worker import wire
-from worker.events import Arrived, Completed, Effects, Event, Refused
-from worker.record import StoredRecord
-from worker.topic_names import TopicNames
+from worker.contract import wire
+from worker.contract.record import StoredRecord
+from worker.contract.topic_names import TopicNames
+from worker.core.events import Arrived, Completed, Effects, Event, Refused
 
 NAMES = TopicNames()
 Log = dict[str, list[StoredRecord]]

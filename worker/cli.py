@@ -26,7 +26,7 @@ from worker.commands import (
     verify,
     what_if,
 )
-from worker.errors import TollgateError
+from worker.contract.errors import TollgateError
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from worker.processes import Child, wait_for
-from worker.system import System
+from worker.local.processes import Child, wait_for
+from worker.local.system import System
 
 
 def run(system: System, *arguments: str, env: dict[str, str] | None = None) -> tuple[int | None, str]:

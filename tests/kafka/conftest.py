@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from worker import demo_data, index
-from worker.broker import Broker
-from worker.history import History
-from worker.settings import Settings
-from worker.system import System
+from worker.contract.settings import Settings
+from worker.estimation import demo_data, index
+from worker.estimation.history import History
+from worker.local.broker import Broker
+from worker.local.system import System
 
 PARTITIONS = 4
 # Cheap enough that many LLMs are worth their price, and large enough that no account runs dry.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from worker import audit
-from worker.errors import CheckFailed
-from worker.feeder import Feeder
-from worker.history import History
-from worker.report import Report
-from worker.settings import Settings
-from worker.system import System
-from worker.watch import Watch
+from worker.audit import audit
+from worker.audit.report import Report
+from worker.contract.errors import CheckFailed
+from worker.contract.settings import Settings
+from worker.estimation.history import History
+from worker.local.feeder import Feeder
+from worker.local.system import System
+from worker.local.watch import Watch
 
 PATIENCE_SECONDS = 240.0
 

@@ -9,11 +9,12 @@ import msgspec
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from worker import clients, wire
-from worker.messages import Dispatch
-from worker.processes import wait_for
-from worker.record import StoredRecord
-from worker.settings import Settings
+from worker.contract import wire
+from worker.contract.messages import Dispatch
+from worker.contract.record import StoredRecord
+from worker.contract.settings import Settings
+from worker.kafka import clients
+from worker.local.processes import wait_for
 
 WAIT_SECONDS = 60.0
 

@@ -15,14 +15,15 @@ from confluent_kafka.admin import AdminClient
 
 from tests.kafka.commands import run
 from tests.kafka.load import problems, under_load
-from worker import clients, wire
-from worker.broker import Broker
-from worker.history import History
-from worker.journal import record_hash
-from worker.messages import Checkpoint
-from worker.reader import Reader, silent
-from worker.settings import Settings
-from worker.system import System
+from worker.contract import wire
+from worker.contract.messages import Checkpoint
+from worker.contract.settings import Settings
+from worker.core.journal import record_hash
+from worker.estimation.history import History
+from worker.kafka import clients
+from worker.kafka.reader import Reader, silent
+from worker.local.broker import Broker
+from worker.local.system import System
 
 QUERIES = 600
 PARTITIONS = 2
@@ -67,7 +68,7 @@ def ends(settings: Settings) -> dict[tuple[str, int], int]:
 
 def settings_of(system: System) -> Settings:
     """What the system's commands read."""
-    from worker.settings import load_settings
+    from worker.contract.settings import load_settings
 
     return load_settings(system.config)
 

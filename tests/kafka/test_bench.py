@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from worker import bench_latency, bench_restore, index
-from worker.feeder import Feeder
-from worker.history import History
-from worker.settings import Settings
-from worker.system import System
+from worker.contract.settings import Settings
+from worker.estimation import index
+from worker.estimation.history import History
+from worker.local import bench_latency, bench_restore
+from worker.local.feeder import Feeder
+from worker.local.system import System
 
 RECORDS, CLOSED = 30_000, 5_000
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.broker import Broker
-from worker.chaos import Chaos, Plan
-from worker.system import System
+from worker.local.broker import Broker
+from worker.local.chaos import Chaos, Plan
+from worker.local.system import System
 
 
 @pytest.mark.timeout(600)

@@ -9,13 +9,14 @@ import msgspec
 from confluent_kafka import Producer
 
 from tests.kafka.talk import Talk, enlarge
-from worker import audit, clients
-from worker.feeder import query_of
-from worker.history import History
-from worker.messages import Closed, Ignored, Rejected, Routed
-from worker.processes import wait_for
-from worker.settings import Settings
-from worker.system import System
+from worker.audit import audit
+from worker.contract.messages import Closed, Ignored, Rejected, Routed
+from worker.contract.settings import Settings
+from worker.estimation.history import History
+from worker.kafka import clients
+from worker.local.feeder import query_of
+from worker.local.processes import wait_for
+from worker.local.system import System
 
 Prepare = Callable[..., Settings]
 Rows = tuple[History, History]
@@ -229,7 +230,7 @@ def test_pages(system: System, prepare: Prepare, rows: Rows) -> None:
 
 def test_send(system: System, prepare: Prepare) -> None:
     """`tollgate send` shows the decision on a typed text; its text is in no log."""
-    from worker.processes import Child
+    from worker.local.processes import Child
 
     prepare()
     system.start_inference(latency_ms=1)

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from worker.processes import Child, free_port, wait_for
+from worker.local.processes import Child, wait_for
+from worker.service.ports import free_port
 
 END_SECONDS = 90
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.kafka.load import problems, under_load
-from worker.history import History
-from worker.processes import wait_for
-from worker.report import Report
-from worker.settings import Settings
-from worker.system import System
+from worker.audit.report import Report
+from worker.contract.settings import Settings
+from worker.estimation.history import History
+from worker.local.processes import wait_for
+from worker.local.system import System
 
 Prepare = Callable[..., Settings]
 Rows = tuple[History, History]

@@ -13,17 +13,18 @@ from confluent_kafka import Producer
 
 from tests.drive import LLMS, PRIOR, config, query
 from tests.kafka.talk import Talk, enlarge
-from worker import audit, clients, topics
-from worker.broker import Broker
-from worker.committer import open_committer
-from worker.events import Reconfigured, Ticked
-from worker.feeder import query_of
-from worker.history import History
-from worker.ledger import Ledger
-from worker.messages import Rejected, Routed
-from worker.metrics import Metrics
-from worker.settings import Settings
-from worker.system import System
+from worker.audit import audit
+from worker.contract.messages import Rejected, Routed
+from worker.contract.settings import Settings
+from worker.core.events import Reconfigured, Ticked
+from worker.core.ledger import Ledger
+from worker.estimation.history import History
+from worker.kafka import clients, topics
+from worker.local.broker import Broker
+from worker.local.feeder import query_of
+from worker.local.system import System
+from worker.service.committer import open_committer
+from worker.service.metrics import Metrics
 
 Prepare = Callable[..., Settings]
 Rows = tuple[History, History]

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from worker import clients, wire
-from worker.history import History
-from worker.settings import Settings
-from worker.system import System
+from worker.contract import wire
+from worker.contract.settings import Settings
+from worker.estimation.history import History
+from worker.kafka import clients
+from worker.local.system import System
 
 COUNT = 50
 

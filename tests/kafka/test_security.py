@@ -12,14 +12,14 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.kafka.commands import run
 from tests.kafka.talk import Talk
-from worker import audit
-from worker.broker import Broker
-from worker.feeder import query_of
-from worker.history import History
-from worker.messages import Routed
-from worker.processes import free_port
-from worker.settings import Settings
-from worker.system import System
+from worker.audit import audit
+from worker.contract.messages import Routed
+from worker.contract.settings import Settings
+from worker.estimation.history import History
+from worker.local.broker import Broker
+from worker.local.feeder import query_of
+from worker.local.system import System
+from worker.service.ports import free_port
 
 USER, PASSWORD = "tollgate", "correct horse"
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"

@@ -13,14 +13,16 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.kafka.commands import run
 from tests.kafka.load import problems
-from worker import audit, clients
-from worker.broker import Broker
-from worker.feeder import Feeder
-from worker.history import History
-from worker.processes import free_port, wait_for
-from worker.settings import Settings, load_settings
-from worker.system import System
-from worker.watch import Watch
+from worker.audit import audit
+from worker.contract.settings import Settings, load_settings
+from worker.estimation.history import History
+from worker.kafka import clients
+from worker.local.broker import Broker
+from worker.local.feeder import Feeder
+from worker.local.processes import wait_for
+from worker.local.system import System
+from worker.local.watch import Watch
+from worker.service.ports import free_port
 
 Prepare = Callable[..., Settings]
 Rows = tuple[History, History]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.quality.instances import history
-from worker import demo_data, index
-from worker.history import History
-from worker.scene import Plan, Scene
-from worker.study import Study
+from worker.estimation import demo_data, index
+from worker.estimation.history import History
+from worker.evaluation.scene import Plan, Scene
+from worker.evaluation.study import Study
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.history import History, normalised
+from worker.estimation.history import History, normalised
 
 LLMS = ("cheap", "coder", "writer", "best")
 DOLLARS_PER_TOKEN = np.array([0.5, 1.0, 2.0, 12.0])

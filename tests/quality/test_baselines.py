@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from worker.baselines import BatchSplit, Fixed, MirrorDescent, optimum
-from worker.errors import FixSetting
-from worker.estimator import Estimates
-from worker.play import play_ledger, play_paper
-from worker.scene import Plan, Scene, arrival, budgets, divide
+from worker.contract.errors import FixSetting
+from worker.estimation.estimator import Estimates
+from worker.evaluation.baselines import BatchSplit, Fixed, MirrorDescent, optimum
+from worker.evaluation.play import play_ledger, play_paper
+from worker.evaluation.scene import Plan, Scene, arrival, budgets, divide
 
 
 @pytest.mark.parametrize(

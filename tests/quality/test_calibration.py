@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.calibration import SAMPLE_ROWS, Nearby, best_trust, cost_bias, leave_one_out, margins, sampled
-from worker.estimator import Estimates
-from worker.features import LinearMap, exact_weights, kernel, rounded_units
-from worker.history import History, normalised
-from worker.ridge import best_ridge, linear_map, make_basis
+from worker.estimation.calibration import SAMPLE_ROWS, Nearby, best_trust, cost_bias, leave_one_out, margins, sampled
+from worker.estimation.estimator import Estimates
+from worker.estimation.features import LinearMap, exact_weights, kernel, rounded_units
+from worker.estimation.history import History, normalised
+from worker.estimation.ridge import best_ridge, linear_map, make_basis
 
 
 def units(rows: int, dimension: int, seed: int = 0) -> np.ndarray:

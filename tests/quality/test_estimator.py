@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.quality.instances import history
-from worker import index
-from worker.estimator import Estimates, Estimator
-from worker.features import neighbour_weights
-from worker.history import History
+from worker.estimation import index
+from worker.estimation.estimator import Estimates, Estimator
+from worker.estimation.features import neighbour_weights
+from worker.estimation.history import History
 
 QUERIES = history(300, seed=2)
 

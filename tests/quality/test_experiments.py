@@ -10,11 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from worker.cli import app
-from worker.errors import FixSetting
-from worker.experiments import EXPERIMENTS
-from worker.finding import Finding
-from worker.scene import Plan
-from worker.study import Study
+from worker.contract.errors import FixSetting
+from worker.evaluation.experiments import EXPERIMENTS
+from worker.evaluation.finding import Finding
+from worker.evaluation.scene import Plan
+from worker.evaluation.study import Study
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.quality.instances import history, without_answers
-from worker import index
-from worker.errors import FixSetting
-from worker.history import History
-from worker.manifest import Manifest
+from worker.contract.errors import FixSetting
+from worker.estimation import index
+from worker.estimation.history import History
+from worker.estimation.manifest import Manifest
 
 FEW = history(60, seed=1)
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from worker.evaluation import POLICIES, play, spreads
-from worker.play import RULES, Rule
-from worker.scene import Plan
-from worker.study import REFERENCE, Study
+from worker.evaluation.evaluation import POLICIES, play, spreads
+from worker.evaluation.play import RULES, Rule
+from worker.evaluation.scene import Plan
+from worker.evaluation.study import REFERENCE, Study
 
 BASELINES = [name for name in POLICIES if name != "priced" and not name.startswith("optimum")]
 

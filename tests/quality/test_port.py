@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.drive import config
-from worker.policy import PORT_ALPHA, Port, View, port_weights
+from worker.core.policy import PORT_ALPHA, Port, View, port_weights
 
 PRICES = (0.001, 0.002, 0.0)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from worker import prices
-from worker.prices import Market, certificate, dual, market, solve
+from worker.core import prices
+from worker.core.prices import Market, certificate, dual, market, solve
 
 
 def random_market(seed: int, queries: int = 300, llms: int = 5) -> Market:

@@ -14,10 +14,8 @@ import numpy as np
 
 from tests.simulation.log import Log, Transaction
 from tests.simulation.reading import TOPICS, proven, replayed
-from worker import wire
-from worker.events import Reconfigured
-from worker.journal import record_hash
-from worker.messages import (
+from worker.contract import wire
+from worker.contract.messages import (
     Account,
     Checkpoint,
     Closed,
@@ -30,9 +28,11 @@ from worker.messages import (
     Rejected,
     Routed,
 )
-from worker.record import StoredRecord
-from worker.router import Prior, Router
-from worker.snapshot import restore
+from worker.contract.record import StoredRecord
+from worker.core.events import Reconfigured
+from worker.core.journal import record_hash
+from worker.core.router import Prior, Router
+from worker.core.snapshot import restore
 
 NO_PRIOR = Prior(np.zeros((0, 0)), np.zeros((0, 0)))
 

@@ -10,9 +10,9 @@ from confluent_kafka import KafkaError, KafkaException
 
 from tests.simulation.log import FencedError, Log
 from tests.simulation.steps import gate
-from worker.errors import CheckBroker
-from worker.record import StoredRecord
-from worker.settings import Settings
+from worker.contract.errors import CheckBroker
+from worker.contract.record import StoredRecord
+from worker.contract.settings import Settings
 
 # Sending again is the most frequent failure: that many times as frequent as the others.
 SENT_AGAIN = 5

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from worker.record import Headers, StoredRecord
+from worker.contract.record import Headers, StoredRecord
 
 Place = tuple[str, int]
 

@@ -11,11 +11,11 @@ from tests.simulation.broker import SimulatedProducer
 from tests.simulation.process import Process
 from tests.simulation.steps import gate
 from tests.simulation.world import Parts
-from worker.committer import Committer
-from worker.errors import LeaveProcess
-from worker.events import Completed, Event
-from worker.record import Record
-from worker.router import Prior, Router
+from worker.contract.errors import LeaveProcess
+from worker.contract.record import Record
+from worker.core.events import Completed, Event
+from worker.core.router import Prior, Router
+from worker.service.committer import Committer
 
 
 class SkipsTheFence(SimulatedProducer):

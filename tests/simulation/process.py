@@ -18,16 +18,16 @@ from tests.simulation.broker import Broker, SimulatedProducer
 from tests.simulation.log import Place
 from tests.simulation.steps import SteppedExecutor
 from tests.simulation.traffic import DIMENSION
-from worker.committer import Committer, Kafka
-from worker.errors import CheckBroker, LeaveProcess
-from worker.events import Event, Reconfigured
-from worker.intake import Intake
-from worker.lanes import Lanes
-from worker.messages import Configuration
-from worker.metrics import Metrics
-from worker.record import Record
-from worker.router import Router
-from worker.settings import LlmSettings, Settings
+from worker.contract.errors import CheckBroker, LeaveProcess
+from worker.contract.messages import Configuration
+from worker.contract.record import Record
+from worker.contract.settings import LlmSettings, Settings
+from worker.core.events import Event, Reconfigured
+from worker.core.router import Router
+from worker.service.committer import Committer, Kafka
+from worker.service.intake import Intake
+from worker.service.lanes import Lanes
+from worker.service.metrics import Metrics
 
 TOPICS = ("queries", "completions")
 FETCHED = 6

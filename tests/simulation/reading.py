@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from functools import partial
 
 from tests.simulation.log import Log
-from worker import wire
-from worker.messages import Configuration
-from worker.originals import Originals, Stream
-from worker.pricing import Prior
-from worker.proof import Proof
-from worker.record import StoredRecord
-from worker.replay import Evidence, Replay
-from worker.settings import LimitSettings
-from worker.solutions import Solutions
-from worker.topic_names import TopicNames
+from worker.audit.originals import Originals, Stream
+from worker.audit.proof import Proof
+from worker.audit.replay import Evidence, Replay
+from worker.audit.solutions import Solutions
+from worker.contract import wire
+from worker.contract.messages import Configuration
+from worker.contract.record import StoredRecord
+from worker.contract.settings import LimitSettings
+from worker.contract.topic_names import TopicNames
+from worker.core.pricing import Prior
 
 TOPICS = TopicNames("")
 

@@ -13,10 +13,10 @@ from tests.drive import LLMS, PRIOR, config, query
 from tests.simulation.broker import Broker, SimulatedProducer
 from tests.simulation.log import Log
 from tests.simulation.process import METRICS, settings_for
-from worker.committer import Committer, Kafka, open_committer
-from worker.errors import CheckBroker, LeaveProcess
-from worker.events import Event, Reconfigured, Refused
-from worker.record import StoredRecord
+from worker.contract.errors import CheckBroker, LeaveProcess
+from worker.contract.record import StoredRecord
+from worker.core.events import Event, Reconfigured, Refused
+from worker.service.committer import Committer, Kafka, open_committer
 
 START = Reconfigured(0, config())
 

@@ -17,11 +17,11 @@ from tests.simulation.log import Log
 from tests.simulation.process import METRICS, Estimator, SimulatedIntake, settings_for
 from tests.simulation.steps import SimulatedLoop, SteppedExecutor
 from tests.simulation.traffic import DIMENSION
-from worker.committer import Kafka, open_committer
-from worker.errors import LeaveProcess
-from worker.events import Reconfigured
-from worker.lane import Lane
-from worker.record import StoredRecord
+from worker.contract.errors import LeaveProcess
+from worker.contract.record import StoredRecord
+from worker.core.events import Reconfigured
+from worker.service.committer import Kafka, open_committer
+from worker.service.lane import Lane
 
 QUERY = msgspec.msgpack.encode({"embedding": np.ones(DIMENSION, "<f4").tobytes()})
 

@@ -12,8 +12,8 @@ from tests.simulation.planted import BUGS
 from tests.simulation.quiet import quiet_log
 from tests.simulation.reading import replayed
 from tests.simulation.world import simulate
-from worker import wire
-from worker.messages import Decision, Query, Routed
+from worker.contract import wire
+from worker.contract.messages import Decision, Query, Routed
 
 SEEDS = 200
 # Ten tests of twenty seeds: a failure names its seed, and the rest still run.

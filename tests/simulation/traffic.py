@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from tests.simulation.log import Log, Transaction
-from worker import wire
-from worker.messages import Dispatch
+from worker.contract import wire
+from worker.contract.messages import Dispatch
 
 DIMENSION = 4
 NONSENSE = (b"", b"\x80", b"\xc1 nonsense", b"{", b'{"unknown": 1}', b"\x81\xa9embedding\xc4\x04abcd", None)

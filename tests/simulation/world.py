@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import worker.committer
+
 from tests.drive import config
 from tests.simulation.auditor import Auditor, Violation
 from tests.simulation.broker import Broker, SimulatedProducer
@@ -19,8 +20,8 @@ from tests.simulation.log import FencedError, Log, Transaction
 from tests.simulation.process import Process, Watched
 from tests.simulation.steps import SimulatedLoop
 from tests.simulation.traffic import Traffic
-from worker.committer import Committer
-from worker.messages import Configuration
+from worker.contract.messages import Configuration
+from worker.service.committer import Committer
 
 STEPS = 500
 CALM_STEPS = 20_000
@@ -280,7 +281,7 @@ def simulate(seed: int, parts: Parts = Parts()) -> World:
     loop = SimulatedLoop()
     world = World(seed, loop, parts)
     try:
-        with patch.object(worker.committer, "time", SimpleNamespace(monotonic=loop.time)):
+        with patch.object(worker.service.committer, "time", SimpleNamespace(monotonic=loop.time)):
             loop.run(world.run())
     finally:
         for process in world.processes:

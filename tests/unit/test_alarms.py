@@ -12,12 +12,12 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.drive import LLMS, PRIOR, QUERY, Drive, completion, config, query
-from worker import alarms
-from worker.bell import Bell
-from worker.drift import Drift
-from worker.manifest import Manifest
-from worker.messages import Closed, Dispatch, Fit, Origin
-from worker.metrics import Metrics
+from worker.contract.messages import Closed, Dispatch, Fit, Origin
+from worker.core import alarms
+from worker.core.drift import Drift
+from worker.estimation.manifest import Manifest
+from worker.service.bell import Bell
+from worker.service.metrics import Metrics
 
 WINDOW = 400
 RICH = dict.fromkeys(LLMS, 100_000_000)

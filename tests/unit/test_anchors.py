@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.anchors import read, write
-from worker.errors import FixSetting
-from worker.evidence import Anchor
+from worker.audit.anchors import read, write
+from worker.audit.evidence import Anchor
+from worker.contract.errors import FixSetting
 
 
 def test_anchors_are_read_as_they_were_written(tmp_path: Path) -> None:

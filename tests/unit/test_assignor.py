@@ -7,10 +7,10 @@ from typing import Any, cast
 import pytest
 from aiokafka.cluster import ClusterMetadata
 
-from worker.app import make_app
-from worker.lanes import Lanes
-from worker.metrics import Metrics
-from worker.settings import Settings
+from worker.contract.settings import Settings
+from worker.service.app import make_app
+from worker.service.lanes import Lanes
+from worker.service.metrics import Metrics
 
 PARTITIONS = 4
 INPUTS = ["completions", "queries"]

@@ -8,9 +8,9 @@ import pytest
 from tests.drive import config
 from tests.topics import NAMES, Log, Recorded, record
 from tests.unit.test_proof import story
-from worker import wire
-from worker.chaos import Published
-from worker.record import StoredRecord
+from worker.contract import wire
+from worker.contract.record import StoredRecord
+from worker.local.chaos import Published
 
 
 def doubled(log: Log, *more: StoredRecord) -> int:

@@ -10,10 +10,10 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from worker import clients
-from worker.app import credentials
-from worker.errors import FixSetting
-from worker.settings import KafkaSettings, Settings
+from worker.contract.errors import FixSetting
+from worker.contract.settings import KafkaSettings, Settings
+from worker.kafka import clients
+from worker.service.app import credentials
 
 # A certificate of nobody, whose key was never kept.
 CERTIFICATE = """\

@@ -12,8 +12,8 @@ import pytest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from worker.consumer import CommittedConsumerThread, Fetched, LaneConsumer
-from worker.record import StoredRecord
+from worker.contract.record import StoredRecord
+from worker.service.consumer import CommittedConsumerThread, Fetched, LaneConsumer
 
 PLACE, UNOWNED = TP("queries", 3), TP("queries", 1)
 END, BLOCK = 60, 5

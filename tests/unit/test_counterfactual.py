@@ -13,15 +13,18 @@ from rich.console import Console
 
 from tests.drive import LLMS, Drive, completion, config, query
 from tests.topics import Shelf, record
-from worker import clients, counterfactual, index, wire
+from worker.audit import counterfactual
+from worker.audit.counterfactual import CAVEAT, Comparison, what_if
+from worker.audit.whatif import Change
 from worker.commands.what_if import show
-from worker.counterfactual import CAVEAT, Comparison, what_if
-from worker.errors import CheckFailed
-from worker.history import History, normalised
-from worker.messages import Checkpoint, Configured, Decision, Query
-from worker.reader import silent
-from worker.settings import IndexSettings, KafkaSettings, LlmSettings, Settings
-from worker.whatif import Change
+from worker.contract import wire
+from worker.contract.errors import CheckFailed
+from worker.contract.messages import Checkpoint, Configured, Decision, Query
+from worker.contract.settings import IndexSettings, KafkaSettings, LlmSettings, Settings
+from worker.estimation import index
+from worker.estimation.history import History, normalised
+from worker.kafka import clients
+from worker.kafka.reader import silent
 
 ROWS, QUERIES = 60, 12
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.drive import LLMS
-from worker.deferral import best, remedy
-from worker.messages import Routed
+from worker.contract.messages import Routed
+from worker.core.deferral import best, remedy
 
 
 def routed(**changes: Any) -> Routed:

@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from worker import bench, cli, demo
+from worker import cli
+from worker.audit.report import Counts, Finding, LlmTotals, Report
 from worker.commands import bench as bench_command
-from worker.errors import FixSetting
-from worker.report import Counts, Finding, LlmTotals, Report
+from worker.contract.errors import FixSetting
+from worker.local import bench, demo
 
 TIMING = demo.Timing(8.0, 250.0, 9.5, 41.0, 3.2)
 COUNTS = Counts(queries=300, dispatched=290, deferred=10, settled=280, released=10, decisions=640)

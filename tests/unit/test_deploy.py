@@ -20,8 +20,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
-from worker import cli, demo_data
-from worker.settings import Settings, load_settings
+from worker import cli
+from worker.contract.settings import Settings, load_settings
+from worker.estimation import demo_data
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.embedder import MAX_CHARACTERS, SUPPLIED, WordLlamaEmbedder, load_embedder
-from worker.errors import FixSetting
+from worker.contract.errors import FixSetting
+from worker.estimation.embedder import MAX_CHARACTERS, SUPPLIED, WordLlamaEmbedder, load_embedder
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 
 from tests.drive import LLMS, Drive, completion, config, query
 from tests.unit.test_proof import story
-from worker.events import Reconfigured, Refused
-from worker.explanation import Attempt, Explanation, Search
-from worker.messages import Checkpoint, Decision, Routed
+from worker.audit.explanation import Attempt, Explanation, Search
+from worker.contract.messages import Checkpoint, Decision, Routed
+from worker.core.events import Reconfigured, Refused
 
 
 def explained(decisions: Sequence[Decision], query_id: str) -> list[Explanation]:

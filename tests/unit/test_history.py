@@ -14,9 +14,9 @@ from pyarrow import parquet
 
 from worker import cli
 from worker.commands import index
-from worker.embedder import WORDLLAMA, embed_with
-from worker.errors import FixSetting
-from worker.history import read_table
+from worker.contract.errors import FixSetting
+from worker.estimation.embedder import WORDLLAMA, embed_with
+from worker.estimation.history import read_table
 
 HEADER = "query_id,prompt,a,a|total_cost\n"
 GOOD = HEADER + "q1,one,0.5,0.001\nq2,two,,\nq3,three,1,0\n"

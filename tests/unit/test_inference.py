@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import structlog
 
-from worker import wire
-from worker.history import History
-from worker.inference import Desk, InferenceWorker, Recorded, Rules, answer
-from worker.messages import Completion, Dispatch, Origin
-from worker.settings import Settings
+from worker.contract import wire
+from worker.contract.messages import Completion, Dispatch, Origin
+from worker.contract.settings import Settings
+from worker.estimation.history import History
+from worker.inference.inference import Desk, InferenceWorker, Recorded, Rules, answer
 
 HISTORY = History(
     ids=["known"],

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import structlog
 
-from worker import demo_data, index
-from worker.embedder import Embedder, WordLlamaEmbedder
-from worker.events import Arrived, Completed, Refused
-from worker.history import History
-from worker.intake import Intake
-from worker.metrics import Metrics
-from worker.recall import Recall
-from worker.record import StoredRecord
-from worker.settings import LlmSettings, Settings
+from worker.contract.record import StoredRecord
+from worker.contract.settings import LlmSettings, Settings
+from worker.core.events import Arrived, Completed, Refused
+from worker.estimation import demo_data, index
+from worker.estimation.embedder import Embedder, WordLlamaEmbedder
+from worker.estimation.history import History
+from worker.kafka.recall import Recall
+from worker.service.intake import Intake
+from worker.service.metrics import Metrics
 
 ROWS = 300
 

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from worker.journal import Journal, record_hash
-from worker.ledger import BrokenInvariant
-from worker.messages import Rejected
-from worker.wire import decode_decision
+from worker.contract.messages import Rejected
+from worker.contract.wire import decode_decision
+from worker.core.journal import Journal, record_hash
+from worker.core.ledger import BrokenInvariant
 
 
 def written(count: int, journal: Journal) -> list[bytes]:

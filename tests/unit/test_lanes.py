@@ -7,9 +7,9 @@ import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
-from worker.committer import Committer
-from worker.intake import Intake
-from worker.lanes import Lanes
+from worker.service.committer import Committer
+from worker.service.intake import Intake
+from worker.service.lanes import Lanes
 
 
 class Opening:

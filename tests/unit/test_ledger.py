@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.ledger import BrokenInvariant, Ledger, Reserve
-from worker.messages import Account, Reservation
+from worker.contract.messages import Account, Reservation
+from worker.core.ledger import BrokenInvariant, Ledger, Reserve
 
 
 def held(number: int, llm: str = "a", amount_micros: int = 100, deadline_ms: int = 1_000) -> Reservation:

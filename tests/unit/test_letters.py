@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from worker import wire
-from worker.errors import RejectRecord
-from worker.record import UNREADABLE_HEADERS, StoredRecord
+from worker.contract import wire
+from worker.contract.errors import RejectRecord
+from worker.contract.record import UNREADABLE_HEADERS, StoredRecord
 
 ERRORS = {"topic": b"queries", "partition": b"3", "offset": b"77", "exception.message": b"all wrong"}
 LETTERS = [

@@ -12,16 +12,19 @@ import pytest
 
 from tests.drive import Drive, config, query
 from tests.topics import Shelf, record
-from worker import clients, index, neighbourhood, wire
-from worker.errors import CheckFailed
-from worker.events import Refused
-from worker.explanation import Explanation
-from worker.history import History, normalised
-from worker.messages import Query
-from worker.neighbourhood import find, with_neighbours
-from worker.reader import silent
-from worker.record import StoredRecord
-from worker.settings import IndexSettings, KafkaSettings, LlmSettings, Settings
+from worker.audit import neighbourhood
+from worker.audit.explanation import Explanation
+from worker.audit.neighbourhood import find, with_neighbours
+from worker.contract import wire
+from worker.contract.errors import CheckFailed
+from worker.contract.messages import Query
+from worker.contract.record import StoredRecord
+from worker.contract.settings import IndexSettings, KafkaSettings, LlmSettings, Settings
+from worker.core.events import Refused
+from worker.estimation import index
+from worker.estimation.history import History, normalised
+from worker.kafka import clients
+from worker.kafka.reader import silent
 
 LLMS = ("large", "medium", "small")
 ROWS = 60

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from worker import cli, demo_data
+from worker import cli
 from worker.commands.options import settings_from, write_json
+from worker.estimation import demo_data
 
 FILE = '[kafka]\ngroup = "{group}"\n'
 

@@ -10,14 +10,14 @@ import pytest
 
 from tests.drive import completion, config, query
 from tests.topics import NAMES, record
-from worker import wire
-from worker.events import Arrived, Completed, Event, Refused
-from worker.messages import Completion, Query
-from worker.originals import OTHER_CEILINGS, OTHER_LIMITS, OTHER_PRICES, Originals, Stream
-from worker.record import UNREADABLE_HEADERS, Headers, StoredRecord
-from worker.refusals import NO_EMBEDDING, NO_TEXT
-from worker.settings import LimitSettings
-from worker.usage import PriceList, Unknown
+from worker.audit.originals import OTHER_CEILINGS, OTHER_LIMITS, OTHER_PRICES, Originals, Stream
+from worker.contract import wire
+from worker.contract.messages import Completion, Query
+from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord
+from worker.contract.refusals import NO_EMBEDDING, NO_TEXT
+from worker.contract.settings import LimitSettings
+from worker.contract.usage import PriceList, Unknown
+from worker.core.events import Arrived, Completed, Event, Refused
 
 LIMITS = LimitSettings()
 PRICES = {"large": PriceList(Decimal(2), Decimal(4)), "small": None}

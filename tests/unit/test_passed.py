@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from tests.topics import NAMES, record
-from worker import wire
-from worker.messages import Query
-from worker.passed import NIL, Passed
-from worker.record import StoredRecord
+from worker.audit.passed import NIL, Passed
+from worker.contract import wire
+from worker.contract.messages import Query
+from worker.contract.record import StoredRecord
 
 PACKED = wire.encode(Query(text="x"))
 OTHER = wire.encode(Query(text="y"))

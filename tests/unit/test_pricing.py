@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.drive import LLMS, PRIOR, config, query
-from worker.ledger import Ledger
-from worker.messages import Account
-from worker.policy import make_policy
-from worker.pricing import Pricing
+from worker.contract.messages import Account
+from worker.core.ledger import Ledger
+from worker.core.policy import make_policy
+from worker.core.pricing import Pricing
 
 LEDGER = Ledger({llm: Account(10_000) for llm in LLMS})
 

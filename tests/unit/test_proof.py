@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from tests.drive import completion, config, query
 from tests.topics import NAMES, Log, Recorded, record
-from worker import wire
-from worker.events import Event, Reconfigured, Refused, Ticked
-from worker.journal import record_hash
-from worker.messages import Checkpoint, Closed, Routed
-from worker.proof import Proof
-from worker.record import StoredRecord
-from worker.summary import summary
+from worker.audit.proof import Proof
+from worker.audit.summary import summary
+from worker.contract import wire
+from worker.contract.messages import Checkpoint, Closed, Routed
+from worker.contract.record import StoredRecord
+from worker.core.events import Event, Reconfigured, Refused, Ticked
+from worker.core.journal import record_hash
 
 DECISIONS, LEDGER, LETTERS, DEFERRED = NAMES.decisions, NAMES.ledger, NAMES.dead_letters, NAMES.deferred
 encode = msgspec.msgpack.Encoder().encode

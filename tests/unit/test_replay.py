@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from tests.drive import CRASH, LLMS, PRIOR, completion, config, query
 from tests.topics import NAMES, Log, Recorded, record
 from tests.unit.test_proof import changed, cut_off, inserted, removed, story, swapped
-from worker import router, wire
-from worker.events import Completed, Event, Reconfigured, Refused, Ticked
-from worker.evidence import Anchor, Evidence
-from worker.journal import record_hash
-from worker.messages import Checkpoint, Closed, Ignored, Priced, Routed, WindowBlock
-from worker.record import StoredRecord
-from worker.replay import Replay
-from worker.solutions import Solutions
-from worker.witness import Witness
+from worker.audit.evidence import Anchor, Evidence
+from worker.audit.replay import Replay
+from worker.audit.solutions import Solutions
+from worker.audit.witness import Witness
+from worker.contract import wire
+from worker.contract.messages import Checkpoint, Closed, Ignored, Priced, Routed, WindowBlock
+from worker.contract.record import StoredRecord
+from worker.core import router
+from worker.core.events import Completed, Event, Reconfigured, Refused, Ticked
+from worker.core.journal import record_hash
 
 INDEX = config().index
 

@@ -12,14 +12,15 @@ from typer.testing import CliRunner
 from tests.drive import PRIOR, config
 from tests.topics import NAMES, Log, Recorded, Shelf
 from tests.unit.test_proof import story
-from worker import anchors, clients, rerun
+from worker.audit import anchors, rerun
+from worker.audit.evidence import Anchor
+from worker.audit.rerun import Limit, Replayed, Rerun, Task
 from worker.cli import app
-from worker.evidence import Anchor
-from worker.journal import record_hash
-from worker.messages import Checkpoint
-from worker.record import StoredRecord
-from worker.rerun import Limit, Replayed, Rerun, Task
-from worker.settings import Settings
+from worker.contract.messages import Checkpoint
+from worker.contract.record import StoredRecord
+from worker.contract.settings import Settings
+from worker.core.journal import record_hash
+from worker.kafka import clients
 
 D, L = NAMES.decisions, NAMES.ledger
 Place = tuple[str, int]

@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 
 from tests.drive import CRASH, LLMS, Drive, completion, config, query
-from worker import router
-from worker.events import Event, Reconfigured, Refused, Ticked
-from worker.journal import record_hash
-from worker.messages import Closed, Ignored, Priced, Rejected, Routed
+from worker.contract.messages import Closed, Ignored, Priced, Rejected, Routed
+from worker.core import router
+from worker.core.events import Event, Reconfigured, Refused, Ticked
+from worker.core.journal import record_hash
 
 
 def story() -> list[Event]:

@@ -12,10 +12,10 @@ import jsonschema
 import msgspec
 import pytest
 
-from worker import examples, schemas, wire
-from worker.errors import RejectRecord
-from worker.messages import Configuration, Decision, WindowBlock
-from worker.settings import Settings
+from worker.contract import examples, schemas, wire
+from worker.contract.errors import RejectRecord
+from worker.contract.messages import Configuration, Decision, WindowBlock
+from worker.contract.settings import Settings
 
 FOLDER = Path(__file__).parents[2] / "schemas"
 NAMES = sorted(examples.messages())

@@ -9,10 +9,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from worker import cli, examples, sender
+from worker import cli
 from worker.commands import send
-from worker.messages import Closed, Origin, Routed
-from worker.sender import Reply
+from worker.contract import examples
+from worker.contract.messages import Closed, Origin, Routed
+from worker.local import sender
+from worker.local.sender import Reply
 
 ORIGIN = Origin(1, 1_234)
 ROUTED = examples.decisions()["decision-routed"]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from worker.errors import FixSetting
-from worker.manifest import Manifest
-from worker.settings import LlmSettings, Settings, load_settings
-from worker.shares import configuration
-from worker.usage import PriceList
+from worker.contract.errors import FixSetting
+from worker.contract.settings import LlmSettings, Settings, load_settings
+from worker.contract.usage import PriceList
+from worker.core.shares import configuration
+from worker.estimation.manifest import Manifest
 
 GROUP = "TOLLGATE_KAFKA__GROUP"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from worker.events import Completed
-from worker.messages import Reservation
-from worker.settlement import Charge, charge
+from worker.contract.messages import Reservation
+from worker.core.events import Completed
+from worker.core.settlement import Charge, charge
 
 HELD = Reservation("0-0-1", "q0", "large", 0, 1, 720, 0, 1_000)
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.drive import LLMS, PRIOR, Drive, completion, config, query
-from worker.events import Effects, Event, Reconfigured, Refused, Ticked
-from worker.ledger import BrokenInvariant
-from worker.messages import AccountRow, Checkpoint, Reservation
-from worker.router import Router
-from worker.snapshot import assemble, restore
+from worker.contract.messages import AccountRow, Checkpoint, Reservation
+from worker.core.events import Effects, Event, Reconfigured, Refused, Ticked
+from worker.core.ledger import BrokenInvariant
+from worker.core.router import Router
+from worker.core.snapshot import assemble, restore
 
 ROWS = 40
 reservation = msgspec.msgpack.Decoder(Reservation).decode

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.errors import FixSetting
-from worker.topic_names import TopicNames
+from worker.contract.errors import FixSetting
+from worker.contract.topic_names import TopicNames
 
 DISPATCH = [
     ("plain", "", "gpt-4o", "dispatch.gpt-4o"),

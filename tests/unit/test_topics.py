@@ -9,12 +9,13 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
 
-from worker import clients, topics, wire
-from worker.clients import MAX_MESSAGE_BYTES
-from worker.errors import CheckBroker
-from worker.messages import Deferred, Dispatch, Origin
-from worker.record import StoredRecord
-from worker.settings import LimitSettings, Settings
+from worker.contract import wire
+from worker.contract.errors import CheckBroker
+from worker.contract.messages import Deferred, Dispatch, Origin
+from worker.contract.record import StoredRecord
+from worker.contract.settings import LimitSettings, Settings
+from worker.kafka import clients, topics
+from worker.kafka.clients import MAX_MESSAGE_BYTES
 
 BATCH_OVERHEAD_BYTES = 100
 SETTINGS = Settings(llms={"a": {"budget_usd": 1}})

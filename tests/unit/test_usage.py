@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from worker import usage
-from worker.ceilings import ceilings_micros
-from worker.errors import RejectRecord
-from worker.messages import Query
-from worker.usage import PriceList, Unknown
+from worker.contract import usage
+from worker.contract.errors import RejectRecord
+from worker.contract.messages import Query
+from worker.contract.usage import PriceList, Unknown
+from worker.core.ceilings import ceilings_micros
 
 # Micro-dollars per token: input 2, output 10, cached input 0.5.
 PRICES = PriceList(Decimal(2), Decimal(10), Decimal("0.5"))

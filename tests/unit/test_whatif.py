@@ -7,11 +7,11 @@ import pytest
 
 from tests.drive import LLMS, PRIOR, Drive, completion, config, query
 from tests.unit.test_proof import story
-from worker.events import Arrived, Refused
-from worker.exploration import Explored
-from worker.messages import Checkpoint, Decision, Routed
-from worker.tally import Served
-from worker.whatif import Change, Estimated, WhatIf
+from worker.audit.exploration import Explored
+from worker.audit.tally import Served
+from worker.audit.whatif import Change, Estimated, WhatIf
+from worker.contract.messages import Checkpoint, Decision, Routed
+from worker.core.events import Arrived, Refused
 
 
 def play(drive: Drive, change: Change, estimated: Estimated | None = None) -> WhatIf:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.window import BLOCK_ROWS, Window
+from worker.core.window import BLOCK_ROWS, Window
 
 LLMS = 2
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import wire
-from worker.errors import RejectRecord
-from worker.messages import Completion, Query
+from worker.contract import wire
+from worker.contract.errors import RejectRecord
+from worker.contract.messages import Completion, Query
 
 MAX_BYTES = 1_000_000
 MAX_NESTING = 64

@@ -6,7 +6,7 @@ import pytest
 
 from tests.drive import query
 from tests.topics import NAMES, Recorded
-from worker.witness import Witness
+from worker.audit.witness import Witness
 
 LEDGER = Recorded().run([query(0), query(1)]).topics()[NAMES.ledger]
 ENDS = [number for number, stored in enumerate(LEDGER, 1) if stored.key == b"account"]

@@ -11,7 +11,7 @@ import typer
 from worker.commands.options import JsonOption, write_json
 
 if TYPE_CHECKING:
-    from worker.bench import Result
+    from worker.local.bench import Result
 
 Queries = Annotated[int, typer.Option(min=1_000, help="Backlog for the throughput.")]
 Rate = Annotated[float, typer.Option(min=1, help="Queries a second for the latency.")]
@@ -33,9 +33,9 @@ def command(
     """
     from rich.console import Console
 
-    from worker.bench import Bench, Plan
-    from worker.broker import Broker
-    from worker.system import System
+    from worker.local.bench import Bench, Plan
+    from worker.local.broker import Broker
+    from worker.local.system import System
 
     console = Console()
     with (
@@ -50,8 +50,8 @@ def command(
 
 
 def _show(console: Any, result: Result) -> None:
-    from worker.bench import missed
     from worker.commands.tables import figures
+    from worker.local.bench import missed
 
     failed = missed(result)
     console.print(figures(("one worker", "measured", "target", "at"), _rows(result, failed)))
@@ -61,7 +61,7 @@ def _show(console: Any, result: Result) -> None:
 
 def _rows(result: Result, failed: list[str]) -> list[tuple[str, ...]]:
     def target(name: str) -> str:
-        from worker.bench import TARGETS
+        from worker.local.bench import TARGETS
 
         bound, at_least = TARGETS[name]
         return f"{'>=' if at_least else '<='} {bound:g}{' MISSED' if name in failed else ''}"

@@ -18,8 +18,8 @@ def start(directory: Directory = None, port: Port = 9092) -> None:
     """Start it and leave it running; its data stays. Example: `tollgate broker start --port 9092`"""
     from rich.console import Console
 
-    from worker.broker import Broker, running
-    from worker.errors import FixSetting
+    from worker.contract.errors import FixSetting
+    from worker.local.broker import Broker, running
 
     console, place = Console(), _place(directory)
     if (found := running(place)) is not None:
@@ -34,7 +34,7 @@ def start(directory: Directory = None, port: Port = 9092) -> None:
 @app.command()
 def stop(directory: Directory = None) -> None:
     """Stop it by its process id. Exit 1 if none runs."""
-    from worker.broker import stop_standing
+    from worker.local.broker import stop_standing
 
     if not stop_standing(_place(directory)):
         typer.echo("none is running")
@@ -45,7 +45,7 @@ def stop(directory: Directory = None) -> None:
 @app.command()
 def status(directory: Directory = None) -> None:
     """Say whether it runs, and where. Exit 1 if not."""
-    from worker.broker import running
+    from worker.local.broker import running
 
     found = running(_place(directory))
     if found is None:

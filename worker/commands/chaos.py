@@ -12,7 +12,7 @@ import typer
 from worker.commands.options import JsonOption, write_json
 
 if TYPE_CHECKING:
-    from worker.chaos import Result
+    from worker.local.chaos import Result
 
 Minutes = Annotated[float, typer.Option(min=0.1, help="How long queries are produced and things are broken.")]
 Rate = Annotated[float, typer.Option(min=1, help="Queries a second.")]
@@ -31,9 +31,9 @@ def command(
     """
     from rich.console import Console
 
-    from worker.broker import Broker
-    from worker.chaos import Chaos, Plan
-    from worker.system import System
+    from worker.local.broker import Broker
+    from worker.local.chaos import Chaos, Plan
+    from worker.local.system import System
 
     console = Console()
     plan = Plan(minutes, rate, every, random.SystemRandom().randrange(2**32) if seed is None else seed)

@@ -13,8 +13,8 @@ from worker.commands.options import JsonOption, write_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from worker.demo import Result
-    from worker.report import LlmTotals
+    from worker.audit.report import LlmTotals
+    from worker.local.demo import Result
 
 Directory = Annotated[Path | None, typer.Option(help="Where it keeps Kafka's data and its logs; made anew.")]
 Queries = Annotated[int, typer.Option(min=100, max=1_000_000, help="How many queries to route.")]
@@ -41,8 +41,8 @@ def command(
     """
     from rich.console import Console
 
-    from worker import demo
-    from worker.demo_data import demo_directory
+    from worker.estimation.demo_data import demo_directory
+    from worker.local import demo
 
     # Both alike; Python leaves SIGINT ignored where a script started the demo in the background.
     for end in (signal.SIGINT, signal.SIGTERM):
@@ -106,8 +106,8 @@ def _show(console: Any, result: Result) -> None:
 
 
 def _accounts(result: Result) -> Table:
+    from worker.audit.report import LlmTotals
     from worker.commands.tables import figures
-    from worker.report import LlmTotals
 
     llms = result.report.llms
     rows = [_account(llm, total, total.mean_quality) for llm, total in llms.items()]

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from worker.evaluation import Score
-    from worker.finding import Finding
-    from worker.history import History
-    from worker.study import Study
+    from worker.estimation.history import History
+    from worker.evaluation.evaluation import Score
+    from worker.evaluation.finding import Finding
+    from worker.evaluation.study import Study
 
 T = TypeVar("T")
 
@@ -72,10 +72,10 @@ def command(
     """Play policies or run experiments on DATA and show the table."""
     from typing import cast
 
-    from worker.evaluation import POLICIES, USUAL
-    from worker.play import RULES, Rule
-    from worker.scene import ORDERS, SPLITS, Order, Plan, Split
-    from worker.study import Study
+    from worker.evaluation.evaluation import POLICIES, USUAL
+    from worker.evaluation.play import RULES, Rule
+    from worker.evaluation.scene import ORDERS, SPLITS, Order, Plan, Split
+    from worker.evaluation.study import Study
 
     if experiment and "list" in experiment:
         _list_experiments()
@@ -92,7 +92,7 @@ def command(
 
 
 def _check(option: str, values: Iterable[str], allowed: Iterable[str]) -> None:
-    from worker.errors import FixSetting
+    from worker.contract.errors import FixSetting
 
     for value in values:
         if value not in allowed:
@@ -100,8 +100,8 @@ def _check(option: str, values: Iterable[str], allowed: Iterable[str]) -> None:
 
 
 def _history(data: Path | None, embeddings: Path | None) -> History:
-    from worker import demo_data
-    from worker.history import read_table
+    from worker.estimation import demo_data
+    from worker.estimation.history import read_table
 
     if data is None:
         return demo_data.load()
@@ -109,7 +109,7 @@ def _history(data: Path | None, embeddings: Path | None) -> History:
     beside = embeddings is not None or any(place.glob("embeddings*.npy"))
     if beside:
         return read_table(data, embeddings)
-    from worker.embedder import embed_with
+    from worker.estimation.embedder import embed_with
 
     return read_table(data, embed=embed_with("wordllama"))
 
@@ -122,7 +122,7 @@ def _compare(study: Study, policies: list[str], json: Path | None, plot: Path | 
     if json:
         _write(json, study, scores)
     if plot:
-        from worker.plots import draw_paper
+        from worker.evaluation.plots import draw_paper
 
         _followed(study, None, lambda: draw_paper(study, plot))
 
@@ -155,7 +155,7 @@ def _followed(study: Study, steps: int | None, work: Callable[[], T]) -> T:
 def _table(study: Study, scores: list[Score]) -> Table:
     from rich.table import Table
 
-    from worker.evaluation import spreads
+    from worker.evaluation.evaluation import spreads
 
     live = study.scene(study.all_seeds[0])
     title = f"{live.queries:,} queries, {len(live.live.llms)} LLMs, {len(live.past.ids):,} rows of history, "
@@ -188,7 +188,7 @@ def _cells(policy: str, mean: Score, deviation: float) -> tuple[str, ...]:
 def _write(file: Path, study: Study, scores: list[Score]) -> None:
     import dataclasses
 
-    from worker.evaluation import spreads
+    from worker.evaluation.evaluation import spreads
 
     result = {
         "rows": len(study.history.ids),
@@ -205,14 +205,14 @@ def _write(file: Path, study: Study, scores: list[Score]) -> None:
 
 
 def _list_experiments() -> None:
-    from worker.experiments import EXPERIMENTS
+    from worker.evaluation.experiments import EXPERIMENTS
 
     for name, experiment in EXPERIMENTS.items():
         typer.echo(f"{name:18} {(experiment.__doc__ or '').splitlines()[0]}")
 
 
 def _run_experiments(study: Study, names: list[str], json: Path | None, plot: Path | None) -> None:
-    from worker.experiments import EXPERIMENTS
+    from worker.evaluation.experiments import EXPERIMENTS
 
     wanted = list(EXPERIMENTS) if "all" in names else names
     _check("experiment", wanted, EXPERIMENTS)
@@ -221,7 +221,7 @@ def _run_experiments(study: Study, names: list[str], json: Path | None, plot: Pa
         found[name] = _followed(study, None, partial(EXPERIMENTS[name], study))
         console.print(_finding(found[name]))
         if plot:
-            from worker.plots import draw_finding
+            from worker.evaluation.plots import draw_finding
 
             draw_finding(name, found[name], plot)
     write_json(json, found)

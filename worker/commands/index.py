@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from worker.manifest import Manifest
+    from worker.estimation.manifest import Manifest
 
 DEMO = Path("demo")
 
@@ -40,10 +40,10 @@ def build(
     """Build an index from a table of past queries, calibrated on it. `demo` is the data in the package."""
     from rich.console import Console
 
-    from worker import demo_data, index
-    from worker.embedder import embed_with
-    from worker.errors import FixSetting
-    from worker.history import read_table
+    from worker.contract.errors import FixSetting
+    from worker.estimation import demo_data, index
+    from worker.estimation.embedder import embed_with
+    from worker.estimation.history import read_table
 
     if table == DEMO and embeddings is not None:
         raise FixSetting("--embeddings: the data in the package has its own; name a table, or leave it out")
@@ -63,8 +63,8 @@ def inspect(directory: Directory, as_json: AsJson = False) -> None:
     """Check every hash of an index and show what it is made of and how well it estimates."""
     from rich.console import Console
 
-    from worker import index
-    from worker.manifest import encode
+    from worker.estimation import index
+    from worker.estimation.manifest import encode
 
     manifest = index.load(directory).manifest
     if as_json:

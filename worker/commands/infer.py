@@ -30,10 +30,11 @@ def command(
     A real one calls its LLM instead; the rest is the same. Safe to kill. Example:
     `tollgate infer --llm gpt-4o --latency-ms 200 --error-rate 0.02`
     """
-    from worker import demo_data, log
-    from worker.errors import FixSetting
-    from worker.history import no_embeddings, read_table
-    from worker.inference import InferenceWorker, Recorded, Rules
+    from worker.contract.errors import FixSetting
+    from worker.estimation import demo_data
+    from worker.estimation.history import no_embeddings, read_table
+    from worker.inference.inference import InferenceWorker, Recorded, Rules
+    from worker.service import log
 
     settings = settings_from(config)
     log.configure(settings.log)

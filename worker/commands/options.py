@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from worker.settings import Settings
+    from worker.contract.settings import Settings
 
 ConfigOption = Annotated[
     Path | None,
@@ -48,7 +48,7 @@ def write_json(file: Path | None, result: Any) -> None:
 
 def settings_from(config: Path | None, flags: dict[str, Any] | None = None) -> Settings:
     """Settings from --config, ./tollgate.toml or the running demo. Raises FixSetting."""
-    from worker.settings import load_settings
+    from worker.contract.settings import load_settings
 
     return load_settings(config or _found(), flags)
 
@@ -58,7 +58,7 @@ def _found() -> Path | None:
     here = Path("tollgate.toml")
     if here.exists():
         return here
-    from worker.demo_data import demo_directory, is_own
+    from worker.estimation.demo_data import demo_directory, is_own
 
     demo = demo_directory()
     # Another user's file could name a broker of theirs, which would be sent this user's password.

@@ -25,9 +25,9 @@ def command(config: ConfigOption = None, count: Count = 10_000, rate: Rate = 50.
     """
     from rich.console import Console
 
-    from worker import demo_data
-    from worker.feeder import Feeder
-    from worker.history import read_table
+    from worker.estimation import demo_data
+    from worker.estimation.history import read_table
+    from worker.local.feeder import Feeder
 
     settings = settings_from(config)
     live = demo_data.split(demo_data.load())[1] if history is None else read_table(history)

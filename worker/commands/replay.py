@@ -12,7 +12,7 @@ from worker.commands.options import ConfigOption, JsonOption, settings_from, wri
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from worker.rerun import Limit, Replayed
+    from worker.audit.rerun import Limit, Replayed
 
 Partitions = Annotated[list[int] | None, typer.Option("--partition", "-p", help="This one only; may be repeated.")]
 From = Annotated[
@@ -55,10 +55,10 @@ def command(
     """
     from rich.console import Console
 
-    from worker import anchors
+    from worker.audit import anchors
+    from worker.audit.rerun import Task, replay
     from worker.commands.verify import watching
-    from worker.errors import CheckFailed
-    from worker.rerun import Task, replay
+    from worker.contract.errors import CheckFailed
 
     task = Task(
         partitions=tuple(partition or ()),
@@ -85,7 +85,7 @@ def command(
 def _limit(option: str, text: str | None) -> Limit | None:
     from datetime import UTC, datetime
 
-    from worker.rerun import Limit
+    from worker.audit.rerun import Limit
 
     if text is None:
         return None
@@ -143,7 +143,7 @@ def _row(result: Replayed) -> tuple[str, ...]:
 
 
 def _notes(result: Replayed) -> list[str]:
-    from worker import originals, solutions
+    from worker.audit import originals, solutions
 
     tolerance = f"quality {originals.QUALITY_TOLERANCE}, cost {originals.COST_TOLERANCE:.0%}"
     counted = [

@@ -20,7 +20,7 @@ def command(
     Start as many as you like with the same settings: they share the partitions as one consumer group, and take over
     from each other when one ends. Example: `tollgate run --config tollgate.toml`
     """
-    from worker import app, log
+    from worker.service import app, log
 
     flags: dict[str, Any] = {} if web_port is None else {"web": {"port": web_port}}
     settings = settings_from(config, flags)

@@ -9,8 +9,8 @@ import typer
 from worker.commands.options import ConfigOption, settings_from
 
 if TYPE_CHECKING:
-    from worker.messages import Routed
-    from worker.sender import Reply
+    from worker.contract.messages import Routed
+    from worker.local.sender import Reply
 
 # The best by score, and the chosen one.
 SHOWN = 8
@@ -37,8 +37,8 @@ def command(
     import msgspec
     from rich.console import Console
 
-    from worker.messages import Query
-    from worker.sender import send
+    from worker.contract.messages import Query
+    from worker.local.sender import send
 
     settings = settings_from(config)
     reply = send(settings, Query(text=text, max_output_tokens=max_output_tokens), wait)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from worker.status import LlmStatus, Status
+    from worker.audit.status import LlmStatus, Status
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the status as JSON, one object.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it until Ctrl-C.")]
@@ -31,7 +31,7 @@ def command(config: ConfigOption = None, as_json: AsJson = False, watch: Watch =
     from rich.console import Console
     from rich.live import Live
 
-    from worker.follow import statuses
+    from worker.audit.follow import statuses
 
     states = statuses(settings_from(config))
     if not watch:

@@ -12,7 +12,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Cr
 @app.command()
 def create(config: ConfigOption = None) -> None:
     """Create every topic that is missing; what exists is left as it is. Example: `tollgate topics create -c t.toml`"""
-    from worker import topics
+    from worker.kafka import topics
 
     made = topics.create(settings_from(config))
     typer.echo(f"{len(made)} topics created" + "".join(f"\n  {name}" for name in made))
@@ -21,7 +21,7 @@ def create(config: ConfigOption = None) -> None:
 @app.command()
 def check(config: ConfigOption = None) -> None:
     """Check every topic: partitions, compaction, record sizes. Exit 1 if one is not as it must be."""
-    from worker import topics
+    from worker.kafka import topics
 
     problems = topics.check(settings_from(config))
     for problem in problems:

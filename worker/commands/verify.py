@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from worker.reader import Progress
-    from worker.report import Counts, Report
+    from worker.audit.report import Counts, Report
+    from worker.kafka.reader import Progress
 
 USD = 1e-6
 
@@ -27,8 +27,8 @@ def command(config: ConfigOption = None, json: JsonOption = None) -> None:
     """
     from rich.console import Console
 
-    from worker.audit import verify
-    from worker.errors import CheckFailed
+    from worker.audit.audit import verify
+    from worker.contract.errors import CheckFailed
 
     console = Console()
     with watching(console) as progress:

@@ -14,8 +14,8 @@ from worker.commands.options import ConfigOption, JsonOption, settings_from, wri
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from worker.counterfactual import Comparison, Side
-    from worker.tally import Served
+    from worker.audit.counterfactual import Comparison, Side
+    from worker.audit.tally import Served
 
 Budgets = Annotated[
     str | None, typer.Option(metavar="LLM=USD,...|xFACTOR", help="Other budgets in dollars, or all times a factor.")
@@ -46,9 +46,9 @@ def command(
     """
     from rich.console import Console
 
+    from worker.audit.counterfactual import what_if
+    from worker.audit.whatif import Change
     from worker.commands.verify import watching
-    from worker.counterfactual import what_if
-    from worker.whatif import Change
 
     settings, console = settings_from(config), Console()
     factor, amounts = _budgets(budgets)
@@ -95,9 +95,9 @@ def _check(option: str, names: Iterable[str], llms: Container[str]) -> None:
 
 def show(console: Console, comparison: Comparison) -> None:
     """Both sides in total and by LLM, then what is known and what is estimated."""
+    from worker.audit.exploration import Explored
+    from worker.audit.tally import Served
     from worker.commands.tables import figures
-    from worker.exploration import Explored
-    from worker.tally import Served
 
     nothing = Served()
     real, other = comparison.real, comparison.other

@@ -1,0 +1,1 @@
+"""What reads the topics back: verify, replay, what-if, explain and status."""

@@ -1,0 +1,188 @@
+"""The AsyncAPI 3.0 document of Tollgate's topics; `python -m worker.contract.schemas` writes it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+CONTENT_TYPE = "application/vnd.msgpack"
+CONTRACT_VERSION = "1.0.0"
+TEXT = {"type": "string"}
+DISPATCH_ID = {"type": "string", "pattern": "^[0-9]+-[0-9]+-[0-9]+$", "description": "<partition>-<offset>-<attempt>"}
+QUERY_ID = {"type": "string", "description": "the query's id, or <partition>-<offset> where it brought none"}
+CONNECT_ERRORS = {
+    "topic": "where the record came from",
+    "partition": "its partition",
+    "offset": "its offset",
+    "stage": "VALUE_CONVERTER, or TASK_PUT for a completion that nobody waits for",
+    "exception.class.name": "tollgate.<kind of problem>",
+    "exception.message": "what is wrong, in words",
+}
+CUT = {
+    "tollgate.truncated.bytes": "length of a value that was cut",
+    "tollgate.truncated.key.bytes": "length of a key that was cut",
+    "tollgate.dropped.headers": "how many of the last headers are left out, for their size",
+    "tollgate.unreadable.headers": "all headers are left out: a name is not UTF-8",
+}
+
+
+class Message(NamedTuple):
+    """A message on a topic. `schema` is a file in schemas/, None for bytes as they were received; `key` None: none."""
+
+    name: str
+    schema: str | None
+    key: dict[str, Any] | None
+    summary: str
+
+
+class Topic(NamedTuple):
+    """One channel, from the side of Tollgate: `action` is what it does there."""
+
+    name: str
+    address: str
+    action: str
+    cleanup: str
+    description: str
+    messages: tuple[Message, ...]
+
+
+TOPICS = (
+    Topic(
+        "queries",
+        "queries",
+        "receive",
+        "delete",
+        "LLM queries, read_committed. JSON objects and Confluent frames around either format are read too. Key them by "
+        "id: only in one partition are repeats of an id seen, and not routed twice while its reservation is open.",
+        (Message("query", "query", {**TEXT, "description": "the query's id"}, "One LLM query"),),
+    ),
+    Topic(
+        "completions",
+        "completions",
+        "receive",
+        "delete",
+        "What inference workers answered. Produce to the partition that the dispatch's origin names.",
+        (Message("completion", "completion", DISPATCH_ID, "The outcome of one dispatch"),),
+    ),
+    Topic(
+        "dispatch",
+        "dispatch.{llm}",
+        "send",
+        "delete",
+        "Queries for one LLM; read them read_committed. All headers of the query are passed on.",
+        (Message("dispatch", "dispatch", DISPATCH_ID, "A query with its reservation"),),
+    ),
+    Topic(
+        "deferred",
+        "deferred",
+        "send",
+        "delete",
+        "Queries not served now, why, and what would change it.",
+        (Message("deferred", "deferred", QUERY_ID, "A query not served now"),),
+    ),
+    Topic(
+        "dead-letters",
+        "dead-letters",
+        "send",
+        "delete",
+        "Records that could not be used: key, value, timestamp and headers as received, with headers that say why.",
+        (Message("dead-letter", None, {"description": "as received"}, "A record that could not be used"),),
+    ),
+    Topic(
+        "ledger",
+        "ledger",
+        "send",
+        "compact",
+        "The state of each partition, by key; a reservation that closed is a tombstone.",
+        (
+            Message("account-row", "account-row", {"const": "account"}, "Money, prices and offsets of the partition"),
+            Message("configuration", "configuration", {"const": "configuration"}, "The settings in force"),
+            Message("reservation", "reservation", {"type": "string", "pattern": "^reservation/"}, "Money held"),
+            Message("window-block", "window-block", {"type": "string", "pattern": "^window/"}, "Recent estimates"),
+        ),
+    ),
+    Topic(
+        "decisions",
+        "decisions",
+        "send",
+        "delete",
+        "The audit: one record for each input record and for what happened by itself, chained by `prev`.",
+        tuple(
+            Message(f"decision-{kind}", f"decision-{kind}", key, summary)
+            for kind, key, summary in (
+                ("configured", None, "Settings from here on"),
+                ("priced", None, "Prices from here on"),
+                ("routed", QUERY_ID, "A query dispatched or deferred"),
+                ("rejected", None, "A record that went to dead-letters"),
+                ("closed", QUERY_ID, "A reservation settled, released or expired"),
+                ("ignored", DISPATCH_ID, "A completion that changed nothing"),
+                ("checkpoint", None, "The whole state, for a replay to begin at"),
+            )
+        ),
+    ),
+)
+
+
+def document() -> dict[str, Any]:
+    """The whole document. Topics may have a prefix (kafka.topic_prefix) in front of their address."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Tollgate",
+            "version": CONTRACT_VERSION,
+            "description": "Routes LLM queries on Kafka under budgets. Partition p of every topic belongs to lane p.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": CONTENT_TYPE,
+        "servers": {"local": {"host": "127.0.0.1:9092", "protocol": "kafka"}},
+        "channels": {topic.name: _channel(topic) for topic in TOPICS},
+        "operations": {f"{topic.action}-{topic.name}": _operation(topic) for topic in TOPICS},
+        "components": {"messages": {message.name: _message(message) for topic in TOPICS for message in topic.messages}},
+    }
+
+
+def _channel(topic: Topic) -> dict[str, Any]:
+    channel: dict[str, Any] = {
+        "address": topic.address,
+        "description": topic.description,
+        "messages": {message.name: _reference("components", "messages", message.name) for message in topic.messages},
+        "bindings": {"kafka": {"topicConfiguration": {"cleanup.policy": [topic.cleanup]}, "bindingVersion": "0.5.0"}},
+    }
+    if "{llm}" in topic.address:
+        channel["parameters"] = {"llm": {"description": "Its name; characters that Kafka does not allow become `-`"}}
+    return channel
+
+
+def _operation(topic: Topic) -> dict[str, Any]:
+    return {
+        "action": topic.action,
+        "channel": _reference("channels", topic.name),
+        "messages": [_reference("channels", topic.name, "messages", message.name) for message in topic.messages],
+    }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    key = {} if message.key is None else {"key": message.key}
+    described: dict[str, Any] = {
+        "name": message.name,
+        "summary": message.summary,
+        "headers": _headers(message),
+        "bindings": {"kafka": {**key, "bindingVersion": "0.5.0"}},
+    }
+    if message.schema is None:
+        return described | {"contentType": "application/octet-stream", "payload": {}}
+    return described | {"contentType": CONTENT_TYPE, "payload": {"$ref": f"./{message.schema}.schema.json"}}
+
+
+def _headers(message: Message) -> dict[str, Any]:
+    if message.schema is None:
+        errors = {f"__connect.errors.{name}": {**TEXT, "description": text} for name, text in CONNECT_ERRORS.items()}
+        cut = {name: {**TEXT, "description": text} for name, text in CUT.items()}
+        return {"type": "object", "required": list(errors), "properties": errors | cut}
+    properties: dict[str, Any] = {"content-type": {"const": CONTENT_TYPE}}
+    if message.name in ("query", "dispatch"):
+        properties["traceparent"] = {**TEXT, "description": "W3C Trace Context, passed on as every other header"}
+    return {"type": "object", "properties": properties}
+
+
+def _reference(*path: str) -> dict[str, str]:
+    return {"$ref": "#/" + "/".join(path)}

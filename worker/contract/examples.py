@@ -1,0 +1,209 @@
+"""One example of each message: a query that is routed, fails once, is answered and settled. For schemas/ and tests."""
+
+from __future__ import annotations
+
+from msgspec import Raw, Struct, msgpack
+
+from worker.contract import wire
+from worker.contract.messages import (
+    Account,
+    AccountRow,
+    Checkpoint,
+    Closed,
+    Completion,
+    Configuration,
+    Configured,
+    Deferred,
+    Dispatch,
+    Fit,
+    Ignored,
+    Offsets,
+    Origin,
+    Priced,
+    Query,
+    Rejected,
+    Reservation,
+    Routed,
+    WindowBlock,
+)
+from worker.contract.record import StoredRecord
+from worker.contract.wire import DeadLetter
+
+AT_MS = 1_760_000_000_000
+LLMS = ("gpt-4o", "claude-3-haiku")
+UNKNOWN_FIELD = "Object contains unknown field `txt`"
+PRICES = (0.00004, 0.000125)
+PREV = bytes(range(16))
+FIT = Fit(status="converged", objective=412.5, gap=0.0003, iterations=18, message="CONVERGENCE: REL_REDUCTION_OF_F")
+ACCOUNTS = {"gpt-4o": Account(2_500_000, 5_340, 128_770, 310), "claude-3-haiku": Account(1_250_000, 0, 9_410)}
+
+
+def messages() -> dict[str, Struct]:
+    """An example by the name of its schema."""
+    return inputs() | outputs() | ledger_rows() | decisions()
+
+
+def inputs() -> dict[str, Struct]:
+    """What is read from outside."""
+    return {"query": _query(), "completion": _completion()}
+
+
+def outputs() -> dict[str, Struct]:
+    """What inference workers and producers of queries read."""
+    return {"dispatch": _dispatch(), "deferred": _deferred()}
+
+
+def dead_letter() -> DeadLetter:
+    """A query that could not be read: as it was received, with headers that say why."""
+    headers = (("content-type", b"application/json"),)
+    received = StoredRecord("queries", 1, 1_235, AT_MS, b"order-2043", b'{"id": "order-2043", "txt": "Why?"}', headers)
+    return wire.dead_letter(received, UNKNOWN_FIELD, "unknown_field", max_bytes=1_000, max_header_bytes=1_000)
+
+
+def ledger_rows() -> dict[str, Struct]:
+    """The rows of the ledger topic."""
+    return {
+        "account-row": _account_row(),
+        "configuration": _configuration(),
+        "reservation": _reservation(),
+        "window-block": WindowBlock(bytes(8), bytes(16)),
+    }
+
+
+def decisions() -> dict[str, Struct]:
+    """One record of each kind on `decisions`."""
+    return {
+        "decision-configured": Configured(b"", AT_MS, 1, _configuration()),
+        "decision-priced": Priced(PREV, AT_MS, 250, PRICES, FIT),
+        "decision-routed": _routed(),
+        "decision-rejected": Rejected(PREV, AT_MS, "queries", 1_235, UNKNOWN_FIELD),
+        "decision-closed": _closed(),
+        "decision-ignored": Ignored(PREV, AT_MS, 981, "1-900-1", "no reservation is open under this dispatch_id"),
+        "decision-checkpoint": Checkpoint(PREV, AT_MS, 0, 1, _account_row(), _configuration(), {}, [_reservation()]),
+    }
+
+
+def _query() -> Query:
+    return Query(
+        id="order-2041",
+        text="Which of these two contracts renews by itself?",
+        embedding=bytes.fromhex("0038 00b8 0038 00b8 0000 0000 0000 0000"),
+        input_tokens=412,
+        max_output_tokens=300,
+        deadline_ms=AT_MS + 60_000,
+        parameters={"temperature": 0.2},
+    )
+
+
+def _dispatch() -> Dispatch:
+    return Dispatch(
+        id="1-1234-1",
+        query_id="order-2041",
+        llm="gpt-4o",
+        origin=Origin(1, 1_234),
+        attempt=1,
+        reserved_micros=5_340,
+        quality=0.8125,
+        cost_micros=4_450,
+        price=PRICES[0],
+        deadline_ms=AT_MS + 60_000,
+        query=Raw(msgpack.encode(_query())),
+    )
+
+
+def _deferred() -> Deferred:
+    return Deferred(
+        query_id="order-2042",
+        origin=Origin(1, 1_236),
+        attempt=1,
+        reason="exhausted",
+        remedy="a larger budget for gpt-4o",
+        best_llm="gpt-4o",
+        best_score=0.6345,
+        query=Raw(msgpack.encode(Query(id="order-2042", text="And which of them is cheaper?"))),
+    )
+
+
+def _completion() -> Completion:
+    return Completion(
+        dispatch_id="1-1234-1",
+        origin_partition=1,
+        llm="gpt-4o",
+        status="ok",
+        usage={"input_tokens": 412, "output_tokens": 288},
+        quality=0.9,
+    )
+
+
+def _account_row() -> AccountRow:
+    return AccountRow(
+        offsets=Offsets(1_236, 980),
+        accounts=ACCOUNTS,
+        prices=dict(zip(LLMS, PRICES, strict=True)),
+        fit=FIT,
+        seen=1_190,
+        clock_ms=AT_MS,
+        sequence=402,
+        decisions=2_230,
+        dispatches=1_187,
+        head=PREV,
+        digest=PREV[::-1],
+        window_from=190,
+    )
+
+
+def _reservation() -> Reservation:
+    return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000)
+
+
+def _configuration() -> Configuration:
+    return Configuration(
+        llms=LLMS,
+        budget_micros={llm: account.budget_micros for llm, account in ACCOUNTS.items()},
+        margins=(1.2, 1.3),
+        policy="priced",
+        horizon_queries=25_000,
+        horizon_floor_queries=1_000,
+        resolve_every_queries=250,
+        window_queries=1_000,
+        observe_share=0.025,
+        max_attempts=2,
+        reservation_ms=600_000,
+        checkpoint_every=1_000,
+        seed=0,
+        index="9f2c51d0a7b3",
+    )
+
+
+def _routed() -> Routed:
+    return Routed(
+        prev=PREV,
+        at_ms=AT_MS,
+        query_id="order-2041",
+        offset=1_234,
+        attempt=1,
+        quality=[0.8125, 0.6875],
+        cost_micros=[4_450, 390],
+        prices=PRICES,
+        llm="gpt-4o",
+        reason="best_score",
+        reserved_micros=5_340,
+        deadline_ms=AT_MS + 60_000,
+        query_deadline_ms=AT_MS + 60_000,
+    )
+
+
+def _closed() -> Closed:
+    return Closed(
+        prev=PREV,
+        at_ms=AT_MS + 2_300,
+        offset=980,
+        dispatch_id="1-1234-1",
+        query_id="order-2041",
+        llm="gpt-4o",
+        outcome="settled",
+        reserved_micros=5_340,
+        spent_micros=3_910,
+        basis="usage",
+        quality=0.9,
+    )

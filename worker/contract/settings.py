@@ -1,0 +1,281 @@
+"""All settings of Tollgate, as one frozen object: flag > environment > tollgate.toml > default.
+
+Environment variables are named TOLLGATE_<SECTION>__<NAME>, as in TOLLGATE_KAFKA__BOOTSTRAP_SERVERS (`environment`).
+Secrets come from the environment or from a file named by a `*_file` setting, never from tollgate.toml itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from typing_extensions import override
+
+from worker.contract import addresses, environment
+from worker.contract.errors import FixSetting
+from worker.contract.messages import MAX_WINDOW_QUERIES
+from worker.contract.topic_names import TopicNames
+from worker.contract.usage import PriceList
+
+MICROS_PER_USD = 1_000_000
+Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=6)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class Section(BaseModel):
+    """One table of tollgate.toml; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_a_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Without this, `true` is taken for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"is no switch, and cannot be {str(value).lower()}")
+        return value
+
+
+class KafkaSettings(Section):
+    """[kafka]: where the broker is and how the lanes' group is called."""
+
+    bootstrap_servers: Annotated[str, AfterValidator(addresses.checked)] = "127.0.0.1:9092"
+    group: str = Field(default="tollgate", pattern=r"^[A-Za-z0-9._-]+$", max_length=100)
+    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
+    partitions: int = Field(default=4, ge=1, le=1024)
+    replication_factor: int = Field(default=1, ge=1, le=10)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    ssl_ca_file: FilePath | None = None
+    ssl_certificate_file: FilePath | None = None
+    ssl_key_file: FilePath | None = None
+    ssl_verify: bool = True
+    session_timeout_ms: int = Field(default=10_000, ge=1_000, le=300_000)
+    transaction_timeout_ms: int = Field(default=20_000, ge=5_000, le=900_000)
+
+    @model_validator(mode="after")
+    def _key_has_a_certificate(self) -> KafkaSettings:
+        if self.ssl_key_file is not None and self.ssl_certificate_file is None:
+            raise ValueError("ssl_key_file needs the ssl_certificate_file that it belongs to")
+        return self
+
+    @model_validator(mode="after")
+    def _credentials_are_whole(self) -> KafkaSettings:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.password()):
+            raise ValueError(
+                "security_protocol SASL_* needs sasl_username and a password, from the environment "
+                "(TOLLGATE_KAFKA__SASL_PASSWORD) or sasl_password_file"
+            )
+        return self
+
+    def password(self) -> str | None:
+        """The SASL password, from the environment or its file."""
+        if self.sasl_password is not None:
+            return self.sasl_password.get_secret_value()
+        if self.sasl_password_file is None:
+            return None
+        try:
+            return self.sasl_password_file.read_text("utf-8").strip()
+        except OSError as error:
+            raise ValueError(f"sasl_password_file cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError("sasl_password_file cannot be read: it is no UTF-8 text") from error
+
+
+class IndexSettings(Section):
+    """[index]: the history that queries are compared with."""
+
+    directory: Path = Path("index")
+    search_threads: int = Field(default=1, ge=1, le=64)
+
+
+class RoutingSettings(Section):
+    """[routing]: how prices are found and how long money is held.
+
+    `horizon_queries` is how many queries the budgets are to last for, over all partitions; 0 is unknown, and then, as
+    when the horizon is used up, `horizon_floor_queries` (per partition) are taken to be still to come.
+    """
+
+    policy: Literal["priced", "port"] = "priced"
+    horizon_queries: int = Field(default=0, ge=0, le=10**15)
+    horizon_floor_queries: Positive = 1_000
+    resolve_every_queries: Positive = 250
+    window_queries: int = Field(default=1_000, ge=1, le=MAX_WINDOW_QUERIES)
+    observe_share: float = Field(default=0.025, gt=0, le=1)
+    max_attempts: int = Field(default=2, ge=1, le=100)
+    reservation_seconds: int = Field(default=600, ge=1, le=30 * 86_400)
+    checkpoint_every: Positive = 1_000
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+
+class LimitSettings(Section):
+    """[limits]: what is accepted from outside. What was not too large to read is whole as a dead letter, to be sent
+    again."""
+
+    # As MessagePack, JSON grows to 2.25 times its size at most; brokers take no request above 100 MB.
+    max_query_bytes: int = Field(default=1_000_000, ge=1_000, le=40_000_000)
+    max_header_bytes: int = Field(default=49_152, ge=1_000, le=1_000_000)
+    max_completion_bytes: int = Field(default=100_000, ge=1_000, le=50_000_000)
+    max_dead_letter_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
+    max_nesting: int = Field(default=64, ge=1, le=500)
+    max_cost_usd: Dollars = Decimal(100)
+
+    @model_validator(mode="after")
+    def _dead_letters_are_whole(self) -> LimitSettings:
+        for name in ("max_query_bytes", "max_completion_bytes"):
+            if getattr(self, name) > self.max_dead_letter_bytes:
+                raise ValueError(
+                    f"max_dead_letter_bytes, {self.max_dead_letter_bytes}, is below {name}, {getattr(self, name)}, and "
+                    "would cut dead letters that could be sent again; raise it too"
+                )
+        return self
+
+    @property
+    def max_cost_micros(self) -> int:
+        """The most that one completion may cost."""
+        return int(self.max_cost_usd * MICROS_PER_USD)
+
+
+class WebSettings(Section):
+    """[web]: /healthz, /readyz and /metrics. Port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=6066, ge=0, le=65_535)
+
+
+class LogSettings(Section):
+    """[log]: structured events on standard error."""
+
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class LlmSettings(Section):
+    """[llms."<name>"]: one LLM's budget, and the price list for completions that carry token usage."""
+
+    budget_usd: Dollars
+    input_usd_per_mtok: Dollars | None = None
+    output_usd_per_mtok: Dollars | None = None
+    cached_input_usd_per_mtok: Dollars | None = None
+    margin: float | None = Field(default=None, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _price_list_is_whole(self) -> LlmSettings:
+        prices = (self.input_usd_per_mtok, self.output_usd_per_mtok)
+        if None in prices and {*prices, self.cached_input_usd_per_mtok} != {None}:
+            raise ValueError("a price list needs both input_usd_per_mtok and output_usd_per_mtok")
+        return self
+
+    @property
+    def price_list(self) -> PriceList | None:
+        """Prices of tokens, where they are configured."""
+        if self.input_usd_per_mtok is None or self.output_usd_per_mtok is None:
+            return None
+        return PriceList(self.input_usd_per_mtok, self.output_usd_per_mtok, self.cached_input_usd_per_mtok)
+
+
+class Settings(BaseSettings):
+    """Everything. `load_settings` makes one; nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    kafka: KafkaSettings = KafkaSettings()
+    index: IndexSettings = IndexSettings()
+    routing: RoutingSettings = RoutingSettings()
+    limits: LimitSettings = LimitSettings()
+    web: WebSettings = WebSettings()
+    log: LogSettings = LogSettings()
+    llms: dict[str, LlmSettings] = {}
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags first, then the environment, then the file."""
+        file = TomlConfigSettingsSource(settings_cls)
+        llms = file().get("llms")
+        variables = environment.nested(os.environ, cls.model_fields, llms if isinstance(llms, dict) else ())
+        return init_settings, InitSettingsSource(settings_cls, variables), file
+
+    @field_validator("llms")
+    @classmethod
+    def _llms_have_names(cls, llms: dict[str, LlmSettings]) -> dict[str, LlmSettings]:
+        if not all(name.strip() for name in llms):
+            raise ValueError("an LLM's name is empty")
+        return llms
+
+    @property
+    def topics(self) -> TopicNames:
+        """The names of all topics."""
+        return TopicNames(self.kafka.topic_prefix)
+
+
+def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
+    """Settings from flags (nested dicts), the environment and the file at `path`. Raises FixSetting."""
+    if path is not None:
+        _refuse_secrets(path)
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=path)
+
+    try:
+        settings = FromFile(**(flags or {}))
+    except ValidationError as error:
+        raise FixSetting("\n".join(_problem(problem) for problem in error.errors())) from None
+    settings.topics.check(settings.llms)
+    return settings
+
+
+def _refuse_secrets(path: Path) -> None:
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise FixSetting(f"{path}: {error.strerror}; name the settings file with --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FixSetting(f"{path}: {error}") from None
+    kafka = content.get("kafka")
+    if isinstance(kafka, dict) and "sasl_password" in kafka:
+        raise FixSetting(
+            "kafka.sasl_password: a secret does not belong in the settings file; set "
+            "TOLLGATE_KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
+        )
+
+
+def _problem(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    silent = problem["type"] in ("missing", "value_error") or name.endswith("password")
+    given = "" if silent else f", not {problem['input']!r}"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')}{given}"

@@ -1,0 +1,120 @@
+"""Known ways in which routing on history goes wrong, each a named alarm that is seen from a lane's state. Pure.
+
+The paper names them as its limits (arXiv 2509.02718, section 6): queries unlike history, budgets used up early, prices
+that say nothing, too little history. `tollgate evaluate --experiment failures` shows which case raises which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from worker.core.pricing import Pricing
+from worker.core.router import Router
+from worker.estimation.features import Float64
+from worker.estimation.manifest import Manifest
+
+# Under 500 rows, estimates are hardly better than each LLM's mean; an LLM needs 100 answers to be told from the others.
+TINY_ROWS = 500
+FEW_LLM_ROWS = 100
+# A window of so many estimates tells a shift of half a standard deviation from chance seven times over.
+FEWEST_QUERIES = 200
+SHIFT_DEVIATIONS = 0.5
+# 5 % of history's own rows are this far from the others; four times as many queries are something else.
+OUTSIDE_SHARE = 0.2
+# Prices pace a budget to its horizon; one that is all but gone in three quarters of it was not paced.
+USED_SHARE, ELAPSED_SHARE = 0.95, 0.75
+TAKES_ALL_SHARE = 0.95
+OVERRUN_SHARE = 0.01
+
+# What each means, and what to do. The first two are of the index, the next three of all that a worker routes, the rest
+# of a lane.
+MEANINGS = {
+    "tiny_history": "too few rows of history for estimates worth more than means: build the index from more",
+    "new_llm": "an LLM was seen on few rows of history, its estimates are guesses: record more answers of it",
+    "outside_history": "many queries are unlike any in history: add such queries to history and build the index again",
+    "cost_drift": "an LLM costs otherwise than estimated, its prices have changed: refresh the history, set its margin",
+    "quality_drift": "an LLM is judged otherwise than estimated, it has changed: refresh the history",
+    "shift": "recent queries are estimated otherwise than history's: expect prices to move; refresh the history",
+    "early_exhaustion": "a budget is used up long before its horizon: raise it, or routing.horizon_queries is too low",
+    "past_horizon": "more queries came than routing.horizon_queries: what is left of the budgets is stretched",
+    "prices_all_zero": "no budget binds, every query goes to the best estimate: lower budgets if that is not meant",
+    "one_llm_takes_all": "one LLM is the best choice for nearly all queries: look at its price list and its budget",
+    "fit_kept": "the last price solution did not certify, older prices stay in force: look at fit in the account row",
+    "overrun": "spent beyond the budgets by over 1 % of them: raise llms.<name>.margin, or a budget that was lowered",
+}
+INDEX_ALARMS = ("tiny_history", "new_llm")
+QUERY_ALARMS = ("outside_history", "cost_drift", "quality_drift")
+LANE_ALARMS = tuple(name for name in MEANINGS if name not in INDEX_ALARMS + QUERY_ALARMS)
+
+
+class Alarm(NamedTuple):
+    """One alarm in force; `detail` says whom it concerns and by how much."""
+
+    name: str
+    detail: str
+
+
+def of_index(manifest: Manifest) -> list[Alarm]:
+    """What an index is too small for."""
+    alarms = [Alarm("tiny_history", f"{manifest.rows} rows")] if manifest.rows <= TINY_ROWS else []
+    few = [
+        f"{llm}: {rows} rows"
+        for llm, rows in zip(manifest.llms, manifest.llm_rows, strict=True)
+        if rows < min(FEW_LLM_ROWS, manifest.rows)
+    ]
+    return alarms + ([Alarm("new_llm", ", ".join(few))] if few else [])
+
+
+def of_queries(outside_share: float) -> list[Alarm]:
+    """Whether too many of a worker's recent queries lie outside of history (Manifest.similarity_quantiles)."""
+    return [Alarm("outside_history", f"{outside_share:.0%} of them")] if outside_share > OUTSIDE_SHARE else []
+
+
+def of_lane(router: Router) -> list[Alarm]:
+    """What is wrong with a lane now. None before its first configuration."""
+    if router.config is None:
+        return []
+    return [*_of_budgets(router), *_of_prices(router.pricing)]
+
+
+def _of_budgets(router: Router) -> Iterator[Alarm]:
+    horizon, seen = router.settings.horizon_queries, router.pricing.seen
+    accounts = router.ledger.accounts.copy()
+    elapsed = seen / horizon if horizon else 1.0
+    used = {llm: (a.spent_micros + a.reserved_micros) / max(a.budget_micros, 1) for llm, a in accounts.items()}
+    gone = [llm for llm, share in used.items() if share > USED_SHARE]
+    if gone and elapsed < ELAPSED_SHARE:
+        yield Alarm("early_exhaustion", f"at {elapsed:.0%} of the horizon: {', '.join(gone)}")
+    if 0 < horizon < seen:
+        yield Alarm("past_horizon", f"{seen} queries of {horizon}")
+    over = sum(max(0, a.spent_micros - a.budget_micros) for a in accounts.values())
+    if over > OVERRUN_SHARE * sum(a.budget_micros for a in accounts.values()):
+        yield Alarm("overrun", f"by {over} micro-dollars")
+
+
+def _of_prices(pricing: Pricing) -> Iterator[Alarm]:
+    if pricing.fit.status == "kept":
+        yield Alarm("fit_kept", pricing.fit.message)
+    quality, cost = pricing.window.newest(pricing.seen - pricing.window_from, pricing.seen)
+    if len(quality) < FEWEST_QUERIES or not pricing.prices:
+        return
+    if not any(pricing.prices):
+        yield Alarm("prices_all_zero", f"after {pricing.seen} queries")
+    best = (quality - cost * np.array(pricing.prices)).argmax(axis=1)
+    counts = np.bincount(best, minlength=quality.shape[1])
+    if len(counts) > 1 and counts.max() > TAKES_ALL_SHARE * len(best):
+        yield Alarm("one_llm_takes_all", f"{pricing.config.llms[counts.argmax()]}: {counts.max() / len(best):.0%}")
+    prior = pricing.prior
+    moved = max(_moved(quality, prior.quality), _moved(np.log1p(cost), np.log1p(prior.cost_micros)))
+    if moved > SHIFT_DEVIATIONS:
+        yield Alarm("shift", f"by {moved:.1f} standard deviations")
+
+
+def _moved(now: Float64, before: Float64) -> float:
+    """By how many standard deviations of `before` [n, M] the means moved, in the median over LLMs."""
+    if len(before) < 2:
+        return 0.0
+    return float(np.median(np.abs(now.mean(axis=0) - before.mean(axis=0)) / np.maximum(before.std(axis=0), 1e-3)))

@@ -1,0 +1,199 @@
+"""The routing policies behind one interface. Pure and deterministic: no clock, no global randomness.
+
+`priced` (the default) weighs quality against the live price of each LLM's budget and re-solves the prices as queries
+come. `port` is the algorithm of arXiv 2509.02718 as published, for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import ceil
+from typing import Literal, Protocol
+
+import numpy as np
+from scipy.optimize import OptimizeResult, minimize
+
+from worker.contract.errors import FixSetting
+from worker.contract.messages import Configuration, Fit
+from worker.core.prices import certificate, market, solve
+from worker.estimation.features import Float64
+
+Reason = Literal["best_score", "observing"]
+POLICIES = ("priced", "port")
+PORT_ALPHA = 1e-4
+MICROS_PER_USD = 1e6
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a policy may look at when it solves, for w queries seen, p rows of prior and M LLMs.
+
+    `seen` counts the first-time queries priced so far by this lane. `window_*` float64 [w, M] are the newest
+    estimates, oldest first; `prior_*` float64 [p, M] come from history. `balance_micros` float64 [M] is budget less
+    spent less reserved, >= 0. `prices` are those in force, in quality per micro-dollar.
+    """
+
+    seen: int
+    window_quality: Float64
+    window_cost_micros: Float64
+    prior_quality: Float64
+    prior_cost_micros: Float64
+    budget_micros: Float64
+    balance_micros: Float64
+    prices: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Prices in force from here on, and how they were found."""
+
+    prices: tuple[float, ...]
+    fit: Fit
+
+
+class Policy(Protocol):
+    """When to solve for prices, how, and which LLMs to try for one query.
+
+    Prices are also solved whenever a configuration comes into force, so that the first query need not wait for them.
+    """
+
+    def due(self, seen: int) -> bool:
+        """Whether to solve before pricing query number `seen` (from 0)."""
+
+    def solve(self, view: View) -> Solution:
+        """New prices, or the old ones with the reason."""
+
+    def rank(
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+    ) -> list[int]:
+        """LLMs worth trying for query number `seen`, best first; none: priced out."""
+
+    def reason(self, seen: int) -> Reason:
+        """Why query number `seen` went where it went."""
+
+
+def make_policy(config: Configuration, partition: int) -> Policy:
+    """The policy that `config` names. Raises FixSetting for an unknown name."""
+    if config.policy == "priced":
+        return Priced(config)
+    if config.policy == "port":
+        return Port(config, partition)
+    raise FixSetting(f"policy: {config.policy!r} is not one of {', '.join(POLICIES)}")
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Score = quality - price * cost; every LLM scoring above 0 is worth trying, best first.
+
+    Re-solved every `resolve_every_queries` on the newest `window_queries` estimates, topped up from history, for what
+    is left: balance / (horizon - seen). When the horizon is unknown (0) or used up, as if `horizon_floor_queries` were
+    still to come, however many came: the price stays finite and the balance lasts.
+    """
+
+    config: Configuration
+
+    def due(self, seen: int) -> bool:
+        return seen > 0 and seen % self.config.resolve_every_queries == 0
+
+    def solve(self, view: View) -> Solution:
+        quality = self._topped_up(view.window_quality, view.prior_quality)
+        cost = self._topped_up(view.window_cost_micros, view.prior_cost_micros)
+        if not len(quality):
+            return Solution(view.prices, Fit("kept", 0.0, 1.0, 0, "kept: no estimates to solve on"))
+        per_query = np.maximum(view.balance_micros, 0.0) / self.remaining_queries(view.seen)
+        return Solution(*solve(market(quality, cost, per_query), view.prices))
+
+    def remaining_queries(self, seen: int) -> int:
+        """The queries still to be paid from the balance; at least 1."""
+        left = self.config.horizon_queries - seen
+        return left if left > 0 else max(self.config.horizon_floor_queries, 1)
+
+    def rank(
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+    ) -> list[int]:
+        scores = [q - price * cost for q, cost, price in zip(quality, cost_micros, prices, strict=True)]
+        worth = [llm for llm, score in enumerate(scores) if score > 0.0]
+        # Equal scores stay in the order of the LLMs, also reversed.
+        worth.sort(key=scores.__getitem__, reverse=True)
+        return worth
+
+    def reason(self, seen: int) -> Reason:
+        return "best_score"
+
+    def _topped_up(self, window: Float64, prior: Float64) -> Float64:
+        newest = window[-self.config.window_queries :]
+        return np.vstack([newest, prior[: self.config.window_queries - len(newest)]])
+
+
+@dataclass(frozen=True)
+class Port:
+    """PORT as published: random LLMs (or none) for the first queries, then weights learned once, then argmax only.
+
+    No gate and no second choice: a query whose argmax cannot be afforded is dropped. Its score alpha * q - gamma * c
+    (dollars) is ranked here as q - (gamma / alpha) * c.
+    """
+
+    config: Configuration
+    partition: int
+
+    @property
+    def observed_queries(self) -> int:
+        """The length of the observation phase: a share of the horizon, or of its floor when that is unknown."""
+        return ceil(self.config.observe_share * (self.config.horizon_queries or self.config.horizon_floor_queries))
+
+    def due(self, seen: int) -> bool:
+        return seen == self.observed_queries
+
+    def solve(self, view: View) -> Solution:
+        if not len(view.window_quality):
+            return Solution(view.prices, Fit("observing", 0.0, 1.0, 0, "nothing was observed yet"))
+        found = port_weights(
+            view.window_quality,
+            view.window_cost_micros / MICROS_PER_USD,
+            view.budget_micros / MICROS_PER_USD,
+            self.config.observe_share,
+        )
+        prices = found.x / PORT_ALPHA / MICROS_PER_USD
+        return self._certified(view, prices, found)
+
+    def _certified(self, view: View, prices: Float64, found: OptimizeResult) -> Solution:
+        per_query = view.budget_micros * self.config.observe_share / len(view.window_quality)
+        here = market(view.window_quality, view.window_cost_micros, per_query)
+        proof = certificate(here, prices / here.unit)
+        if not np.isfinite(prices).all():
+            return Solution(view.prices, Fit("kept", proof.objective, 1.0, int(found.nit), f"kept: {found.message}"))
+        fit = Fit("converged", proof.objective, proof.gap, int(found.nit), str(found.message))
+        return Solution(tuple(float(price) for price in prices), fit)
+
+    def rank(
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+    ) -> list[int]:
+        if seen < self.observed_queries:
+            drawn = draw(self.config.seed, self.partition, seen, len(quality) + 1)
+            return [drawn] if drawn < len(quality) else []
+        scores = [q - price * cost for q, cost, price in zip(quality, cost_micros, prices, strict=True)]
+        return [scores.index(max(scores))]
+
+    def reason(self, seen: int) -> Reason:
+        return "observing" if seen < self.observed_queries else "best_score"
+
+
+def port_weights(quality: Float64, cost_usd: Float64, budget_usd: Float64, epsilon: float) -> OptimizeResult:
+    """gamma [M] (as `x`) of the paper's algorithm 1, on the observed queries; from 1/M within [0, 1], as published.
+
+    min over gamma of  epsilon * gamma @ budget + sum_j max_i (alpha * q_ji - gamma_i * c_ji), in dollars.
+    """
+    llms = len(budget_usd)
+
+    def objective(gamma: Float64) -> float:
+        return float(epsilon * gamma @ budget_usd + (PORT_ALPHA * quality - cost_usd * gamma).max(axis=1).sum())
+
+    return minimize(objective, np.full(llms, 1.0 / llms), method="L-BFGS-B", bounds=[(0.0, 1.0)] * llms)
+
+
+def draw(seed: int, partition: int, seen: int, outcomes: int) -> int:
+    """A uniform draw below `outcomes` that depends on nothing but its arguments, the same on any machine."""
+    digest = blake2b(f"{seed}/{partition}/{seen}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % outcomes

@@ -1,0 +1,91 @@
+"""What each LLM's budget is worth to a lane now: prices in force, the estimates they came from, the policy. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.contract.messages import Configuration, Fit
+from worker.core.events import Arrived
+from worker.core.ledger import Ledger
+from worker.core.policy import Policy, Reason, View
+from worker.core.window import Window
+
+OBSERVING = Fit("observing", 0.0, 0.0, 0, "no prices yet")
+
+
+Policies = Callable[[Configuration, int], Policy]
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Leave-one-out estimates of a sample of history: what prices are solved on before there are queries. [n, LLMs]"""
+
+    quality: NDArray[np.float64]
+    cost_micros: NDArray[np.float64]
+
+
+class Pricing:
+    """The prices of one lane under one configuration. `prices` is empty until the first solution.
+
+    `seen` counts first-time queries priced; the window holds the estimates since `seen` was `window_from`.
+    """
+
+    def __init__(self, policy: Policy, config: Configuration, prior: Prior, seen: int = 0) -> None:
+        self.config = config
+        self.policy = policy
+        self.prior = prior
+        self.window = Window(config.window_queries, len(config.llms))
+        self.window_from = self.seen = seen
+        self.prices: tuple[float, ...] = ()
+        self.fit = OBSERVING
+
+    def take_over(self, old: Pricing) -> bool:
+        """Go on with the window of an older configuration, if it means the same under this one; says whether."""
+        if _window_shape(old.config) != _window_shape(self.config):
+            return False
+        self.window, self.window_from = old.window, old.window_from
+        return True
+
+    def is_due(self) -> bool:
+        """Whether to solve before the next query is priced."""
+        return not self.prices or self.policy.due(self.seen)
+
+    def solve(self, ledger: Ledger) -> None:
+        """Put new prices in force, or keep the old ones with the reason in `fit`."""
+        solution = self.policy.solve(self._view(ledger))
+        self.prices, self.fit = solution.prices, solution.fit
+
+    def rank(self, query: Arrived) -> list[int]:
+        """LLMs worth trying for this query, best first."""
+        return self.policy.rank(self.seen, query.quality, query.cost_micros, self.prices)
+
+    def reason(self) -> Reason:
+        """Why the query now being priced goes where it goes."""
+        return self.policy.reason(self.seen)
+
+    def remember(self, query: Arrived) -> None:
+        """Count a first-time query and keep its estimates for the next solution."""
+        self.window.put(self.seen, query.quality, query.cost_micros)
+        self.seen += 1
+
+    def _view(self, ledger: Ledger) -> View:
+        llms = self.config.llms
+        quality, cost_micros = self.window.newest(self.seen - self.window_from, self.seen)
+        return View(
+            seen=self.seen,
+            window_quality=quality,
+            window_cost_micros=cost_micros,
+            prior_quality=self.prior.quality,
+            prior_cost_micros=self.prior.cost_micros,
+            budget_micros=np.array([ledger.accounts[llm].budget_micros for llm in llms], dtype=np.float64),
+            balance_micros=np.array([ledger.available_micros(llm) for llm in llms], dtype=np.float64),
+            prices=self.prices or (0.0,) * len(llms),
+        )
+
+
+def _window_shape(config: Configuration) -> tuple[object, ...]:
+    return config.llms, config.index, config.window_queries

@@ -1,0 +1,57 @@
+"""What one partition decides by: its share of the budgets and the horizon, and the LLMs of the index."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from worker.contract.errors import FixSetting
+from worker.contract.messages import Configuration
+from worker.contract.settings import MICROS_PER_USD, Settings
+from worker.estimation.manifest import Manifest
+
+
+def configuration(settings: Settings, manifest: Manifest, partition: int) -> Configuration:
+    """What one partition decides by: budgets and horizon split, LLMs and margins in the order of the index.
+
+    Budgets split exactly: what does not divide goes to the lowest partitions. Raises FixSetting where the index and
+    the settings speak of different LLMs.
+    """
+    _same_llms(settings, manifest)
+    routing, partitions = settings.routing, settings.kafka.partitions
+    margins = zip(manifest.llms, manifest.margins, strict=True)
+    return Configuration(
+        llms=tuple(manifest.llms),
+        budget_micros={
+            llm: _share(_micros(settings.llms[llm].budget_usd), partitions, partition) for llm in manifest.llms
+        },
+        margins=tuple(float(settings.llms[llm].margin or margin) for llm, margin in margins),
+        policy=routing.policy,
+        horizon_queries=_share(routing.horizon_queries, partitions, partition),
+        horizon_floor_queries=routing.horizon_floor_queries,
+        resolve_every_queries=routing.resolve_every_queries,
+        window_queries=routing.window_queries,
+        observe_share=routing.observe_share,
+        max_attempts=routing.max_attempts,
+        reservation_ms=routing.reservation_seconds * 1000,
+        checkpoint_every=routing.checkpoint_every,
+        seed=routing.seed,
+        index=manifest.index,
+    )
+
+
+def _same_llms(settings: Settings, manifest: Manifest) -> None:
+    known, configured = set(manifest.llms), set(settings.llms)
+    if known != configured:
+        raise FixSetting(
+            f"llms: the index in {settings.index.directory} and the settings differ; only in the index: "
+            f"{sorted(known - configured)}, only in the settings: {sorted(configured - known)}. "
+            "Configure a budget for each LLM of the index, or build an index of these LLMs"
+        )
+
+
+def _micros(usd: Decimal) -> int:
+    return int(usd * MICROS_PER_USD)
+
+
+def _share(total: int, partitions: int, partition: int) -> int:
+    return total // partitions + (1 if partition < total % partitions else 0)

@@ -1,0 +1,188 @@
+"""Chooses an estimator's parameters from history alone, and fits it. Pure and deterministic: all randomness by seed.
+
+A row never helps to predict itself: ridges are cross-fitted over folds, neighbours are taken leave-one-out. What is
+chosen, and the error it leaves, goes into the manifest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.estimation.estimator import Estimates, finished
+from worker.estimation.features import Float32, Float64, LinearMap, neighbour_weights, weighted_rows
+from worker.estimation.history import History
+from worker.estimation.ridge import Ridge, best_ridge, linear_map, make_basis, rotated
+
+NEIGHBOURS = (16, 32, 64)
+TEMPERATURES = (0.03, 0.06, 0.12, 0.25, 0.5)
+SAMPLE_ROWS = 2000
+PRIOR_ROWS = 1000
+POOLED_WEIGHT = 0.5
+TRUST_RANGE = (0.0, 1.5)
+MARGIN_QUANTILE = 0.9
+MARGIN_RANGE = (1.0, 4.0)
+SIMILARITY_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75)
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """Leave-one-out neighbours of `rows` [s] of history: `similarity` and `near` [s, k], best first."""
+
+    rows: Rows
+    similarity: Float32
+    near: Rows
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far the neighbours are trusted: `share` [V] scales what they add. `error` is relative, a mean over V."""
+
+    neighbours: int
+    temperature: float
+    share: Float64
+    error: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """All that an estimator needs beside its graph, what was chosen, and the held-out errors it leaves."""
+
+    ridge: LinearMap
+    missed: Float32
+    cost_bias: Float64
+    prior: Estimates
+    margins: tuple[float, ...]
+    similarity_quantiles: tuple[float, ...]
+    chosen: Ridge
+    trust: Trust
+    errors: dict[str, Float64]
+
+
+def targets_of(history: History) -> Float64:
+    """What is predicted: quality and log cost in micros, float64 [n, 2M], nan where an LLM never saw a query."""
+    return np.hstack([history.quality, np.log(np.maximum(history.cost_micros, 1.0))])
+
+
+def fit(history: History, neighbours: int | None, seed: int) -> Fitted:
+    """Choose and fit everything on history. `neighbours` None lets the leave-one-out error choose k too."""
+    targets = targets_of(history)
+    generator = np.random.default_rng(seed)
+    basis = make_basis(history.embeddings, history.input_tokens, generator)
+    chosen = best_ridge(basis, targets, generator)
+    truth = rotated(targets - chosen.held_out, chosen.rotation)
+    missed = np.nan_to_num(truth)
+    sample = sampled(generator.permutation(len(targets)), ~np.isnan(history.quality) & ~np.isnan(history.cost_micros))
+    sizes = _sizes(len(targets)) if neighbours is None else (neighbours,)
+    nearby = leave_one_out(history.embeddings, sample, max(sizes))
+    trust = best_trust(missed, truth[sample], nearby, sizes)
+    scaled = ((missed * trust.share) @ chosen.rotation.T).astype(np.float32)
+    predicted = chosen.held_out[sample] + _nearby_mean(scaled, nearby, trust)
+    bias = cost_bias(predicted, history.cost_micros[sample])
+    estimates = finished(predicted, bias, nearby.similarity[:, 0])
+    return Fitted(
+        ridge=linear_map(basis, targets, chosen),
+        missed=scaled,
+        cost_bias=bias,
+        prior=_first(estimates, PRIOR_ROWS),
+        margins=margins(estimates, history.cost_micros[sample]),
+        similarity_quantiles=tuple(round(float(q), 6) for q in np.quantile(estimates.similarity, SIMILARITY_QUANTILES)),
+        chosen=chosen,
+        trust=trust,
+        errors=held_out_errors(targets, predicted, nearby, sizes),
+    )
+
+
+def sampled(order: Rows, known: NDArray[np.bool_]) -> Rows:
+    """The first SAMPLE_ROWS of `order`, and all rows of LLMs that none of those know; `known` [n, M]."""
+    first, rest = order[:SAMPLE_ROWS], order[SAMPLE_ROWS:]
+    unseen = ~known[first].any(axis=0)
+    return np.concatenate([first, rest[known[rest][:, unseen].any(axis=1)]])
+
+
+def _sizes(rows: int) -> tuple[int, ...]:
+    """The k to choose from; where history is smaller than all of them, all other rows."""
+    return tuple(size for size in NEIGHBOURS if size < rows) or (rows - 1,)
+
+
+def leave_one_out(embeddings: Float32, rows: Rows, k: int) -> Nearby:
+    """The k nearest other rows of history to each of `rows`, by exact search."""
+    similarity, near = faiss.knn(embeddings[rows], embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
+    other = near != rows[:, None]
+    other[other.all(axis=1), -1] = False
+    return Nearby(rows, similarity[other].reshape(-1, k), near[other].reshape(-1, k))
+
+
+def best_trust(missed: Float64, truth: Float64, nearby: Nearby, sizes: tuple[int, ...]) -> Trust:
+    """The k, temperature and shares of least error: what neighbours missed [n, V] against what rows missed [s, V]."""
+    return min(
+        (_trust(missed, truth, nearby, size, temperature) for size, temperature in product(sizes, TEMPERATURES)),
+        key=lambda trust: trust.error,
+    )
+
+
+def _trust(missed: Float64, truth: Float64, nearby: Nearby, size: int, temperature: float) -> Trust:
+    signal = _mean_of(missed.astype(np.float32), nearby, size, temperature)
+    known = np.where(np.isnan(truth), 0.0, truth)
+    signal = np.where(np.isnan(truth), 0.0, signal)
+    match, power = (known * signal).sum(axis=0), np.maximum((signal * signal).sum(axis=0), 1e-12)
+    pooled = POOLED_WEIGHT * match.mean() / power.mean() * power.mean(), POOLED_WEIGHT * power.mean()
+    share = np.clip((match + pooled[0]) / (power + pooled[1]), *TRUST_RANGE)
+    left, all_ = ((known - share * signal) ** 2).sum(axis=0), (known * known).sum(axis=0)
+    halves = zip(np.split(left, 2), np.split(all_, 2), strict=True)
+    error = sum(float(half.sum() / max(whole.sum(), 1e-12)) for half, whole in halves)
+    return Trust(size, temperature, np.round(share, 4), error)
+
+
+def _mean_of(table: Float32, nearby: Nearby, size: int, temperature: float) -> Float64:
+    near = np.ascontiguousarray(nearby.near[:, :size])
+    weights = neighbour_weights(np.ascontiguousarray(nearby.similarity[:, :size]), near, temperature)
+    return weighted_rows(weights, near, table).astype(np.float64)
+
+
+def _nearby_mean(table: Float32, nearby: Nearby, trust: Trust) -> Float64:
+    return _mean_of(table, nearby, trust.neighbours, trust.temperature)
+
+
+def cost_bias(predicted: Float64, cost_micros: Float64) -> Float64:
+    """[M]: sum of true costs over the sum of exp(predicted log cost), so that estimates are right in the mean."""
+    seen = ~np.isnan(cost_micros)
+    raised = np.where(seen, np.exp(predicted[:, cost_micros.shape[1] :]), 0.0)
+    bias: Float64 = np.where(seen, cost_micros, 0.0).sum(axis=0) / np.maximum(raised.sum(axis=0), 1e-12)
+    return np.where(seen.any(axis=0), bias, 1.0)
+
+
+def margins(estimates: Estimates, cost_micros: Float64) -> tuple[float, ...]:
+    """[M]: the factor that covers MARGIN_QUANTILE of the true costs, within MARGIN_RANGE."""
+    ratios = cost_micros / np.maximum(estimates.cost_micros, 1)
+    seen = ~np.isnan(ratios)
+    found = [np.quantile(column[known], MARGIN_QUANTILE) for column, known in zip(ratios.T, seen.T, strict=True)]
+    return tuple(round(float(np.clip(margin, *MARGIN_RANGE)), 3) for margin in found)
+
+
+def held_out_errors(targets: Float64, predicted: Float64, nearby: Nearby, sizes: tuple[int, ...]) -> dict[str, Float64]:
+    """Root mean square errors [2M] on the sample: of each column's mean, of neighbours alone, of `predicted`."""
+    truth = targets[nearby.rows]
+    means = np.nanmean(targets, axis=0)
+    filled = np.where(np.isnan(targets), means, targets).astype(np.float32)
+    alone = [_rmse(truth - _mean_of(filled, nearby, max(sizes), t)) for t in TEMPERATURES]
+    return {
+        "mean": _rmse(truth - means),
+        "neighbours": min(alone, key=lambda errors: float(errors.mean())),
+        "built": _rmse(truth - predicted),
+    }
+
+
+def _rmse(missed: Float64) -> Float64:
+    errors: Float64 = np.sqrt(np.nanmean(missed * missed, axis=0))
+    return errors
+
+
+def _first(estimates: Estimates, rows: int) -> Estimates:
+    return Estimates(estimates.quality[:rows], estimates.cost_micros[:rows], estimates.similarity[:rows])

@@ -1,0 +1,79 @@
+"""Turns a query's text into an embedding, where the query brings none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.contract.errors import FixSetting, RejectRecord
+from worker.contract.refusals import EMPTY_TEXT
+
+WORDLLAMA = "wordllama"
+SUPPLIED = "supplied"
+DIMENSIONS = {WORDLLAMA: 256}
+# A mean of token vectors changes little after this; it bounds the time that one query can take.
+MAX_CHARACTERS = 20_000
+
+
+class Embedder(Protocol):
+    """Embeds texts; row i belongs to text i, whatever else is in the batch."""
+
+    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[RejectRecord | None]]:
+        """Embeddings float32 [n, d], L2-normalised, and what is wrong with each text (its row is zeros)."""
+
+
+def load_embedder(name: str) -> Embedder | None:
+    """The embedder an index was built with; None where embeddings are supplied. Raises FixSetting."""
+    if name == SUPPLIED:
+        return None
+    if name == WORDLLAMA:
+        return WordLlamaEmbedder.load()
+    raise FixSetting(f"index.embedder: {name!r} is neither {WORDLLAMA!r} nor {SUPPLIED!r}")
+
+
+def embed_with(embedder: str) -> Callable[[Sequence[str]], NDArray[np.float32]] | None:
+    """A function from texts to embeddings [n, d], by the embedder of this name; None where they are supplied."""
+    loaded = None if embedder == SUPPLIED else load_embedder(embedder)
+    if loaded is None:
+        return None
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors, problems = loaded.embed(texts)
+        for row, problem in enumerate(problems):
+            if problem is not None:
+                raise FixSetting(f"history: row {row + 1}: {problem}")
+        return vectors
+
+    return embed
+
+
+class WordLlamaEmbedder:
+    """The 256 dimensions of wordllama's l2_supercat, from the weights in its package: nothing is downloaded."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    @classmethod
+    def load(cls) -> WordLlamaEmbedder:
+        """Read the weights; takes about a second."""
+        import wordllama
+
+        folder = Path(wordllama.__file__).parent
+        return cls(wordllama.WordLlama.load(cache_dir=folder, disable_download=True))
+
+    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[RejectRecord | None]]:
+        """One text at a time: in a batch, padding changes the last bits."""
+        rows = np.zeros((len(texts), DIMENSIONS[WORDLLAMA]), dtype=np.float32)
+        problems: list[RejectRecord | None] = [None] * len(texts)
+        for row, text in enumerate(texts):
+            embedding = self._model.embed([text[:MAX_CHARACTERS]], norm=False)[0]
+            length = float(np.linalg.norm(embedding))
+            if length > 0 and np.isfinite(length):
+                rows[row] = embedding / length
+            else:
+                problems[row] = EMPTY_TEXT
+        return rows, problems

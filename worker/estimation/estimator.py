@@ -1,0 +1,90 @@
+"""Estimates each LLM's quality and cost for a query from similar past queries. Pure: numpy and faiss, no files.
+
+Two parts, after the feature estimation of PORT (arXiv 2509.02718, section 4.1), which is the neighbours alone:
+a ridge over kernel features of the embedding and the input tokens (of quality, and of log cost), and what it missed on
+the nearest neighbours in history, weighted by exp(similarity / temperature). One query alone or in any batch gets the
+same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.estimation.features import Float32, Float64, LinearMap, neighbour_weights, weighted_rows
+from worker.estimation.manifest import Manifest
+
+BLOCK_ROWS = 128
+QUALITY_STEPS = float(2**20)
+COST_CEILING_MICROS = float(2**45)
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """For n queries and M LLMs: `quality` float64 [n, M] in [0, 1] (float32 holds each exactly), `cost_micros`
+    int64 [n, M] >= 0, `similarity` float32 [n] to the nearest row of history. What evaluations compare with may have
+    fractions of micro-dollars."""
+
+    quality: NDArray[np.float64]
+    cost_micros: NDArray[np.int64] | NDArray[np.float64]
+    similarity: NDArray[np.float32]
+
+    def rows(self, which: NDArray[np.int64]) -> Estimates:
+        """The estimates of these queries only, in this order."""
+        return Estimates(self.quality[which], self.cost_micros[which], self.similarity[which])
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """An index in memory; `index.load` makes one.
+
+    `graph` is the FAISS HNSW index. `missed` float32 [rows, 2M] is, per row of history, the true quality and log cost
+    minus the ridge's held-out prediction, scaled by how far the neighbours are trusted. `cost_bias` [M] turns
+    exp(mean log cost) into mean cost. `prior` holds leave-one-out estimates of a sample of history, in random order.
+    """
+
+    manifest: Manifest
+    graph: Any
+    ids: list[str]
+    ridge: LinearMap
+    missed: Float32
+    cost_bias: Float64
+    prior: Estimates
+
+    def estimate(self, embeddings: Float32, input_tokens: Float64) -> Estimates:
+        """L2-normalised embeddings float32 [n, d] and input tokens float64 [n] (nan: unknown) -> estimates."""
+        return self.predict(embeddings, input_tokens, self.search(embeddings))
+
+    def search(self, embeddings: Float32) -> tuple[Float32, NDArray[np.int64]]:
+        """The nearest rows of history to embeddings [n, d]: similarities and row numbers, [n, neighbours] each."""
+        similarity, rows = self.graph.search(embeddings, self.manifest.parameters.neighbours)
+        return similarity, rows
+
+    def predict(
+        self, embeddings: Float32, input_tokens: Float64, nearest: tuple[Float32, NDArray[np.int64]]
+    ) -> Estimates:
+        """`estimate` after `search`."""
+        similarity, rows = nearest
+        weights = neighbour_weights(similarity, rows, self.manifest.parameters.temperature)
+        predicted = np.empty((len(embeddings), self.missed.shape[1]))
+        for start in range(0, len(embeddings), BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            predicted[block] = self.ridge(embeddings[block], input_tokens[block])
+            predicted[block] += weighted_rows(weights[block], rows[block], self.missed)
+        return finished(predicted, self.cost_bias, similarity[:, 0])
+
+    def neighbours(self, embedding: Float32, k: int) -> list[tuple[str, float]]:
+        """The k nearest rows of history to one embedding float32 [d]: (row id, similarity), best first."""
+        similarity, rows = self.graph.search(embedding[None, :], k)
+        return [(self.ids[row], float(near)) for near, row in zip(similarity[0], rows[0], strict=True) if row >= 0]
+
+
+def finished(predicted: Float64, cost_bias: Float64, similarity: Float32) -> Estimates:
+    """Predictions [n, 2M] of quality and log cost in micros -> estimates, within their ranges and rounded."""
+    llms = len(cost_bias)
+    quality = np.rint(np.clip(predicted[:, :llms], 0.0, 1.0) * QUALITY_STEPS) / QUALITY_STEPS
+    cost = np.exp(np.minimum(predicted[:, llms:], np.log(COST_CEILING_MICROS))) * cost_bias
+    return Estimates(quality, np.rint(np.minimum(cost, COST_CEILING_MICROS)).astype(np.int64), similarity)

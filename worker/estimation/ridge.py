@@ -1,0 +1,191 @@
+"""Kernel ridge on a Nystrom basis, cross-fitted over folds of history. Pure numpy and scipy.
+
+Minimises |y - Z a|**2 + n * ridge * a' P a with Z = [1, t, t**2, K, t * K], K the kernel to landmarks and P the kernel
+between them (Williams and Seeger 2001), so that asking it costs one small product and no pass over history. The
+products t * K are there because what a token adds differs between kinds of query: some bring a long fixed prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import block_diag, cho_factor, cho_solve
+
+from worker.estimation.features import (
+    KERNEL_BITS,
+    UNIT_SCALE,
+    Float32,
+    Float64,
+    LinearMap,
+    exact_weights,
+    kernel,
+    rounded_units,
+    standard_tokens,
+)
+
+LANDMARKS = 384
+FOLDS = 8
+WIDTHS = (0.3, 0.6, 1.2)
+RIDGES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)
+PLAIN = 3
+JITTER = 1e-6
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a ridge is fitted on: embeddings [n, d], rounded landmarks [d, D], standardised log tokens [n] or nan."""
+
+    embeddings: Float32
+    landmarks: Float32
+    tokens: Float64
+    token_mean: float
+    token_spread: float
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """The chosen kernel width, the ridge of each component [V], and the held-out predictions [n, V] they give.
+
+    Columns are rotated into their principal components by `rotation` [V, V], for what LLMs have in common (how hard a
+    query is) can be learned better than what sets them apart, and each gets the ridge that it needs.
+    """
+
+    width: float
+    ridges: Float64
+    rotation: Float64
+    held_out: Float64
+    error: float
+
+
+def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.Generator) -> Basis:
+    """Draw the landmarks from the distinct rows of history and standardise the log token counts."""
+    units = rounded_units(embeddings)
+    distinct = np.sort(np.unique(units, axis=0, return_index=True)[1])
+    chosen = generator.permutation(distinct)[:LANDMARKS]
+    logs = np.log(np.maximum(input_tokens[~np.isnan(input_tokens)], 1.0))
+    mean = float(logs.mean()) if len(logs) else 0.0
+    spread = max(float(logs.std()), 0.05) if len(logs) else 1.0
+    landmarks = np.ascontiguousarray(units[chosen].T)
+    return Basis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread)
+
+
+def best_ridge(basis: Basis, targets: Float64, generator: np.random.Generator) -> Ridge:
+    """Choose the kernel width, and the ridge of each component of the targets [n, 2M], by cross-fitting."""
+    folds = generator.permutation(len(targets)) % FOLDS
+    rotation = components(targets)
+    return min((_ridge(basis, targets, rotation, folds, width) for width in WIDTHS), key=lambda ridge: ridge.error)
+
+
+def components(targets: Float64) -> Float64:
+    """A rotation [2M, 2M] into principal components, of quality and of log cost apart; columns with gaps stay."""
+    rotation = np.eye(targets.shape[1])
+    full = np.asarray(~np.isnan(targets).any(axis=0))
+    for half in np.split(np.arange(targets.shape[1]), 2):
+        known = half[full[half]]
+        if len(known):
+            rotation[np.ix_(known, known)] = np.linalg.eigh(np.atleast_2d(np.cov(targets[:, known].T)))[1]
+    return rotation
+
+
+def rotated(targets: Float64, rotation: Float64) -> Float64:
+    """Targets [n, V] in components; gaps stay where they are."""
+    mixed: Float64 = np.nan_to_num(targets) @ rotation
+    return np.where(np.isnan(targets), np.nan, mixed)
+
+
+def _ridge(basis: Basis, targets: Float64, rotation: Float64, folds: NDArray[np.int64], width: float) -> Ridge:
+    turned = rotated(targets, rotation)
+    held_out = _held_out(_features(basis, width), turned, _penalty(basis, width), folds)
+    best = np.nanmean((turned - held_out) ** 2, axis=1).argmin(axis=0)
+    chosen = np.take_along_axis(held_out, best[None, None, :], axis=0)[0] @ rotation.T
+    errors = np.nanmean((targets - chosen) ** 2, axis=0) / np.maximum(np.nanvar(targets, axis=0), 1e-12)
+    return Ridge(width, np.array(RIDGES)[best], rotation, chosen, float(errors.mean()))
+
+
+def _features(basis: Basis, width: float) -> Float64:
+    tokens = np.nan_to_num(basis.tokens)
+    mapped = kernel(basis.embeddings, basis.landmarks, width) * 2.0**-KERNEL_BITS
+    return np.column_stack([np.ones(len(tokens)), tokens, tokens * tokens, mapped, mapped * tokens[:, None]])
+
+
+def _penalty(basis: Basis, width: float) -> Float64:
+    # Not by `kernel`: rounded, it may have negative eigenvalues, and near them nothing could be solved.
+    products = (basis.landmarks.T @ basis.landmarks).astype(np.float64)
+    between = np.exp((products / UNIT_SCALE**2 - 1.0) / width)
+    penalty: Float64 = block_diag(np.zeros((PLAIN, PLAIN)), between, between)
+    return penalty + np.eye(len(penalty)) * JITTER
+
+
+def _held_out(features: Float64, targets: Float64, penalty: Float64, folds: NDArray[np.int64]) -> Float64:
+    """Predictions [ridges, n, V] of each row by the fits that did not see its fold."""
+    held_out = np.empty((len(RIDGES), *targets.shape))
+    for columns in _alike(targets):
+        seen = ~np.isnan(targets[:, columns[0]])
+        z, y = features[seen], targets[np.ix_(seen, columns)]
+        gram, moment = z.T @ z, z.T @ y
+        for fold in range(FOLDS):
+            out, inside = folds == fold, z[folds[seen] == fold]
+            left, right = gram - inside.T @ inside, moment - inside.T @ y[folds[seen] == fold]
+            for index, ridge in enumerate(RIDGES):
+                solved = _solve(left, right, penalty * ridge * max(1, len(z) - len(inside)))
+                held_out[index][np.ix_(out, columns)] = features[out] @ solved
+    return held_out
+
+
+def _alike(targets: Float64) -> list[NDArray[np.int64]]:
+    """Columns grouped by which rows they are known for: each group is one fit."""
+    patterns: dict[bytes, list[int]] = {}
+    for column, known in enumerate(~np.isnan(targets.T)):
+        patterns.setdefault(known.tobytes(), []).append(column)
+    return [np.array(columns) for columns in patterns.values()]
+
+
+def _solve(left: Float64, right: Float64, penalty: Float64) -> Float64:
+    solved: Float64 = cho_solve(cho_factor(left + penalty + np.eye(len(left)) * JITTER), right)
+    return solved
+
+
+def linear_map(basis: Basis, targets: Float64, chosen: Ridge) -> LinearMap:
+    """Fit the chosen ridges on all of history and round them for exact arithmetic."""
+    features, penalty = _features(basis, chosen.width), _penalty(basis, chosen.width)
+    turned = rotated(targets, chosen.rotation)
+    solved = np.empty((features.shape[1], targets.shape[1]))
+    for ridge in set(chosen.ridges):
+        for columns in _alike(targets):
+            wanted = columns[chosen.ridges[columns] == ridge]
+            solved[:, wanted] = _fit(features, turned, penalty * ridge, wanted)
+    solved = solved @ chosen.rotation.T
+    of_tokens = _fit_tokens(basis, features, penalty * np.median(chosen.ridges))
+    level, slope = np.split(solved[PLAIN:], 2)
+    of_level = np.split(of_tokens[PLAIN:], 2)[0]
+    weights, scales = exact_weights(np.column_stack([level, slope, of_level]))
+    return LinearMap(
+        basis.landmarks,
+        chosen.width,
+        weights,
+        scales,
+        solved[:PLAIN],
+        basis.token_mean,
+        basis.token_spread,
+        float(of_tokens[0]),
+    )
+
+
+def _fit(features: Float64, targets: Float64, penalty: Float64, columns: NDArray[np.int64]) -> Float64:
+    if not len(columns):
+        return np.empty((features.shape[1], 0))
+    seen = ~np.isnan(targets[:, columns[0]])
+    z, y = features[seen], targets[np.ix_(seen, columns)]
+    return _solve(z.T @ z, z.T @ y, penalty * len(z))
+
+
+def _fit_tokens(basis: Basis, features: Float64, penalty: Float64) -> Float64:
+    """Coefficients of log tokens over the constant and the kernel features alone."""
+    known = ~np.isnan(basis.tokens)
+    if not known.any():
+        return np.zeros(features.shape[1])
+    z = features.copy()
+    z[:, 1:PLAIN] = z[:, PLAIN + basis.landmarks.shape[1] :] = 0.0
+    return _fit(z, basis.tokens[:, None], penalty, np.array([0]))[:, 0]

@@ -1,0 +1,1 @@
+"""Routing policies compared offline on recorded answers."""

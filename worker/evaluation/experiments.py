@@ -1,0 +1,29 @@
+"""Every experiment of `tollgate evaluate --experiment`, by name. Their first lines are its help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from worker.evaluation.failures import failures, shift
+from worker.evaluation.finding import Finding
+from worker.evaluation.inspections import additions, conditioning, estimator, optimisation, similarity
+from worker.evaluation.study import Study
+from worker.evaluation.variations import arrivals, budget, llms, observation, partitions, queries, resolve, splits
+
+EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
+    "estimator": estimator,
+    "additions": additions,
+    "similarity": similarity,
+    "optimisation": optimisation,
+    "conditioning": conditioning,
+    "budget": budget,
+    "arrivals": arrivals,
+    "queries": queries,
+    "observation": observation,
+    "resolve": resolve,
+    "shift": shift,
+    "failures": failures,
+    "llms": llms,
+    "splits": splits,
+    "partitions": partitions,
+}

@@ -1,0 +1,203 @@
+"""One evaluation: history to learn from, queries to route in their order, budgets, and every estimate of them.
+
+After the set-up of PORT (arXiv 2509.02718, section 5): the budget is what the cheapest LLM would cost for all queries,
+split over the LLMs by sqrt(mean quality / mean cost) in history.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.contract.errors import FixSetting
+from worker.contract.messages import Configuration
+from worker.estimation import index
+from worker.estimation.estimator import Estimates, Estimator, finished
+from worker.estimation.features import Float64
+from worker.estimation.history import History
+
+Order = Literal["random", "source", "hardest-last"]
+Split = Literal["efficiency", "uniform", "cost", "quality", "random"]
+ORDERS: tuple[Order, ...] = ("random", "source", "hardest-last")
+SPLITS: tuple[Split, ...] = ("efficiency", "uniform", "cost", "quality", "random")
+PAPER_NEIGHBOURS = 5
+TEST_SHARE = 0.45
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to evaluate. `test` None takes 45 % of the rows; `budget` is in costs of the cheapest LLM for all queries,
+    `horizon` what is said of their number, as a share of it."""
+
+    test: int | None = None
+    budget: float = 1.0
+    order: Order = "random"
+    split: Split = "efficiency"
+    resolve_every: int = 100
+    window: int = 1000
+    observe_share: float = 0.025
+    settle_lag: int = 100
+    horizon: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a policy may see or be judged by, for n queries and M LLMs.
+
+    `live` holds the queries in the order of their arrival, with true quality and cost. `budget_micros` int64 [M].
+    `estimates` are Tollgate's. `plain` are the paper's: means of the 5 nearest neighbours, found by the graph, and
+    `exact` the same by exact search; their costs are not rounded. `ridge` are the trained predictor's alone.
+    """
+
+    plan: Plan
+    seed: int
+    past: History
+    live: History
+    budget_micros: NDArray[np.int64]
+    estimator: Estimator
+    estimates: Estimates
+    plain: Estimates
+    exact: Estimates
+    ridge: Estimates
+
+    @property
+    def queries(self) -> int:
+        """How many queries are routed."""
+        return len(self.live.ids)
+
+    def rows(self, which: NDArray[np.int64]) -> Scene:
+        """Only these queries, in this order, under the same budgets."""
+        return replace(
+            self,
+            live=self.live.rows(which),
+            estimates=self.estimates.rows(which),
+            plain=self.plain.rows(which),
+            exact=self.exact.rows(which),
+            ridge=self.ridge.rows(which),
+        )
+
+    def configuration(self, policy: str) -> Configuration:
+        """The settings of one lane that routes all of it."""
+        return Configuration(
+            llms=self.live.llms,
+            budget_micros=dict(zip(self.live.llms, self.budget_micros.tolist(), strict=True)),
+            margins=self.estimator.manifest.margins,
+            policy=policy,
+            horizon_queries=round(self.queries * self.plan.horizon),
+            horizon_floor_queries=self.plan.resolve_every,
+            resolve_every_queries=self.plan.resolve_every,
+            window_queries=self.plan.window,
+            observe_share=self.plan.observe_share,
+            max_attempts=1,
+            reservation_ms=10**9,
+            checkpoint_every=10**9,
+            seed=self.seed,
+            index=self.estimator.manifest.index,
+        )
+
+
+def divide(history: History, test: int | None, seed: int) -> tuple[History, History]:
+    """Draw the queries to route from history: (past, live). Rows that some LLM never saw stay in the past."""
+    whole: NDArray[np.bool_] = np.asarray(~np.isnan(history.quality + history.cost_micros).any(axis=1))
+    drawn = np.random.default_rng(seed).permutation(len(history.ids))
+    wanted = round(len(drawn) * TEST_SHARE) if test is None else test
+    full = drawn[whole[drawn]]
+    if not 0 < wanted <= len(full) or len(drawn) - wanted < index.FEWEST_ROWS:
+        raise FixSetting(f"test: {wanted} of {len(drawn)} rows ({len(full)} without gaps) leaves too few")
+    live = full[:wanted]
+    return history.rows(drawn[~np.isin(drawn, live)]), history.rows(live)
+
+
+def arrival(live: History, order: Order) -> NDArray[np.int64]:
+    """The rows of `live` in their order of arrival: as drawn, by category, or by falling mean quality."""
+    if order == "random":
+        return np.arange(len(live.ids))
+    if order == "hardest-last":
+        return np.argsort(-live.quality.mean(axis=1), kind="stable")
+    if live.categories is None:
+        raise FixSetting("order: source needs a `source` or `category` column in the table")
+    return np.argsort(np.array(live.categories), kind="stable")
+
+
+def budgets(past: History, live: History, plan: Plan, seed: int) -> NDArray[np.int64]:
+    """Micro-dollars [M]: what the cheapest LLM costs for all queries, times `plan.budget`, split by `plan.split`."""
+    quality, cost = np.nanmean(past.quality, axis=0), np.nanmean(past.cost_micros, axis=0)
+    shares = {
+        "efficiency": np.sqrt(quality / np.maximum(cost, 1e-9)),
+        "uniform": np.ones(len(cost)),
+        "cost": cost,
+        "quality": quality,
+        "random": np.random.default_rng(seed).random(len(cost)),
+    }[plan.split]
+    total = plan.budget * float(live.cost_micros.sum(axis=0).min())
+    split: NDArray[np.int64] = np.floor(shares / shares.sum() * total).astype(np.int64)
+    return split
+
+
+def make_scene(past: History, live: History, plan: Plan, seed: int, neighbours: int | None = None) -> Scene:
+    """Build an index of `past` as the worker would, estimate `live` with it, and set the budgets."""
+    return assembled(built(past, seed, neighbours), past, live, plan, seed)
+
+
+def assembled(estimator: Estimator, past: History, live: History, plan: Plan, seed: int) -> Scene:
+    """A scene on an index that was built from `past` before."""
+    exact: Any = faiss.IndexFlatIP(past.embeddings.shape[1])
+    exact.add(past.embeddings)
+    drawn = Scene(
+        plan=Plan(),
+        seed=seed,
+        past=past,
+        live=live,
+        budget_micros=budgets(past, live, plan, seed),
+        estimator=estimator,
+        estimates=estimator.estimate(live.embeddings, live.input_tokens),
+        plain=paper_estimates(estimator.graph, past, live),
+        exact=paper_estimates(exact, past, live),
+        ridge=ridge_estimates(estimator, live),
+    )
+    return replanned(drawn, plan)
+
+
+def replanned(scene: Scene, plan: Plan) -> Scene:
+    """The same queries and estimates under another plan. Of a scene that was reordered, the order stays."""
+    arrived = scene.rows(arrival(scene.live, plan.order))
+    return replace(arrived, plan=plan, budget_micros=budgets(scene.past, scene.live, plan, scene.seed))
+
+
+def built(past: History, seed: int, neighbours: int | None = None) -> Estimator:
+    """An estimator of `past`, through the files that the worker would load."""
+    with tempfile.TemporaryDirectory(prefix="tollgate-") as place:
+        index.build(past, Path(place) / "index", "supplied", neighbours, seed)
+        return index.load(Path(place) / "index")
+
+
+def paper_estimates(graph: Any, past: History, live: History) -> Estimates:
+    """The paper's features: plain means over the 5 nearest neighbours. A gap in history counts as its LLM's mean.
+
+    Costs stay fractions: the paper's fit, with its numerical gradient, loses by what rounding makes equal.
+    """
+    similarity, rows = graph.search(live.embeddings, min(PAPER_NEIGHBOURS, len(past.ids)))
+    quality, cost = (_means(filled(table), rows) for table in (past.quality, past.cost_micros))
+    return Estimates(quality, cost, similarity[:, 0])
+
+
+def filled(table: Float64) -> Float64:
+    """Values [n, M] with each column's gaps at its mean."""
+    return np.where(np.isnan(table), np.nanmean(table, axis=0), table)
+
+
+def _means(table: Float64, rows: NDArray[np.int64]) -> Float64:
+    means: Float64 = table[rows].mean(axis=1)
+    return means
+
+
+def ridge_estimates(estimator: Estimator, live: History) -> Estimates:
+    """What the ridge predicts without the neighbours."""
+    predicted = estimator.ridge(live.embeddings, live.input_tokens)
+    return finished(predicted, estimator.cost_bias, np.zeros(len(live.ids), dtype=np.float32))

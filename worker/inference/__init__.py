@@ -1,0 +1,1 @@
+"""What `tollgate infer` starts: it takes dispatches, answers them and publishes completions."""

@@ -1,0 +1,1 @@
+"""A whole system on this machine: broker, demo, chaos, bench and load."""

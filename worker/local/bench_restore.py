@@ -1,0 +1,70 @@
+"""How long a new owner needs to restore a partition from its ledger."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from confluent_kafka import Producer
+
+from worker.contract import wire
+from worker.contract.messages import Reservation
+from worker.contract.settings import Settings
+from worker.core.events import Reconfigured
+from worker.core.outbox import ACCOUNT_KEY, RESERVATION_PREFIX
+from worker.core.pricing import Prior
+from worker.core.router import Router
+from worker.core.shares import configuration
+from worker.core.snapshot import restore
+from worker.estimation.estimator import Estimator
+from worker.kafka import clients
+from worker.service.committer import read_rows
+
+OPEN = 10_000
+
+
+def restored(settings: Settings, estimator: Estimator) -> tuple[Router, float]:
+    """Partition 0 as a new owner restores it, and the seconds that took."""
+    started = time.perf_counter()
+    router = restore(0, _prior(estimator), read_rows(settings, 0))
+    return router, time.perf_counter() - started
+
+
+def bare_read(settings: Settings) -> tuple[int, float]:
+    """Its records, only consumed and counted, and the seconds that took."""
+    started = time.perf_counter()
+    records = sum(1 for _ in clients.read_partition(settings, settings.topics.ledger, 0))
+    return records, time.perf_counter() - started
+
+
+def _prior(estimator: Estimator) -> Prior:
+    return Prior(estimator.prior.quality, estimator.prior.cost_micros.astype(float))
+
+
+def fill_ledger(settings: Settings, estimator: Estimator, records: int) -> None:
+    """Write a ledger partition: a configuration, and `records` rows of reservations made and closed, up to OPEN of
+    them still open."""
+    config = configuration(settings, estimator.manifest, 0)
+    rows = Router(0, _prior(estimator)).handle([Reconfigured(1, config)]).rows
+    producer = Producer(clients.producer_config(settings))
+    llm = config.llms[0]
+
+    def put(key: str, value: bytes | None) -> None:
+        while True:
+            try:
+                producer.produce(settings.topics.ledger, value, key, 0)
+                return
+            except BufferError:
+                producer.poll(0.1)
+
+    for key, value in rows.items():
+        put(key, value)
+    for number in range(records // 2):
+        key = f"{RESERVATION_PREFIX}0-{number}-1"
+        put(key, wire.encode(Reservation(f"0-{number}-1", f"q{number}", llm, number, 1, 1, number, 2**50)))
+        if number < records // 2 - OPEN:
+            put(key, None)
+    account = wire.decode_account(rows[ACCOUNT_KEY] or b"")
+    held = msgspec.structs.replace(account.accounts[llm], reserved_micros=OPEN)
+    put(ACCOUNT_KEY, wire.encode(msgspec.structs.replace(account, accounts={**account.accounts, llm: held})))
+    producer.flush()

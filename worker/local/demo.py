@@ -1,0 +1,231 @@
+"""The main job, whole and for real: a Kafka, workers of which one is killed, inference, real queries, and the proof."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+
+from worker.audit import audit
+from worker.audit.report import Report
+from worker.contract.errors import CheckFailed, FixSetting
+from worker.contract.settings import Settings
+from worker.estimation import demo_data, index
+from worker.estimation.history import History
+from worker.evaluation import play, scene
+from worker.evaluation.baselines import at_random
+from worker.local.broker import Broker, running
+from worker.local.feeder import Feeder
+from worker.local.system import System
+from worker.local.watch import Watch
+
+PARTITIONS = 4
+MICROS_PER_USD = 1_000_000
+SETTLE_SECONDS = 120.0
+READ_AFTER_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the demo does. `rate` is queries a second; `kill` ends one worker with SIGKILL midway and restarts it."""
+
+    queries: int = 2_000
+    rate: float = 250.0
+    workers: int = 2
+    latency_ms: float = 40.0
+    error_rate: float = 0.02
+    kill: bool = True
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Progress of one part of the demo: `done` of `total`, which may be unknown. `steps`: a step of getting ready."""
+
+    name: str
+    done: int
+    total: int | None
+    steps: bool = False
+
+
+Tell = Callable[[Stage], None]
+
+
+class Timing(Struct, frozen=True):
+    """Of queries as a read_committed reader sees them: `latency_ms` percentiles before the kill, from produced to
+    decided; `takeover_seconds` from the kill until every partition decided new queries again (None: no kill)."""
+
+    seconds: float
+    queries_per_second: float
+    p50_latency_ms: float
+    p99_latency_ms: float
+    takeover_seconds: float | None
+
+
+class Result(Struct, frozen=True):
+    """What the demo shows. `quality` sums the recorded scores of all answers; `rivals` are the same queries under the
+    same budgets, routed at random and by the paper's PORT, by the worker's own ledger rules."""
+
+    policy: str
+    quality: float
+    rivals: dict[str, float]
+    timing: Timing
+    report: Report
+
+
+def own_directory(directory: Path) -> Path:
+    """Make the demo's directory anew, for this user alone. Raises FixSetting if it is not ours, or in use."""
+    if os.path.lexists(directory) and not demo_data.is_own(directory):
+        raise FixSetting(f"{directory} is no directory of yours; name another with --directory")
+    if (found := running(directory / "kafka")) is not None:
+        raise FixSetting(f"a demo is running in {directory} (Kafka is process {found[0]}): end it, or use --directory")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700, parents=True)
+    return directory
+
+
+def forget(directory: Path) -> None:
+    """Remove the demo's directory."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+class Demo:
+    """The demo's parts in their order. Use it as a context manager: it ends everything that it started."""
+
+    def __init__(self, directory: Path, plan: Plan, tell: Tell) -> None:
+        self.plan = plan
+        self.past, drawn = demo_data.split(demo_data.load())
+        self.live = drawn.rows(np.arange(plan.queries) % len(drawn.ids))
+        self._tell = tell
+        self.broker = Broker(directory / "kafka")
+        self.system = System(directory, self.broker)
+        self.killed_at: float | None = None
+
+    def __enter__(self) -> Demo:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.system.family.__exit__(None, None, None)
+        self.broker.stop()
+
+    def start(self) -> Settings:
+        """Start Kafka, build the index meanwhile, create the topics, start the workers."""
+        steps = iter(range(1, 5))
+
+        def step(name: str) -> None:
+            self._tell(Stage(name, next(steps), 4, steps=True))
+
+        step(f"starting Kafka, building the index of {len(self.past.ids):,} past queries")
+        place = self.system.directory / "index"
+        with ThreadPoolExecutor(1) as beside:
+            building = beside.submit(index.build, self.past, place, "wordllama")
+            self.broker.start(lambda doing: self._tell(Stage(doing, 1, 4, steps=True)))
+            building.result()
+        step("creating topics")
+        settings = self._prepare()
+        step(f"starting {self.plan.workers} workers and an inference worker")
+        self.system.start_inference(self.plan.latency_ms, self.plan.error_rate)
+        self.system.start_workers(self.plan.workers)
+        step("ready")
+        return settings
+
+    def _prepare(self) -> Settings:
+        budgets_micros = scene.budgets(self.past, self.live, scene.Plan(), seed=0)
+        return self.system.prepare(
+            self.past,
+            dict(zip(self.live.llms, (budgets_micros / MICROS_PER_USD).tolist(), strict=True)),
+            "wordllama",
+            # A killed worker's partitions move after the session timeout; a demo does not want to wait the usual 10 s.
+            kafka={"partitions": PARTITIONS, "group": "tollgate-demo", "session_timeout_ms": 3_000},
+            # Each lane sees a quarter of the queries; it solves its prices five times on the way.
+            routing={
+                "horizon_queries": self.plan.queries,
+                "horizon_floor_queries": 100,
+                "resolve_every_queries": max(1, self.plan.queries // (PARTITIONS * 5)),
+            },
+            log={"format": "json"},
+        )
+
+    def route(self, settings: Settings) -> Timing:
+        """Produce the queries, kill and restart a worker midway, and wait until every dispatch is answered."""
+        watch, feeder = Watch(settings), Feeder(settings, self.live, self.plan.queries, self.plan.rate)
+        started = time.monotonic()
+        feeder.start()
+
+        def each() -> None:
+            self._tell(Stage("queries decided", len(watch.decided), self.plan.queries))
+            self._maybe_kill(len(watch.decided))
+            self._check_children()
+
+        watch.wait("every query to be decided", lambda: len(watch.decided) >= self.plan.queries, SETTLE_SECONDS, each)
+        feeder.finish()
+        decided_in = time.monotonic() - started
+
+        def settling() -> None:
+            self._tell(Stage("dispatches answered", watch.dispatched - watch.open, watch.dispatched))
+            self._check_children()
+
+        watch.wait("every dispatch to be answered", lambda: watch.open == 0, SETTLE_SECONDS, settling)
+        settling()
+        watch.close()
+        return self._timing(feeder, watch, decided_in)
+
+    def _maybe_kill(self, decided: int) -> None:
+        if self.plan.kill and self.killed_at is None and decided >= self.plan.queries // 2:
+            self.killed_at = time.monotonic()
+            self.system.workers[0].kill()
+            self.system.workers[0].start()
+
+    def _check_children(self) -> None:
+        for child in self.system.family.children:
+            if not child.running:
+                raise CheckFailed(f"{child.name} ended with {child.exit_code}; its last lines:\n{child.tail()}")
+
+    def _timing(self, feeder: Feeder, watch: Watch, seconds: float) -> Timing:
+        calm = [
+            (watch.decided[where] - sent) * 1000
+            for where, sent in feeder.sent.items()
+            if self.killed_at is None or watch.decided[where] < self.killed_at
+        ]
+        p50, p99 = np.percentile(calm, [50, 99]).round(1).tolist()
+        takeover = None if self.killed_at is None else round(self._takeover(watch, self.killed_at), 2)
+        return Timing(round(seconds, 2), round(len(watch.decided) / seconds, 1), p50, p99, takeover)
+
+    def _takeover(self, watch: Watch, killed_at: float) -> float:
+        """Until the partition that waited longest after the kill was decided on again."""
+        first: dict[int, float] = {}
+        for (partition, _), decided in watch.decided.items():
+            # What the killed worker had committed may be read a moment later.
+            if decided > killed_at + READ_AFTER_SECONDS:
+                first[partition] = min(decided, first.get(partition, decided))
+        return max(first.values(), default=killed_at) - killed_at
+
+    def result(self, settings: Settings, timing: Timing) -> Result:
+        """Read the topics back, prove the books, and compare."""
+        read = 0
+
+        def reading(_: str, records: int) -> None:
+            nonlocal read
+            read += records
+            self._tell(Stage("records read back for the proof", read, None))
+
+        report = audit.verify(settings, reading)
+        quality = sum((llm.mean_quality or 0.0) * llm.judged for llm in report.llms.values())
+        self._tell(Stage("routing the same at random and by PORT", 1, 2))
+        rivals = rival_qualities(self.past, self.live, self.system.directory / "index")
+        self._tell(Stage("done", 1, 1))
+        return Result(settings.routing.policy, round(quality, 2), rivals, timing, report)
+
+
+def rival_qualities(past: History, live: History, place: Path) -> dict[str, float]:
+    """Total quality of random routing and of PORT on the same queries under the same budgets, not split over
+    partitions, as the worker's ledger charges them. PORT finds its neighbours by exact search, its best."""
+    here = scene.assembled(index.load(place), past, live, scene.Plan(), seed=0)
+    outcomes = {"random": play.play_ledger(here, at_random(here)), "port": play.play_router(here, "port", here.exact)}
+    return {name: round(float(outcome.quality.sum()), 2) for name, outcome in outcomes.items()}

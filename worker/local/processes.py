@@ -1,0 +1,136 @@
+"""Child processes of a demo or a test: started, killed and ended by their own process id, never outliving us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from worker.contract.errors import CheckFailed
+from worker.local import leash
+
+STOP_SECONDS = 20.0
+
+
+def leashed(command: Sequence[str]) -> list[str]:
+    """The command, to be killed when the thread that starts it ends: start it from one that lives on."""
+    # Isolated and without site-packages: a launcher that is up in 20 ms.
+    return [sys.executable, "-I", "-S", str(Path(leash.__file__)), *command]
+
+
+def wait_for(what: str, condition: Callable[[], bool], seconds: float, every_seconds: float = 0.1) -> None:
+    """Return as soon as `condition` holds. Raises CheckFailed naming `what` after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise CheckFailed(f"waited {seconds:.0f} s for {what}")
+        time.sleep(every_seconds)
+
+
+class Child:
+    """One `python -m worker ...` process with its own log file; `start` it again as often as you like."""
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.log = log
+        self._arguments = [sys.executable, "-m", "worker", *arguments]
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id; the process must have been started."""
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return None if self._process is None else self._process.poll()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it; its output is appended to the log."""
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                leashed(self._arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._env,
+                # Of a session of its own, so that Ctrl-C reaches us alone and we end it in order.
+                start_new_session=True,
+            )
+
+    def send(self, signal_number: signal.Signals) -> None:
+        """Send a signal, if it still runs."""
+        if self.running:
+            os.kill(self.pid, signal_number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        self.send(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def stop(self) -> int | None:
+        """SIGTERM, and SIGKILL to one that does not end; returns the exit code."""
+        self.send(signal.SIGTERM)
+        if self._process is None:
+            return None
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self.exit_code
+
+    def tail(self, lines: int = 5) -> str:
+        """The last lines of its log, for an error message."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+
+class Family:
+    """Children that are all stopped at the end, and started again when they leave while they should run.
+
+    `restarts` counts those, and `exits` the exit codes that they left with (negative: a signal).
+    """
+
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+        self.restarts = 0
+        self.exits: Counter[int] = Counter()
+
+    def start(self, child: Child) -> Child:
+        """Start a child and keep it."""
+        self.children.append(child)
+        child.start()
+        return child
+
+    def revive(self) -> None:
+        """Start again every child that has ended, as an orchestrator would."""
+        for child in self.children:
+            if not child.running:
+                self.exits[child.exit_code or 0] += 1
+                child.start()
+                self.restarts += 1
+
+    def __enter__(self) -> Family:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in self.children:
+            child.send(signal.SIGTERM)
+        for child in self.children:
+            child.stop()

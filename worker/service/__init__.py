@@ -1,0 +1,1 @@
+"""What `tollgate run` starts: bytes from Kafka become decisions, and decisions become one transaction."""

@@ -1,0 +1,236 @@
+"""The Faust application: two agents over the lanes, and the process around them.
+
+Of Faust it uses the consumer group, the agents and the web server. Its tables, its transactions and its recovery are
+not safe for money (docs/ARCHITECTURE.md says why); the lanes keep the ledger themselves.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import faust
+import structlog
+from faust.types import StreamT
+from faust.web import Request, Response, View
+
+from worker.contract.errors import FixSetting, LeaveProcess, TollgateError
+from worker.contract.messages import Offsets
+from worker.contract.settings import KafkaSettings, Settings
+from worker.core.events import Reconfigured
+from worker.core.router import Prior
+from worker.core.shares import configuration
+from worker.estimation.embedder import load_embedder
+from worker.estimation.estimator import Estimator
+from worker.estimation.index import load
+from worker.kafka import clients, topics
+from worker.kafka.recall import Recall
+from worker.service.assignor import LaneAssignor
+from worker.service.bell import Bell
+from worker.service.committer import Committer, open_committer
+from worker.service.consumer import LaneConsumer
+from worker.service.intake import Intake
+from worker.service.lanes import Lanes
+from worker.service.metrics import Metrics
+from worker.service.ports import free_port
+
+log = structlog.get_logger()
+
+# A thread that lets go of the interpreter for a call waits up to Python's usual 5 ms for a busy one to give it back; a
+# commit makes many such calls.
+SWITCH_SECONDS = 0.0005
+# To leave the group in, after the last transaction; with the default settings all of it is within the 30 seconds that
+# Kubernetes waits for.
+LEAVE_SECONDS = 5.0
+# How long the group waits for a worker that is alive to finish its transactions and the lanes it is opening; the
+# heartbeats of a dead one are missed after the session timeout.
+REBALANCE_SECONDS = 30.0
+ALARM_SECONDS = 10.0
+EXPOSITION_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class LaneApp(faust.App):  # type: ignore[misc]
+    """Faust's application without its data directory: the lanes keep nothing on disk."""
+
+    def _create_directories(self) -> None:
+        pass
+
+
+class LaneWorker(faust.Worker):  # type: ignore[misc]
+    """Faust's process without its terminal spinner, which writes control characters into logs."""
+
+    def on_init_dependencies(self) -> Any:
+        """Called before anything starts."""
+        self.spinner = None
+        return super().on_init_dependencies()
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT. Raises FixSetting and CheckBroker at start; a failure later ends the process."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    estimator = load(settings.index.directory)
+    metrics = Metrics()
+    metrics.describe(version("tollgate"), settings.routing.policy, estimator.manifest)
+    lanes = make_lanes(settings, estimator, metrics)
+    check_topics(settings)
+    app = make_app(settings, lanes, metrics)
+    # What is loaded now stays: the collector need not walk it again and again.
+    gc.collect()
+    gc.freeze()
+    log.info("starting", web=f"http://{app.conf.web_host}:{app.conf.web_port}", index=estimator.manifest.index[:16])
+    try:
+        LaneWorker(app, override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline()
+    finally:
+        log.info("stopped")
+
+
+def check_topics(settings: Settings) -> None:
+    """Raise FixSetting if a topic is not what the lanes need."""
+    if problems := topics.check(settings):
+        raise FixSetting("\n".join(str(problem) for problem in problems))
+
+
+def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> Lanes:
+    """The lanes of this process, none of them open yet. Raises FixSetting where index and settings differ."""
+    configurations = [configuration(settings, estimator.manifest, p) for p in range(settings.kafka.partitions)]
+    prior = Prior(estimator.prior.quality, estimator.prior.cost_micros.astype(float))
+    embedder = load_embedder(estimator.manifest.embedder)
+    searching = threading.BoundedSemaphore(settings.index.search_threads)
+    intake = Intake(settings, estimator, embedder, Recall(settings), metrics, searching)
+
+    def open_lane(partition: int) -> Committer:
+        committer = open_committer(partition, settings, prior, metrics)
+        check_inputs(settings, partition, committer.router.offsets)
+        if committer.router.config != configurations[partition]:
+            committer.commit([Reconfigured(intake.now_ms(), configurations[partition])], [])
+        return committer
+
+    # One thread more than may search: it decodes and estimates meanwhile.
+    lanes = Lanes(intake, open_lane, leave, settings.index.search_threads + 1)
+    metrics.watch(lambda: [lane.committer.router for lane in lanes.open])
+    return lanes
+
+
+def check_inputs(settings: Settings, partition: int, applied: Offsets) -> None:
+    """Raise FixSetting if an input ends before what the ledger has applied: new records would be taken for old ones."""
+    inputs = {settings.topics.queries: applied.queries, settings.topics.completions: applied.completions}
+    for topic, offset in inputs.items():
+        end = clients.end_offset(settings, topic, partition)
+        if end <= offset:
+            raise FixSetting(
+                f"{topic}/{partition}: ends at offset {end}, but the ledger has applied {offset}: the topic was made "
+                "anew or lost its end; bring it back, or begin afresh with another kafka.topic_prefix and kafka.group"
+            )
+
+
+def leave(error: BaseException) -> None:
+    """End this process now: what is true is in Kafka, and the next owner restores it."""
+    log.critical(
+        "leaving", error=str(error) or repr(error), remedy="the next owner restores from Kafka; restart this one"
+    )
+    sys.stderr.flush()
+    os._exit(error.exit_code if isinstance(error, TollgateError) else 1)
+
+
+def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
+    """The application with its agents and pages."""
+    kafka = settings.kafka
+    app = LaneApp(
+        kafka.group,
+        broker=[f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")],
+        broker_credentials=credentials(settings.kafka),
+        store="memory://",
+        # The lanes' topics are made by `tollgate topics create`; Faust makes none.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        topic_partitions=kafka.partitions,
+        # 1 or more keeps Faust's co-partitioning assignor; 0 is round robin, which splits queries from completions.
+        table_standby_replicas=1,
+        PartitionAssignor=LaneAssignor,
+        broker_session_timeout=kafka.session_timeout_ms / 1000,
+        broker_heartbeat_interval=kafka.session_timeout_ms / 5000,
+        broker_request_timeout=max(40.0, kafka.session_timeout_ms / 1000 + 10),
+        broker_rebalance_timeout=max(REBALANCE_SECONDS, kafka.session_timeout_ms / 1000),
+        # One record batch becomes one transaction; 1,000 queries are about a tenth of a second of searching.
+        broker_max_poll_records=1_000,
+        stream_buffer_maxsize=64,
+        # Lanes finish their own transactions before a rebalance; Faust would wait for batches that nobody will decide.
+        stream_wait_empty=False,
+        broker_commit_interval=1.0,
+        web_host=settings.web.host,
+        web_bind=settings.web.host,
+        web_port=settings.web.port or free_port(),
+        debug=False,
+    )
+    read = staticmethod(partial(clients.read_partition, settings))
+    consumer = type("Consumer", (LaneConsumer,), {"lanes": lanes, "read": read})
+    app.transport.Consumer = consumer
+    _add_agents(app, settings, lanes)
+    _add_pages(app, lanes, metrics)
+    bell = Bell()
+
+    @app.timer(interval=ALARM_SECONDS)  # type: ignore[untyped-decorator]
+    async def ring(*_: Any) -> None:
+        bell.ring(metrics.alarms())
+
+    @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
+    async def finish(*_: Any, **__: Any) -> None:
+        _end_in_time(kafka.transaction_timeout_ms / 1000 + LEAVE_SECONDS)
+        await lanes.stop()
+
+    return app
+
+
+def _end_in_time(seconds: float) -> None:
+    """Without a broker, Faust would try to leave the group for ever."""
+    error = LeaveProcess(f"the broker does not answer: ended in {seconds:.0f} s without leaving the group")
+    timer = threading.Timer(seconds, leave, [error])
+    timer.daemon = True
+    timer.start()
+
+
+def _add_agents(app: faust.App, settings: Settings, lanes: Lanes) -> None:
+    async def hand_over(stream: StreamT[bytes]) -> None:
+        async for event in stream.noack().events():
+            fetched = event.message.value
+            if fetched.seeks != lanes.seeks:
+                continue
+            try:
+                await lanes.submit(event.message.partition, fetched.records, fetched.after, event.ack)
+            except Exception as error:
+                leave(error)
+
+    for name in (settings.topics.queries, settings.topics.completions):
+        topic = app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+        app.agent(topic, name=name, concurrency=1)(hand_over)
+
+
+def _add_pages(app: faust.App, lanes: Lanes, metrics: Metrics) -> None:
+    @app.page("/healthz")  # type: ignore[untyped-decorator]
+    async def healthz(view: View, _: Request) -> Response:
+        return view.text("ok\n")
+
+    @app.page("/readyz")  # type: ignore[untyped-decorator]
+    async def readyz(view: View, _: Request) -> Response:
+        partitions, ready = sorted(lane.partition for lane in lanes.open), lanes.ready.is_set()
+        return view.json({"ready": ready, "partitions": partitions}, status=200 if ready else 503)
+
+    @app.page("/metrics")  # type: ignore[untyped-decorator]
+    async def exposition(view: View, _: Request) -> Response:
+        # As a header: the web driver refuses a content type with parameters.
+        return view.bytes(metrics.exposition(), headers={"Content-Type": EXPOSITION_FORMAT})
+
+
+def credentials(kafka: KafkaSettings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """What Faust's driver logs in with; None for PLAINTEXT. Raises FixSetting for TLS files that are none."""
+    context = clients.ssl_context(kafka)
+    if kafka.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka.sasl_username, password=kafka.password(), mechanism=kafka.sasl_mechanism, ssl_context=context
+        )
+    return faust.SSLCredentials(context) if context is not None else None

@@ -1,0 +1,254 @@
+"""Decides batches of one partition and publishes each as one Kafka transaction.
+
+The protocol (docs/ARCHITECTURE.md): `open_committer` fences the previous owner by `init_transactions` and only then
+restores the ledger. A commit that did not end cleanly raises LeaveProcess: memory may be ahead of Kafka, so the process
+ends and the next owner restores.
+
+librdkafka speaks the transaction protocol from before KIP-890 and retries a timed-out EndTxn inside, so a late EndTxn
+could end the *next* transaction. After a transaction in which the producer reported an error or that took suspiciously
+long, the producer is therefore replaced, and the new epoch makes the old one's late requests fail. A process that was
+stopped for a while looks just like this, but another owner may have written meanwhile: having fenced, the committer
+checks that the last account row is still its own.
+
+A broker that dies between writing down that a transaction ends and writing its end markers can come back without ever
+writing the rest of them (Kafka 4.3.1 and 4.4.0, docs/RELIABILITY.md): the records stay open, hidden, and the *next*
+end of the same producer id in that partition ends them too. After fencing, nothing of the lane may be open. If the
+ledger and the decisions are, nothing was decided, and a transaction of our own over the same partitions is aborted. If
+they are not, it was decided, and the next commit to the partition shows what is hidden.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from worker.contract import wire
+from worker.contract.errors import CheckBroker, LeaveProcess
+from worker.contract.record import Record, StoredRecord
+from worker.contract.settings import Settings
+from worker.core.events import Effects, Event
+from worker.core.ledger import BrokenInvariant
+from worker.core.outbox import ACCOUNT_KEY
+from worker.core.router import Prior, Router
+from worker.core.snapshot import restore
+from worker.kafka import clients
+from worker.service.metrics import Metrics
+
+logger = structlog.get_logger()
+
+# No request times out sooner (librdkafka's request timeouts are whole seconds), so a faster commit was not retried.
+SUSPICIOUS_SECONDS = 1.0
+
+Records = Mapping[tuple[str, int], Record]
+
+
+class TransactionalProducer(Protocol):
+    """What a committer uses of confluent_kafka.Producer."""
+
+    def init_transactions(self, timeout: float) -> None: ...
+    def begin_transaction(self) -> None: ...
+    def produce(self, topic: str, value: bytes | None, key: Any, partition: int, **options: Any) -> None: ...
+    def commit_transaction(self, timeout: float) -> None: ...
+    def abort_transaction(self, timeout: float) -> None: ...
+    def flush(self, timeout: float) -> int: ...
+    def poll(self, timeout: float) -> int: ...
+
+
+class Kafka(NamedTuple):
+    """How a committer reaches Kafka: a producer of a configuration, the committed records of a partition, in which of
+    some topics a transaction is open, and the newest committed value of a key."""
+
+    producer: Callable[[dict[str, Any]], TransactionalProducer] = Producer
+    read_partition: Callable[[Settings, str, int], Iterable[StoredRecord]] = clients.read_partition
+    open_transactions: Callable[[Settings, Sequence[str], int], set[str]] = clients.open_transactions
+    last_value: Callable[[Settings, str, int, bytes], bytes | None] = clients.last_value
+
+
+KAFKA = Kafka()
+
+
+def open_committer(
+    partition: int, settings: Settings, prior: Prior, metrics: Metrics, kafka: Kafka = KAFKA
+) -> Committer:
+    """Fence the previous owner of `partition`, then restore its ledger.
+
+    Raises CheckBroker if the broker does not answer, BrokenInvariant if the ledger does not add up.
+    """
+    committer = Committer(partition, settings, Router(partition, prior), metrics, kafka)
+    committer.fence()
+    started = time.monotonic()
+    committer.restore(prior)
+    metrics.restored(partition, time.monotonic() - started)
+    return committer
+
+
+def read_rows(settings: Settings, partition: int, kafka: Kafka = KAFKA) -> dict[str, bytes]:
+    """The compacted rows of one ledger partition: the last value of each key, tombstones left out."""
+    rows: dict[str, bytes] = {}
+    for record in kafka.read_partition(settings, settings.topics.ledger, partition):
+        key = record.key.decode() if record.key else ""
+        if record.value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = record.value
+    return rows
+
+
+class Committer:
+    """The router of one partition and the transactional producer that publishes what it decides."""
+
+    def __init__(
+        self, partition: int, settings: Settings, router: Router, metrics: Metrics, kafka: Kafka = KAFKA
+    ) -> None:
+        self.partition = partition
+        self.router = router
+        self._settings = settings
+        self._topics = settings.topics
+        self._metrics = metrics
+        self._kafka = kafka
+        self._producer: TransactionalProducer | None = None
+        self._account_row: bytes | None = None
+        self._suspicious = False
+
+    def is_open(self, dispatch_id: str) -> bool:
+        """Whether a reservation is open under this id (as of the last decided batch)."""
+        return dispatch_id in self.router.ledger.open
+
+    def fence(self) -> None:
+        """A new producer under this partition's fixed transactional id: fences the old owner, aborts what it left."""
+        self._suspicious = False
+        config = clients.transactional_config(self._settings, self.partition)
+        self._producer = producer = self._kafka.producer({**config, "error_cb": self._on_error})
+        try:
+            producer.init_transactions(self._timeout_seconds)
+            self._end_hanging(producer)
+        except KafkaException as error:
+            raise CheckBroker(f"partition {self.partition}: init_transactions: {error.args[0]}") from error
+
+    def _end_hanging(self, producer: TransactionalProducer) -> None:
+        topics, ledger = self._topics.written(self._settings.llms), self._topics.ledger
+        hanging = self._open_transactions(topics)
+        if hanging >= {ledger, self._topics.decisions}:
+            producer.begin_transaction()
+            for topic in topics:
+                producer.produce(topic, None, "hanging", self.partition)
+            # The abort marker ends what is open only where a record of ours arrived.
+            producer.flush(self._timeout_seconds)
+            producer.abort_transaction(self._timeout_seconds)
+            logger.warning("hanging_transaction_aborted", partition=self.partition)
+            hanging = self._open_transactions(topics)
+        if ledger in hanging:
+            raise CheckBroker(
+                f"{ledger}/{self.partition}: holds a hanging transaction that no producer will end; "
+                "find it with `kafka-transactions.sh find-hanging`, and end it with `kafka-transactions.sh abort`"
+            )
+        if hanging:
+            remedy = "its readers wait until the next record there, which ends it; Kafka 4.1 does not lose end markers"
+            logger.warning("hanging_transaction", partition=self.partition, topics=sorted(hanging), remedy=remedy)
+
+    def _open_transactions(self, topics: Sequence[str]) -> set[str]:
+        return self._kafka.open_transactions(self._settings, topics, self.partition)
+
+    @property
+    def _timeout_seconds(self) -> float:
+        return self._settings.kafka.transaction_timeout_ms / 1000
+
+    def restore(self, prior: Prior) -> None:
+        """Make the router anew from the ledger; nobody else writes to it after `fence`. Raises BrokenInvariant."""
+        rows = read_rows(self._settings, self.partition, self._kafka)
+        self.router = restore(self.partition, prior, rows)
+        self._account_row = rows.get(ACCOUNT_KEY)
+
+    def commit(self, events: Sequence[Event], records: Sequence[Record]) -> None:
+        """Decide the events and publish all that follows in one transaction.
+
+        `records` are those that the events came from. Raises LeaveProcess on anything but a clean commit.
+        """
+        if self._suspicious:
+            self._replace_producer()
+        started = time.monotonic()
+        effects = self.router.handle(events)
+        try:
+            self._publish(effects, {(record.topic, record.offset): record for record in records})
+        except (KafkaException, BufferError) as error:
+            raise LeaveProcess(f"partition {self.partition}: {_reason(error)}") from error
+        self._account_row = effects.rows[ACCOUNT_KEY]
+        seconds = time.monotonic() - started
+        self._suspicious = self._suspicious or seconds > SUSPICIOUS_SECONDS
+        self._metrics.committed(effects, events, seconds)
+
+    def _replace_producer(self) -> None:
+        # Before, so that a successor at work is not fenced. Kafka answers EndTxn before it writes the end markers, so
+        # a row older than our last says nothing.
+        self._check_owner(self._last_sequence() <= self.router.sequence)
+        self.fence()
+        # After, because only then all is visible and nobody else can write.
+        self._check_owner(self._last_row() == self._account_row)
+
+    def _check_owner(self, still_owner: bool) -> None:
+        if not still_owner:
+            raise LeaveProcess(f"partition {self.partition}: another owner has written to its ledger since")
+
+    def _last_sequence(self) -> int:
+        row = self._last_row()
+        return 0 if row is None else wire.decode_account(row).sequence
+
+    def _last_row(self) -> bytes | None:
+        return self._kafka.last_value(self._settings, self._topics.ledger, self.partition, ACCOUNT_KEY.encode())
+
+    def _publish(self, effects: Effects, records: Records) -> None:
+        producer = self._producer
+        if producer is None:
+            raise BrokenInvariant("fence() comes first")
+        producer.begin_transaction()
+        self._produce_queries(producer, effects, records)
+        self._produce_dead_letters(producer, effects, records)
+        for key, value in effects.decisions:
+            producer.produce(self._topics.decisions, value, key or None, self.partition, headers=wire.CONTENT_TYPE)
+        for key, row in effects.rows.items():
+            producer.produce(self._topics.ledger, row, key, self.partition, headers=wire.CONTENT_TYPE)
+        producer.commit_transaction(self._timeout_seconds)
+        producer.poll(0)
+
+    def _produce_queries(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:
+        for dispatch in effects.dispatches:
+            headers = self._headers(dispatch.origin.offset, records)
+            topic = self._topics.dispatch(dispatch.llm)
+            producer.produce(topic, wire.encode(dispatch), dispatch.id, self.partition, headers=headers)
+        for deferred in effects.deferred:
+            headers = self._headers(deferred.origin.offset, records)
+            value = wire.encode(deferred)
+            producer.produce(self._topics.deferred, value, deferred.query_id, self.partition, headers=headers)
+
+    def _produce_dead_letters(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:
+        refused = [(event.topic, event.offset, event.reason, event.code) for event in effects.refused]
+        unmatched = [("completions", offset, reason, "unmatched") for offset, reason in effects.unmatched]
+        for topic, offset, reason, code in (*refused, *unmatched):
+            record = records.get((self._topics.prefix + topic, offset))
+            if record is None:
+                continue
+            limits = self._settings.limits
+            letter = wire.dead_letter(record, reason, code, limits.max_dead_letter_bytes, limits.max_header_bytes)
+            producer.produce(
+                self._topics.dead_letters,
+                letter.value,
+                letter.key,
+                self.partition,
+                timestamp=letter.timestamp,
+                headers=letter.headers,
+            )
+
+    def _headers(self, offset: int, records: Records) -> list[tuple[str, bytes | None]]:
+        record = records.get((self._topics.queries, offset))
+        return wire.outgoing_headers(record.headers if record is not None else ())
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._suspicious = True
+
+
+def _reason(error: KafkaException | BufferError) -> str:
+    return str(error.args[0]) if error.args else repr(error)

@@ -1,0 +1,156 @@
+"""Prometheus metrics of one worker process: `tollgate_*`, in base units (seconds, US dollars).
+
+Counters and histograms are moved by the lanes; gauges are read from the lanes when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from worker.core import alarms
+from worker.core.drift import Drift
+from worker.core.events import Effects, Event
+from worker.core.router import Router
+from worker.estimation.manifest import Manifest
+
+MICROS_PER_USD = 1_000_000
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+# Manifest.similarity_quantiles: the 5 % one, below which a query lies outside history; averaged over so many queries.
+OUTSIDE_QUANTILE, RECENT_QUERIES = 2, 1_000
+ALARM = ("name", "partition")
+Unpriced = Literal["no_price_list", "unknown_usage"]
+RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+class Metrics:
+    """One registry for one process; nothing global."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.outside_share = 0.0
+        self._drift = Drift()
+        self._manifest: Manifest | None = None
+        self._routers: Callable[[], Sequence[Router]] = tuple
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self._decisions = counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"])
+        self._deferrals = counter("tollgate_deferrals", "Queries not served now, by reason", ["reason"])
+        self._unpriced = counter(
+            "tollgate_unpriced_completions", "Usage that no price was found for", ["llm", "reason"]
+        )
+        self._dead = counter("tollgate_dead_letters", "Records that could not be used", ["topic", "reason"])
+        self._batch = histogram("tollgate_batch_records", "Records per transaction", buckets=RECORDS)
+        self._transaction = histogram("tollgate_transaction_seconds", "Decide and commit", buckets=SECONDS)
+        self._search = histogram("tollgate_search_seconds", "Decode, embed and search", buckets=SECONDS)
+        self._outside = gauge("tollgate_outside_history_ratio", "Of recent queries, those unlike any in history")
+        self._restore = gauge("tollgate_restore_seconds", "Last restore of the ledger", ["partition"])
+        self._build = gauge("tollgate_build_info", "What runs here", ["version", "policy", "index"])
+
+    def describe(self, version: str, policy: str, manifest: Manifest) -> None:
+        """Say what runs here, and show every reason from the start, at 0."""
+        self._build.labels(version, policy, manifest.index).set(1)
+        self._manifest = manifest
+        for reason in ("priced_out", "exhausted", "expired", "duplicate", "failed"):
+            self._deferrals.labels(reason)
+
+    def watch(self, routers: Callable[[], Sequence[Router]]) -> None:
+        """Read the gauges from these routers at every scrape."""
+        self._routers = routers
+        self.registry.register(_Ledgers(routers, self.alarms))
+
+    def alarms(self) -> dict[tuple[str, str], str]:
+        """What is wrong now: (name, partition) -> detail; the partition is empty for what concerns the whole worker."""
+        found = {(name, ""): detail for name, detail in alarms.of_queries(self.outside_share) + self._drift.alarms()}
+        if self._manifest is not None:
+            found |= {(name, ""): detail for name, detail in alarms.of_index(self._manifest)}
+        for router in self._routers():
+            found |= {(name, str(router.partition)): detail for name, detail in alarms.of_lane(router)}
+        return found
+
+    def similar(self, similarity: NDArray[np.float32]) -> None:
+        """Queries came whose nearest rows of history are so similar to them."""
+        if self._manifest is not None:
+            outside = float((similarity < self._manifest.similarity_quantiles[OUTSIDE_QUANTILE]).mean())
+            fresh = 1.0 - (1.0 - 1.0 / RECENT_QUERIES) ** len(similarity)
+            self.outside_share += fresh * (outside - self.outside_share)
+            self._outside.set(self.outside_share)
+
+    def searched(self, seconds: float) -> None:
+        """One batch went through the search stage."""
+        self._search.observe(seconds)
+
+    def restored(self, partition: int, seconds: float) -> None:
+        """A lane's ledger was restored."""
+        self._restore.labels(partition).set(seconds)
+
+    def unpriced(self, llm: str, reason: Unpriced) -> None:
+        """A completion's usage could not be priced."""
+        self._unpriced.labels(llm, reason).inc()
+
+    def committed(self, effects: Effects, events: Sequence[Event], seconds: float) -> None:
+        """One transaction was committed."""
+        self._batch.observe(len(events))
+        self._transaction.observe(seconds)
+        self._drift.see(effects.dispatches, effects.closed)
+        for llm, count in Tally(dispatch.llm for dispatch in effects.dispatches).items():
+            self._decisions.labels(llm, "dispatched").inc(count)
+        for deferred in effects.deferred:
+            self._decisions.labels("", "deferred").inc()
+            self._deferrals.labels(deferred.reason).inc()
+        for refused in effects.refused:
+            self._dead.labels(refused.topic, refused.code).inc()
+        self._dead.labels("completions", "unmatched").inc(len(effects.unmatched))
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Ledgers(Collector):
+    def __init__(
+        self, routers: Callable[[], Sequence[Router]], alarms_now: Callable[[], Mapping[tuple[str, str], str]]
+    ) -> None:
+        self._routers = routers
+        self._alarms_now = alarms_now
+
+    def collect(self) -> Iterable[Metric]:
+        routers = [router for router in self._routers() if router.config is not None]
+        money = ["llm", "partition"]
+        budget = GaugeMetricFamily("tollgate_budget_usd", "Budget of an LLM", labels=money)
+        reserved = GaugeMetricFamily("tollgate_reserved_usd", "Held by open reservations", labels=money)
+        spent = GaugeMetricFamily("tollgate_spent_usd", "Settled", labels=money)
+        overrun = GaugeMetricFamily("tollgate_overrun_usd", "Spent or reserved beyond the budget", labels=money)
+        price = GaugeMetricFamily("tollgate_price_per_usd", "Quality that a dollar must buy", labels=money)
+        opened = GaugeMetricFamily("tollgate_open_reservations", "Dispatches not answered", labels=["partition"])
+        age = GaugeMetricFamily("tollgate_oldest_reservation_age_seconds", "Oldest of them", labels=["partition"])
+        for router in routers:
+            lane = str(router.partition)
+            for llm, account in router.ledger.accounts.copy().items():
+                budget.add_metric([llm, lane], account.budget_micros / MICROS_PER_USD)
+                reserved.add_metric([llm, lane], account.reserved_micros / MICROS_PER_USD)
+                spent.add_metric([llm, lane], account.spent_micros / MICROS_PER_USD)
+                overrun.add_metric([llm, lane], account.overrun_micros / MICROS_PER_USD)
+            for llm, value in zip(router.settings.llms, router.prices, strict=False):
+                price.add_metric([llm, lane], value * MICROS_PER_USD)
+            opened.add_metric([lane], len(router.ledger.open))
+            oldest_ms = router.ledger.oldest_ms()
+            age.add_metric([lane], 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
+        return [budget, reserved, spent, overrun, price, opened, age, self._alarms(routers)]
+
+    def _alarms(self, routers: Sequence[Router]) -> Metric:
+        family = GaugeMetricFamily("tollgate_alarm", "1: in force; README says what each means", labels=ALARM)
+        now, lanes = self._alarms_now(), [str(router.partition) for router in routers]
+        for name in alarms.MEANINGS:
+            for lane in lanes if name in alarms.LANE_ALARMS else [""]:
+                family.add_metric([name, lane], float((name, lane) in now))
+        return family
