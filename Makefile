@@ -32,7 +32,7 @@ quick: $(READY) ## Run the tests that need no Kafka
 lint: $(READY) ## Check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports --quiet
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 format: $(READY) ## Format and fix what can be fixed

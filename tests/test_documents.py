@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.test_repository import ROOT, text, tracked
-from worker.cli import app
+from worker.commands.main import app
 from worker.contract.settings import Settings
 from worker.core.alarms import MEANINGS
 

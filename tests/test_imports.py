@@ -85,7 +85,9 @@ def effects_at_import() -> Iterator[str]:
         yield from (
             f"{module}:{node.lineno}"
             for node in statements
-            if not isinstance(node, allowed) and not ast.unparse(node).startswith(programs) and module != "cli"
+            if not isinstance(node, allowed)
+            and not ast.unparse(node).startswith(programs)
+            and module != "commands.main"
         )
 
 

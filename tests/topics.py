@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tests.drive import Drive
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.record import StoredRecord
 from worker.contract.topic_names import TopicNames
 from worker.core.events import Arrived, Completed, Effects, Event, Refused
@@ -15,7 +15,7 @@ NAMES = TopicNames()
 Log = dict[str, list[StoredRecord]]
 
 
-def record(topic: str, offset: int, key: str | None, value: bytes | None, headers: wire.Headers = ()) -> StoredRecord:
+def record(topic: str, offset: int, key: str | None, value: bytes | None, headers: codec.Headers = ()) -> StoredRecord:
     """A record of partition 0."""
     return StoredRecord(topic, 0, offset, 0, key.encode() if key else None, value, headers)
 
@@ -34,9 +34,9 @@ class Recorded(Drive):
             self._read(event)
         effects = super().commit(events)
         for dispatch in effects.dispatches:
-            self._write(NAMES.dispatch(dispatch.llm), dispatch.id, wire.encode(dispatch))
+            self._write(NAMES.dispatch(dispatch.llm), dispatch.id, codec.encode(dispatch))
         for deferred in effects.deferred:
-            self._write(NAMES.deferred, deferred.query_id, wire.encode(deferred))
+            self._write(NAMES.deferred, deferred.query_id, codec.encode(deferred))
         for refused in effects.refused:
             self._bury(refused.topic, refused.offset, refused.reason, refused.code)
         for offset, reason in effects.unmatched:
@@ -66,13 +66,13 @@ class Recorded(Drive):
         self._inputs[topic, offset] = record(topic, offset, None, value)
 
     def _bury(self, topic: str, offset: int, reason: str, code: str) -> None:
-        letter = wire.dead_letter(record(topic, offset, None, b"{}"), reason, code, 1_000, 1_000)
+        letter = codec.dead_letter(record(topic, offset, None, b"{}"), reason, code, 1_000, 1_000)
         self.log[NAMES.dead_letters].append(
             record(NAMES.dead_letters, len(self.log[NAMES.dead_letters]), None, letter.value, letter.headers)
         )
 
     def _write(self, topic: str, key: str, value: bytes | None) -> None:
-        self.log[topic].append(record(topic, len(self.log[topic]), key, value, wire.CONTENT_TYPE))
+        self.log[topic].append(record(topic, len(self.log[topic]), key, value, codec.CONTENT_TYPE))
 
 
 class Shelf:

@@ -1,5 +1,5 @@
 """`python -m worker` is `tollgate`."""
 
-from worker.cli import main
+from worker.commands.main import main
 
 main()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from worker.audit import audit
+from worker.audit import run_verify
 from worker.audit.report import Report
 from worker.contract.errors import CheckFailed
 from worker.contract.settings import Settings
 from worker.estimation.history import History
-from worker.local.feeder import Feeder
+from worker.local.follower import Watch
+from worker.local.load import Feeder
 from worker.local.system import System
-from worker.local.watch import Watch
 
 PATIENCE_SECONDS = 240.0
 
@@ -39,14 +39,14 @@ def under_load(
         watch.wait("all decisions", lambda: len(watch.decided) >= count and watch.open == 0, PATIENCE_SECONDS, each)
         assert feeder.finish() == count
     except CheckFailed:
-        print(*problems(audit.verify(settings)), sep="\n")
+        print(*problems(run_verify.verify(settings)), sep="\n")
         for child in system.family.children:
             print(f"{child.name}: {'runs' if child.running else child.exit_code}\n{child.tail(200)}")
         raise
     finally:
         feeder.stop()
         watch.close()
-    return audit.verify(settings)
+    return run_verify.verify(settings)
 
 
 def problems(report: Report) -> list[str]:

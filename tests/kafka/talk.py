@@ -9,7 +9,7 @@ import msgspec
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.messages import Dispatch
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
@@ -60,13 +60,13 @@ class Talk:
 
     def decisions(self) -> list[Any]:
         """All decisions of the partition."""
-        return [wire.decode_decision(record.value) for record in self.read(self.settings.topics.decisions)]
+        return [codec.decode_decision(record.value) for record in self.read(self.settings.topics.decisions)]
 
     def dispatches(self) -> list[Dispatch]:
         """All dispatches of the partition, in the order in which they were made."""
         topics = [self.settings.topics.dispatch(llm) for llm in self.settings.llms]
         records = [record for topic in topics for record in self.read(topic)]
-        dispatches = [wire.decode_dispatch(record.value) for record in records]
+        dispatches = [codec.decode_dispatch(record.value) for record in records]
         return sorted(dispatches, key=lambda dispatch: (dispatch.origin.offset, dispatch.attempt))
 
     def letters(self) -> list[StoredRecord]:

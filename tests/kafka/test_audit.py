@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from tests.kafka.commands import run
 from tests.kafka.load import problems, under_load
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.messages import Checkpoint
 from worker.contract.settings import Settings
 from worker.core.journal import record_hash
@@ -103,7 +103,7 @@ def test_a_replay_begins_at_a_checkpoint(audited: System) -> None:
     half = len(records) // 2
     moment_ms = records[half].timestamp
     of_moment = next(n for n, record in enumerate(records) if record.timestamp >= moment_ms)
-    checkpoints = [isinstance(wire.decode_decision(record.value), Checkpoint) for record in records]
+    checkpoints = [isinstance(codec.decode_decision(record.value), Checkpoint) for record in records]
     for start, first in ((str(records[half].offset), half), (f"@{moment_ms}", of_moment)):
         code, said, [result] = told(audited, "replay", "-p", "0", "--from", start)
         found = (code, result["skipped"], 0 < result["compared"] < len(records))
@@ -139,7 +139,7 @@ def test_one_query_is_explained(audited: System) -> None:
     """Its neighbours, every LLM with estimate, price and score, why it went where it went, and what it cost; a query
     that nobody decided is an error."""
     settings = settings_of(audited)
-    decisions = [wire.decode_decision(r.value) for r in clients.read_partition(settings, settings.topics.decisions, 0)]
+    decisions = [codec.decode_decision(r.value) for r in clients.read_partition(settings, settings.topics.decisions, 0)]
     closed = next(d for d in decisions if type(d).__name__ == "Closed" and d.outcome == "settled")
     code, said = run(audited, "explain", closed.query_id)
     shown = [word in said for word in ("nearest in history", closed.llm, "score", "verdict", "settled at $")]
@@ -223,11 +223,11 @@ def test_decisions_that_lost_their_beginning(audited: System, tmp_path: Path) ->
 def forge(settings: Settings, partition: int, follows: bool) -> None:
     """Append the last decision again, as a stranger would; linked to the one before if it `follows`."""
     last = list(clients.read_partition(settings, settings.topics.decisions, partition))[-1]
-    decision = wire.decode_decision(last.value)
+    decision = codec.decode_decision(last.value)
     if follows:
         decision = msgspec.structs.replace(decision, prev=record_hash(last.value or b""))
     producer = Producer(clients.producer_config(settings))
-    producer.produce(settings.topics.decisions, wire.encode(decision), last.key, partition)
+    producer.produce(settings.topics.decisions, codec.encode(decision), last.key, partition)
     producer.flush(30)
 
 

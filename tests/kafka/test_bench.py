@@ -9,7 +9,7 @@ from worker.contract.settings import Settings
 from worker.estimation import index
 from worker.estimation.history import History
 from worker.local import bench_latency, bench_restore
-from worker.local.feeder import Feeder
+from worker.local.load import Feeder
 from worker.local.system import System
 
 RECORDS, CLOSED = 30_000, 5_000

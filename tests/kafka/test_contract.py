@@ -9,12 +9,12 @@ import msgspec
 from confluent_kafka import Producer
 
 from tests.kafka.talk import Talk, enlarge
-from worker.audit import audit
+from worker.audit import run_verify
 from worker.contract.messages import Closed, Ignored, Rejected, Routed
 from worker.contract.settings import Settings
 from worker.estimation.history import History
 from worker.kafka import clients
-from worker.local.feeder import query_of
+from worker.local.load import query_of
 from worker.local.processes import wait_for
 from worker.local.system import System
 
@@ -89,7 +89,7 @@ def test_completions(system: System, prepare: Prepare, rows: Rows) -> None:
     retried = talk.dispatches()[-1]
     assert (retried.id, retried.attempt, retried.llm != fourth.llm) == ("0-3-2", 2, True)
     assert len([one for one in talk.decisions() if isinstance(one, Ignored)]) == len(talk.letters()) == 3
-    assert audit.verify(settings).findings == []
+    assert run_verify.verify(settings).findings == []
 
 
 def test_reservations_expire(system: System, prepare: Prepare, rows: Rows) -> None:
@@ -102,7 +102,7 @@ def test_reservations_expire(system: System, prepare: Prepare, rows: Rows) -> No
     [dispatch] = talk.dispatches()
     talk.completion(None, dispatch_id=dispatch.id, llm=dispatch.llm, status="ok", cost_micros=5)
     talk.wait_decisions(Ignored, 1)
-    account = audit.verify(settings).llms[dispatch.llm]
+    account = run_verify.verify(settings).llms[dispatch.llm]
     assert (closed.outcome, account.spent_micros, account.reserved_micros) == ("expired", 0, 0)
 
 
@@ -194,7 +194,7 @@ def test_bad_input(system: System, prepare: Prepare, rows: Rows) -> None:
         b"0",
         b"0",
     )
-    assert audit.verify(settings).findings == []
+    assert run_verify.verify(settings).findings == []
     assert [worker.running for worker in system.workers] == [True]
 
 

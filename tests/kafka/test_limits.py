@@ -13,15 +13,15 @@ from confluent_kafka import Producer
 
 from tests.drive import LLMS, PRIOR, config, query
 from tests.kafka.talk import Talk, enlarge
-from worker.audit import audit
+from worker.audit import run_verify
 from worker.contract.messages import Rejected, Routed
 from worker.contract.settings import Settings
 from worker.core.events import Reconfigured, Ticked
 from worker.core.ledger import Ledger
 from worker.estimation.history import History
-from worker.kafka import clients, topics
+from worker.kafka import admin, clients
 from worker.local.broker import Broker
-from worker.local.feeder import query_of
+from worker.local.load import query_of
 from worker.local.system import System
 from worker.service.committer import open_committer
 from worker.service.metrics import Metrics
@@ -39,7 +39,7 @@ def lane(broker: Broker) -> Settings:
     """Topics of one partition for the LLMs of `tests.drive`."""
     kafka = {"bootstrap_servers": broker.bootstrap_servers, "partitions": 1, "topic_prefix": "mass.", "group": "mass"}
     settings = Settings(kafka=kafka, llms={llm: {"budget_usd": 1} for llm in LLMS})
-    topics.create(settings)
+    admin.create(settings)
     return settings
 
 
@@ -90,7 +90,7 @@ def test_enormous_headers_and_keys(system: System, prepare: Prepare, rows: Rows)
         for key, headers in letters
     ]
     assert ([d.offset for d in rejected], said) == ([1, 3, 5], [expected for _, _, expected in ENORMOUS])
-    assert (audit.verify(settings).findings, [worker.running for worker in system.workers]) == ([], [True])
+    assert (run_verify.verify(settings).findings, [worker.running for worker in system.workers]) == ([], [True])
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
@@ -172,4 +172,4 @@ def test_header_names_that_are_not_utf8(system: System, prepare: Prepare, rows: 
     rejected = [decision.offset for decision in talks[0].wait_decisions(Rejected, 42)]
     assert (rejected, routed) == ([*range(1, 41), 42, 44], [[0, 41, 43], [0, 1]])
     assert all("tollgate.unreadable.headers" in found and "good" not in found for found in names)
-    assert audit.verify(settings).findings == []
+    assert run_verify.verify(settings).findings == []

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.settings import Settings
 from worker.estimation.history import History
 from worker.kafka import clients
@@ -23,7 +23,7 @@ def test_produce(system: System, prepare: Callable[..., Settings], rows: tuple[H
         [*command, "--config", str(system.config)], capture_output=True, text=True, timeout=60, check=True
     )
     found = [
-        wire.decode_query(record.value, settings.limits.max_query_bytes, settings.limits.max_nesting)
+        codec.decode_query(record.value, settings.limits.max_query_bytes, settings.limits.max_nesting)
         for partition in range(settings.kafka.partitions)
         for record in clients.read_partition(settings, settings.topics.queries, partition)
     ]

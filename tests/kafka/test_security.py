@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.kafka.commands import run
 from tests.kafka.talk import Talk
-from worker.audit import audit
+from worker.audit import run_verify
 from worker.contract.messages import Routed
 from worker.contract.settings import Settings
 from worker.estimation.history import History
 from worker.local.broker import Broker
-from worker.local.feeder import query_of
+from worker.local.load import query_of
 from worker.local.system import System
 from worker.service.ports import free_port
 
@@ -92,7 +92,7 @@ def test_a_worker_logs_in_with_both_clients(
     talk = Talk(settings)
     talk.query(msgspec.msgpack.encode(query_of(rows[1], 0)))
     talk.wait_decisions(Routed, 1)
-    report = audit.verify(settings)
+    report = run_verify.verify(settings)
     assert (len(talk.dispatches()), report.wrong, PASSWORD in system.workers[0].tail(1_000)) == (1, 0, False)
 
 

@@ -13,15 +13,15 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.kafka.commands import run
 from tests.kafka.load import problems
-from worker.audit import audit
+from worker.audit import run_verify
 from worker.contract.settings import Settings, load_settings
 from worker.estimation.history import History
 from worker.kafka import clients
 from worker.local.broker import Broker
-from worker.local.feeder import Feeder
+from worker.local.follower import Watch
+from worker.local.load import Feeder
 from worker.local.processes import wait_for
 from worker.local.system import System
-from worker.local.watch import Watch
 from worker.service.ports import free_port
 
 Prepare = Callable[..., Settings]
@@ -142,4 +142,4 @@ def test_a_full_disk(small_broker: Broker, tmp_path: Path, index_directory: Path
         watch.wait("all decisions", lambda: len(watch.decided) >= 2_000 and watch.open == 0, 120, lambda: None)
         watch.close()
         assert (feeder.finish(), left) == (2_000, (3, True))
-        assert problems(audit.verify(load_settings(system.config))) == []
+        assert problems(run_verify.verify(load_settings(system.config))) == []

@@ -9,7 +9,7 @@ import pytest
 from tests.quality.instances import history
 from worker.estimation import demo_data, index
 from worker.estimation.history import History
-from worker.evaluation.scene import Plan, Scene
+from worker.evaluation.scenario import Plan, Scene
 from worker.evaluation.study import Study
 
 

@@ -10,8 +10,8 @@ import pytest
 from worker.contract.errors import FixSetting
 from worker.estimation.estimator import Estimates
 from worker.evaluation.baselines import BatchSplit, Fixed, MirrorDescent, optimum
-from worker.evaluation.play import play_ledger, play_paper
-from worker.evaluation.scene import Plan, Scene, arrival, budgets, divide
+from worker.evaluation.scenario import Plan, Scene, arrival, budgets, divide
+from worker.evaluation.simulate import play_ledger, play_paper
 
 
 @pytest.mark.parametrize(

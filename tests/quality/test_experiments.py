@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from worker.cli import app
+from worker.commands.main import app
 from worker.contract.errors import FixSetting
 from worker.evaluation.experiments import EXPERIMENTS
 from worker.evaluation.finding import Finding
-from worker.evaluation.scene import Plan
+from worker.evaluation.scenario import Plan
 from worker.evaluation.study import Study
 
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from worker.evaluation.evaluation import POLICIES, play, spreads
-from worker.evaluation.play import RULES, Rule
-from worker.evaluation.scene import Plan
+from worker.evaluation.scenario import Plan
+from worker.evaluation.scores import POLICIES, play, spreads
+from worker.evaluation.simulate import RULES, Rule
 from worker.evaluation.study import REFERENCE, Study
 
 BASELINES = [name for name in POLICIES if name != "priced" and not name.startswith("optimum")]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from worker.core import prices
-from worker.core.prices import Market, certificate, dual, market, solve
+from worker.core import solver
+from worker.core.solver import Market, certificate, dual, market, solve
 
 
 def random_market(seed: int, queries: int = 300, llms: int = 5) -> Market:
@@ -71,8 +71,8 @@ def test_a_fit_that_failed_keeps_the_old_prices(failure: str, monkeypatch: pytes
     here = random_market(1)
     old, _ = solve(here, (0.0,) * 5)
     bad = np.full(5, np.nan if failure == "nan" else 50.0)
-    found = prices.OptimizeResult(x=bad, nit=3, message="ABNORMAL", success=False)
-    monkeypatch.setattr(prices, "_minimised", lambda *_: found)
+    found = solver.OptimizeResult(x=bad, nit=3, message="ABNORMAL", success=False)
+    monkeypatch.setattr(solver, "_minimised", lambda *_: found)
     kept, fit = solve(here, old)
     assert (kept, fit.status, fit.iterations, "ABNORMAL" in fit.message) == (old, "kept", 3, True)
 

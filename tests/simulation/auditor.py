@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.simulation.log import Log, Transaction
 from tests.simulation.reading import TOPICS, proven, replayed
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.messages import (
     Account,
     Checkpoint,
@@ -86,7 +86,7 @@ class Auditor:
         partition = int(transaction.transactional_id.rpartition("-")[2])
         books, topics = self.books[partition], _by_topic(transaction.records)
         books.transactions.append(transaction)
-        decisions = [wire.decode_decision(record.value or b"") for record in topics.pop(TOPICS.decisions, [])]
+        decisions = [codec.decode_decision(record.value or b"") for record in topics.pop(TOPICS.decisions, [])]
         for record, decision in zip(_values(transaction.records, TOPICS.decisions), decisions, strict=True):
             require(decision.prev == books.head, f"partition {partition}: the chain breaks at {decision}")
             self._book(partition, books, decision)
@@ -158,7 +158,7 @@ class Auditor:
 
     def _check_charge(self, partition: int, closed: Closed) -> None:
         record = next(self.log.read((TOPICS.completions, partition), closed.offset or 0))
-        said = wire.decode_completion(record.value, 100_000, 64, 10**12)
+        said = codec.decode_completion(record.value, 100_000, 64, 10**12)
         require((said.dispatch_id, said.llm) == (closed.dispatch_id, closed.llm), f"{closed} answers {said}")
         if said.cost_micros is not None:
             require(said.cost_micros == closed.spent_micros, f"{closed}, but {said}")
@@ -172,7 +172,9 @@ class Auditor:
         """Dispatches, deferred queries and dead letters are those of the decision records, one for one."""
         routed = [decision for decision in decisions if isinstance(decision, Routed)]
         wanted = {f"{partition}-{r.offset}-{r.attempt}": (r.llm, r.reserved_micros) for r in routed if r.llm}
-        sent = [wire.decode_dispatch(r.value or b"") for topic in topics if "dispatch." in topic for r in topics[topic]]
+        sent = [
+            codec.decode_dispatch(r.value or b"") for topic in topics if "dispatch." in topic for r in topics[topic]
+        ]
         require({d.id: (d.llm, d.reserved_micros) for d in sent} == wanted, f"dispatches {sent}, decided {wanted}")
         require(len(sent) == len(wanted), f"a dispatch is there twice: {sent}")
         for dispatch in sent:
@@ -180,7 +182,7 @@ class Auditor:
             if original.offset == dispatch.origin.offset:
                 same = msgspec.msgpack.decode(dispatch.query) == msgspec.msgpack.decode(original.value or b"")
                 require(same, f"{dispatch.id} passes on another query")
-        deferred = [wire.decode_deferred(record.value or b"") for record in topics.get(TOPICS.deferred, [])]
+        deferred = [codec.decode_deferred(record.value or b"") for record in topics.get(TOPICS.deferred, [])]
         said = [(d.origin.offset, d.attempt, d.reason) for d in deferred]
         require(said == [(r.offset, r.attempt, r.reason) for r in routed if r.llm is None], f"deferred {said}")
         dead = sorted(_dead_letter_origin(record) for record in topics.get(TOPICS.dead_letters, []))
@@ -193,8 +195,8 @@ class Auditor:
 
     def _check_ledger(self, partition: int, books: Books, topics: dict[str, list[StoredRecord]]) -> None:
         written = {(record.key or b"").decode(): record.value for record in topics[TOPICS.ledger]}
-        row = wire.decode_account(written["account"] or b"")
-        sent = [wire.decode_dispatch(r.value or b"").id for t in topics if "dispatch." in t for r in topics[t]]
+        row = codec.decode_account(written["account"] or b"")
+        sent = [codec.decode_dispatch(r.value or b"").id for t in topics if "dispatch." in t for r in topics[t]]
         books.dispatches, books.sequence = books.dispatches + len(sent), books.sequence + 1
         said = (row.offsets, row.accounts, tuple(row.prices.values()), row.head, row.decisions, row.dispatches)
         own = (books.offsets, books.accounts, books.prices, books.head, books.decisions, books.dispatches)
@@ -269,7 +271,9 @@ def replay(partition: int, transactions: Sequence[Transaction]) -> None:
         effects = router.handle(transaction.events)
         recorded = [*_values(transaction.records, TOPICS.decisions)]
         for ours, theirs in zip([record for _, record in effects.decisions], recorded, strict=True):
-            require(ours == theirs, f"replay decides {wire.decode_decision(ours)}, not {wire.decode_decision(theirs)}")
+            require(
+                ours == theirs, f"replay decides {codec.decode_decision(ours)}, not {codec.decode_decision(theirs)}"
+            )
         rows = {(r.key or b"").decode(): r.value for r in transaction.records if r.topic == TOPICS.ledger}
         require(dict(effects.rows) == rows, f"partition {partition}: replay writes other ledger rows")
 

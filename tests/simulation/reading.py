@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 
 from tests.simulation.log import Log
-from worker.audit.originals import Originals, Stream
-from worker.audit.proof import Proof
+from worker.audit.input_check import Originals, Stream
+from worker.audit.recorded_prices import Solutions
 from worker.audit.replay import Evidence, Replay
-from worker.audit.solutions import Solutions
-from worker.contract import wire
+from worker.audit.verify import Proof
+from worker.contract import codec
 from worker.contract.messages import Configuration
 from worker.contract.record import StoredRecord
 from worker.contract.settings import LimitSettings
@@ -43,7 +43,7 @@ def replayed(log: Log, partition: int, prior: Prior, config: Configuration, shar
     [row] = [record for record in log.read((TOPICS.ledger, partition)) if record.key == b"account"][-1:]
     queries, completions = (_stream(log, (topic, partition)) for topic in (TOPICS.queries, TOPICS.completions))
     originals = Originals(LimitSettings(), queries, completions)
-    evidence = Evidence(originals, row=wire.decode_account(row.value or b""))
+    evidence = Evidence(originals, row=codec.decode_account(row.value or b""))
     replay = Replay(partition, TOPICS.decisions, prior, Solutions(config.index), evidence)
     records = [*log.read((TOPICS.decisions, partition))]
     for record in records[int(len(records) * share) :]:

@@ -12,7 +12,7 @@ from tests.simulation.planted import BUGS
 from tests.simulation.quiet import quiet_log
 from tests.simulation.reading import replayed
 from tests.simulation.world import simulate
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.messages import Decision, Query, Routed
 
 SEEDS = 200
@@ -83,7 +83,7 @@ def test_the_replay_compares_with_the_inputs() -> None:
     routed = [decision for decision in decisions(world.log) if isinstance(decision, Routed) and decision.attempt == 1]
     entries, offset = world.log.entries["queries", 0], routed[-1].offset
     [place] = [number for number, entry in enumerate(entries) if entry.offset == offset]
-    forged = wire.encode(Query(id="another", text="x"))
+    forged = codec.encode(Query(id="another", text="x"))
     entries[place] = entries[place]._replace(record=entries[place].record._replace(value=forged))
     found = replayed(world.log, 0, prior_for(config.llms), config, 0.0).divergence
     assert found is not None
@@ -92,7 +92,7 @@ def test_the_replay_compares_with_the_inputs() -> None:
 
 def decisions(log: Log) -> list[Decision]:
     """All decisions of partition 0."""
-    return [wire.decode_decision(record.value or b"") for record in log.read(("decisions", 0))]
+    return [codec.decode_decision(record.value or b"") for record in log.read(("decisions", 0))]
 
 
 STEPS_OF_A_COMMIT = {

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from tests.simulation.log import Log, Transaction
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.messages import Dispatch
 
 DIMENSION = 4
@@ -63,7 +63,7 @@ class Traffic:
         """Plan what becomes of each dispatch of a committed transaction."""
         for record in transaction.records:
             if record.topic.startswith("dispatch."):
-                self._plan(wire.decode_dispatch(record.value or b""), record.timestamp)
+                self._plan(codec.decode_dispatch(record.value or b""), record.timestamp)
 
     def _plan(self, dispatch: Dispatch, now_ms: int) -> None:
         dice, partition = self.random.random(), dispatch.origin.partition

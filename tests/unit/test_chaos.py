@@ -7,8 +7,8 @@ import pytest
 
 from tests.drive import config
 from tests.topics import NAMES, Log, Recorded, record
-from tests.unit.test_proof import story
-from worker.contract import wire
+from tests.unit.test_verify import story
+from worker.contract import codec
 from worker.contract.record import StoredRecord
 from worker.local.chaos import Published
 
@@ -38,7 +38,7 @@ def test_what_is_published_again_is_doubled(topic: str) -> None:
 def test_a_dispatch_of_what_was_deferred_is_a_double() -> None:
     """Each attempt has one outcome."""
     log = Recorded().run(story()).topics()
-    dispatch = wire.decode_dispatch(log[NAMES.dispatch("medium")][0].value)
-    deferred = wire.decode_deferred(log[NAMES.deferred][0].value)
+    dispatch = codec.decode_dispatch(log[NAMES.dispatch("medium")][0].value)
+    deferred = codec.decode_deferred(log[NAMES.deferred][0].value)
     forged = msgspec.structs.replace(dispatch, id=f"0-{deferred.origin.offset}-{deferred.attempt}")
-    assert doubled(log, record(NAMES.dispatch("small"), 99, None, wire.encode(forged))) == 1
+    assert doubled(log, record(NAMES.dispatch("small"), 99, None, codec.encode(forged))) == 1

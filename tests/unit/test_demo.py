@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from worker import cli
 from worker.audit.report import Counts, Finding, LlmTotals, Report
 from worker.commands import bench as bench_command
+from worker.commands import main
 from worker.contract.errors import FixSetting
 from worker.local import bench, demo
 
@@ -58,7 +58,7 @@ def test_the_exit_code_is_that_of_the_proof(
     monkeypatch.setattr(demo, "Demo", demo_that_finds(findings))
     monkeypatch.setenv("COLUMNS", "400")
     place = tmp_path / "demo"
-    done = CliRunner().invoke(cli.app, ["demo", "--directory", str(place)])
+    done = CliRunner().invoke(main.app, ["demo", "--directory", str(place)])
     assert (done.exit_code, line in done.output, place.exists()) == (code, True, kept), done.output
 
 

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from typer.testing import CliRunner
 
-from worker import cli
+from worker.commands import main
 from worker.contract.settings import Settings, load_settings
 from worker.estimation import demo_data
 
@@ -48,7 +48,7 @@ def words(service: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", OURS)
 def test_a_service_runs_a_command_that_exists(name: str) -> None:
     """With options that it has."""
-    result = CliRunner().invoke(cli.app, [*words(SERVICES[name]), "--help"])
+    result = CliRunner().invoke(main.app, [*words(SERVICES[name]), "--help"])
     assert (result.exit_code, "Usage:" in result.output) == (0, True)
 
 

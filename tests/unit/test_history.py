@@ -12,8 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from worker import cli
-from worker.commands import index
+from worker.commands import index, main
 from worker.contract.errors import FixSetting
 from worker.estimation.embedder import WORDLLAMA, embed_with
 from worker.estimation.history import read_table
@@ -154,6 +153,6 @@ def test_the_command_says_it_in_one_line(
     arguments = ["tollgate", "index", "build", str(file), str(tmp_path / "index"), "--embedder", "supplied"]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        main.main()
     said = capsys.readouterr().err
     assert (caught.value.code, said) == (4, f"tollgate: {file}: row 4: 'a' is 2.0, not in 0..1\n")

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
+from worker.contract.codec import decode_decision
 from worker.contract.messages import Rejected
-from worker.contract.wire import decode_decision
 from worker.core.journal import Journal, record_hash
 from worker.core.ledger import BrokenInvariant
 

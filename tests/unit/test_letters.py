@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.errors import RejectRecord
 from worker.contract.record import UNREADABLE_HEADERS, StoredRecord
 
@@ -26,7 +26,7 @@ def test_a_dead_letter(
     """Key, value, timestamp and headers as received, Kafka Connect's headers behind them; a cut is said."""
     record = StoredRecord("queries", 3, 77, 1_000, b"key", value, [("own", b"header")])
     said = {**ERRORS, **stage, "exception.class.name": f"tollgate.{code}".encode()}
-    letter = wire.dead_letter(record, "all wrong", code, 10, 1_000)
+    letter = codec.dead_letter(record, "all wrong", code, 10, 1_000)
     headers = {("own", b"header"), *((f"__connect.errors.{name}", text) for name, text in said.items())}
     headers |= {("tollgate.truncated.bytes", cut)} if cut else set()
     assert (letter.key, letter.value, letter.timestamp, set(letter.headers)) == (b"key", kept, 1_000, headers)
@@ -45,7 +45,7 @@ ENVELOPES: list[tuple[str, bytes | None, list[tuple[str, bytes]], object]] = [
 @pytest.mark.parametrize(("key", "own", "expected"), [c[1:] for c in ENVELOPES], ids=[c[0] for c in ENVELOPES])
 def test_key_and_headers_of_a_dead_letter(key: bytes | None, own: list[tuple[str, bytes]], expected: object) -> None:
     """Cut to 100 bytes together, the last headers first; what is missing is said."""
-    letter = wire.dead_letter(StoredRecord("queries", 3, 77, 1_000, key, b"v", own), "r", "headers", 10, 100)
+    letter = codec.dead_letter(StoredRecord("queries", 3, 77, 1_000, key, b"v", own), "r", "headers", 10, 100)
     kept = [header for header in letter.headers if not header[0].startswith(("__connect.", "tollgate."))]
     cut = {name.removeprefix("tollgate."): said for name, said in letter.headers if name.startswith("tollgate.")}
     length = None if letter.key is None else len(letter.key)
@@ -63,10 +63,10 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("key", "headers", "reason"), [c[1:] for c in HEADERS], ids=[c[0] for c in HEADERS])
-def test_headers_that_can_be_passed_on(key: bytes | None, headers: wire.Headers, reason: str | None) -> None:
+def test_headers_that_can_be_passed_on(key: bytes | None, headers: codec.Headers, reason: str | None) -> None:
     """A query's key and headers together, of 100 bytes at most."""
     try:
-        wire.check_headers(StoredRecord("queries", 3, 77, 1_000, key, b"v", headers), 100)
+        codec.check_headers(StoredRecord("queries", 3, 77, 1_000, key, b"v", headers), 100)
         said = None
     except RejectRecord as problem:
         said = str(problem) if problem.code == "headers" else problem.code

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from worker import cli
+from worker.commands import main
 from worker.commands.options import settings_from, write_json
 from worker.estimation import demo_data
 
@@ -91,14 +91,14 @@ NO_FILES = [
 def test_a_result_that_could_not_be_written(empty: Path, command: str, file: str, problem: str) -> None:
     """Every command says so before it begins, as wrong usage."""
     (empty / "file").touch()
-    result = CliRunner().invoke(cli.app, [command, "--json", file])
+    result = CliRunner().invoke(main.app, [command, "--json", file])
     assert (result.exit_code, problem in result.output) == (2, True), result.output
 
 
 @pytest.mark.parametrize("option", ["--budgets", "--with-prices"])
 def test_a_number_of_no_llm(empty: Path, option: str) -> None:
     """Is wrong usage, and the form is shown."""
-    result = CliRunner().invoke(cli.app, ["what-if", option, "2"])
+    result = CliRunner().invoke(main.app, ["what-if", option, "2"])
     assert (result.exit_code, "'2' names no LLM; write LLM=NUMBER" in result.output) == (2, True), result.output
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from tests.topics import NAMES, record
 from worker.audit.passed import NIL, Passed
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.messages import Query
 from worker.contract.record import StoredRecord
 
-PACKED = wire.encode(Query(text="x"))
-OTHER = wire.encode(Query(text="y"))
+PACKED = codec.encode(Query(text="x"))
+OTHER = codec.encode(Query(text="y"))
 JSON = json.dumps({"text": "x"}).encode()
 QUERIES: list[tuple[str, bytes, bytes, list[str]]] = [
     ("as it came", PACKED, PACKED, []),
@@ -59,7 +59,7 @@ LETTERS: list[tuple[str, StoredRecord, dict[str, Any], bool]] = [
 @pytest.mark.parametrize(("origin", "changes", "same"), [c[1:] for c in LETTERS], ids=[c[0] for c in LETTERS])
 def test_dead_letters(origin: StoredRecord, changes: dict[str, Any], same: bool) -> None:
     """A dead letter holds the bytes of its record, or their beginning where it says that it was cut."""
-    letter = wire.dead_letter(origin, "no", "format", 50, 60)
+    letter = codec.dead_letter(origin, "no", "format", 50, 60)
     stored = record(NAMES.dead_letters, 0, None, letter.value, letter.headers)._replace(key=letter.key)
     passed = Passed()
     passed.letter(False, 7, stored._replace(**changes))

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tests.drive import CRASH, LLMS, PRIOR, completion, config, query
 from tests.topics import NAMES, Log, Recorded, record
-from tests.unit.test_proof import changed, cut_off, inserted, removed, story, swapped
+from tests.unit.test_verify import changed, cut_off, inserted, removed, story, swapped
 from worker.audit.evidence import Anchor, Evidence
+from worker.audit.ledger_view import Witness
+from worker.audit.recorded_prices import Solutions
 from worker.audit.replay import Replay
-from worker.audit.solutions import Solutions
-from worker.audit.witness import Witness
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.messages import Checkpoint, Closed, Ignored, Priced, Routed, WindowBlock
 from worker.contract.record import StoredRecord
 from worker.core import router
@@ -150,9 +150,9 @@ def dearer(number: int) -> Callable[[dict[str, list[StoredRecord]]], None]:
 
 def absurd(log: Log) -> None:
     """A window of more estimates than any memory holds."""
-    configured = wire.decode_decision(log[D][0].value)
+    configured = codec.decode_decision(log[D][0].value)
     content = msgspec.structs.replace(configured, config=config(window_queries=10**13))
-    log[D][0] = log[D][0]._replace(value=wire.encode(content))
+    log[D][0] = log[D][0]._replace(value=codec.encode(content))
 
 
 ROUTED, CLOSED, PRICED = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Priced, seen=7)
@@ -331,7 +331,7 @@ ROWS = [
 def test_rows_that_the_next_owner_would_restore_are_compared(key: bytes, value: Any, kind: str) -> None:
     """Whoever changes the configuration, the window or a reservation in the ledger is found."""
     log = driven("priced", 1).topics()
-    stored = record(NAMES.ledger, 0, key.decode(), None if value is None else wire.encode(value))
+    stored = record(NAMES.ledger, 0, key.decode(), None if value is None else codec.encode(value))
     log[NAMES.ledger] = [*log[NAMES.ledger][:-1], stored, log[NAMES.ledger][-1]]
     read = witness(log)
     divergence = replayed(log[D], row=read.row, witness=read).divergence

@@ -12,7 +12,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from worker.contract import examples, schemas, wire
+from worker.contract import codec, examples, schemas
 from worker.contract.errors import RejectRecord
 from worker.contract.messages import Configuration, Decision, WindowBlock
 from worker.contract.settings import Settings
@@ -28,20 +28,20 @@ def written(path: str) -> Any:
 
 
 def decode_query(value: bytes) -> msgspec.Struct:
-    return wire.decode_query(value, LIMITS.max_query_bytes, LIMITS.max_nesting)
+    return codec.decode_query(value, LIMITS.max_query_bytes, LIMITS.max_nesting)
 
 
 def decode_completion(value: bytes) -> msgspec.Struct:
-    return wire.decode_completion(value, LIMITS.max_completion_bytes, LIMITS.max_nesting, LIMITS.max_cost_micros)
+    return codec.decode_completion(value, LIMITS.max_completion_bytes, LIMITS.max_nesting, LIMITS.max_cost_micros)
 
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
     "query": decode_query,
     "completion": decode_completion,
-    "dispatch": wire.decode_dispatch,
-    "deferred": wire.decode_deferred,
-    "account-row": wire.decode_account,
-    "reservation": wire.decode_reservation,
+    "dispatch": codec.decode_dispatch,
+    "deferred": codec.decode_deferred,
+    "account-row": codec.decode_account,
+    "reservation": codec.decode_reservation,
     "configuration": msgspec.msgpack.Decoder(Configuration).decode,
     "window-block": msgspec.msgpack.Decoder(WindowBlock).decode,
 }
@@ -80,8 +80,8 @@ def test_a_schema_refuses(name: str) -> None:
 def test_an_example_is_read_back(name: str) -> None:
     """What is encoded decodes to the same message."""
     message = examples.messages()[name]
-    decode = DECODERS.get(name, wire.decode_decision)
-    assert decode(wire.encode(message)) == message
+    decode = DECODERS.get(name, codec.decode_decision)
+    assert decode(codec.encode(message)) == message
 
 
 @pytest.mark.parametrize("name", sorted(examples.inputs()))

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from worker import cli
-from worker.commands import send
+from worker.commands import main
+from worker.commands import send as command
 from worker.contract import examples
 from worker.contract.messages import Closed, Origin, Routed
-from worker.local import sender
-from worker.local.sender import Reply
+from worker.local import send
+from worker.local.send import Reply
 
 ORIGIN = Origin(1, 1_234)
 ROUTED = examples.decisions()["decision-routed"]
@@ -23,7 +23,7 @@ NOTHING = Reply(ORIGIN, None, [], None, [])
 REFUSED = Reply(ORIGIN, None, [], "Object contains unknown field `txt` - at `$[...]`", [])
 assert isinstance(ROUTED, Routed)
 assert isinstance(CLOSED, Closed)
-ANSWERED = Reply(ORIGIN, ROUTED, sender.candidates(examples.LLMS, ROUTED), None, [CLOSED])
+ANSWERED = Reply(ORIGIN, ROUTED, send.candidates(examples.LLMS, ROUTED), None, [CLOSED])
 
 SHOWN = [
     ("refused", REFUSED, "refused   Object contains unknown field `txt` - at `$[...]`"),
@@ -37,16 +37,16 @@ SHOWN = [
 def test_what_became_of_a_query_is_shown(reply: Reply, line: str) -> None:
     """A refusal with its reason, a decision with its LLM and what was settled; else what to look at."""
     written = io.StringIO()
-    send._show(Console(file=written, width=200, markup=False), reply)
+    command._show(Console(file=written, width=200, markup=False), reply)
     assert any(shown.startswith(line) for shown in written.getvalue().splitlines()), written.getvalue()
 
 
 def test_the_chosen_llm_is_among_those_shown() -> None:
     """Also where many score more and could not reserve; what to ask for is said."""
-    best = [sender.Candidate(f"llm-{number}", 1.0, 1, 0.0, 1.0) for number in range(10)]
-    chosen = sender.Candidate(str(ROUTED.llm), 0.5, 1, 0.0, 0.5)
+    best = [send.Candidate(f"llm-{number}", 1.0, 1, 0.0, 1.0) for number in range(10)]
+    chosen = send.Candidate(str(ROUTED.llm), 0.5, 1, 0.0, 0.5)
     written = io.StringIO()
-    send._show(Console(file=written, width=200, markup=False), Reply(ORIGIN, ROUTED, [*best, chosen], None, []))
+    command._show(Console(file=written, width=200, markup=False), Reply(ORIGIN, ROUTED, [*best, chosen], None, []))
     said = written.getvalue()
     assert (f"│ {ROUTED.llm} " in said, "and 2 more" in said, f"`tollgate explain {ROUTED.query_id}`" in said) == (
         True,
@@ -62,5 +62,5 @@ def test_the_exit_code_says_whether_it_was_decided(monkeypatch: pytest.MonkeyPat
     def sent(*_: Any) -> Reply:
         return reply
 
-    monkeypatch.setattr(sender, "send", sent)
-    assert CliRunner().invoke(cli.app, ["send", "hello"]).exit_code == code
+    monkeypatch.setattr(send, "send", sent)
+    assert CliRunner().invoke(main.app, ["send", "hello"]).exit_code == code

@@ -11,8 +11,8 @@ import pytest
 
 from worker.contract.errors import FixSetting
 from worker.contract.settings import LlmSettings, Settings, load_settings
-from worker.contract.usage import PriceList
-from worker.core.shares import configuration
+from worker.contract.token_costs import PriceList
+from worker.core.partition_config import configuration
 from worker.estimation.manifest import Manifest
 
 GROUP = "TOLLGATE_KAFKA__GROUP"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from worker.audit.witness import Witness
-from worker.contract import wire
+from worker.audit.ledger_view import Witness
+from worker.contract import codec
 from worker.contract.messages import AccountRow, WindowBlock
 from worker.core.journal import record_hash
 from worker.core.outbox import RESERVATION_PREFIX, WINDOW_PREFIX
@@ -45,7 +45,7 @@ def _windows(witness: Witness, router: Router) -> Iterator[Disagreement]:
     blocks = {f"{WINDOW_PREFIX}{number}": block for number, block in router.pricing.window.all_blocks().items()}
     for key in sorted(witness.window.keys() | blocks.keys()):
         block, theirs = blocks.get(key), witness.window.get(key)
-        mine = None if block is None else record_hash(wire.encode(block))
+        mine = None if block is None else record_hash(codec.encode(block))
         # A block that no query has touched has no row.
         if theirs != mine and not (theirs is None and block is not None and _is_untouched(block)):
             yield f"{key} row", "hash", theirs, mine

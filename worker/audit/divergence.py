@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.messages import Account, Decision
 
 SHOWN_CHARACTERS = 200
@@ -55,7 +55,7 @@ def difference(recorded: Recorded, key: str, value: bytes) -> tuple[str, Any, An
     theirs = recorded.decision
     if not value:
         return "record", theirs, None
-    mine = wire.decode_decision(value)
+    mine = codec.decode_decision(value)
     if type(theirs) is not type(mine):
         return "kind", type(theirs).__name__, type(mine).__name__
     names = [name for name in theirs.__struct_fields__ if name != "prev"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from worker.audit.witness import Witness
+from worker.audit.ledger_view import Witness
 from worker.contract.messages import AccountRow, Configuration
 from worker.core.events import Event
 

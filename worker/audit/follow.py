@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from worker.audit.ledger_view import Witness
 from worker.audit.status import Status, status
-from worker.audit.witness import Witness
 from worker.contract.messages import Offsets
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from msgspec import Raw
 
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.errors import RejectRecord
 from worker.contract.record import Record
-from worker.contract.refusals import Limits, read_query
+from worker.contract.rejections import Limits, read_query
 
 # What a query that has left its topic is deferred with.
 NIL = b"\xc0"
@@ -69,4 +69,4 @@ def _cut(content: bytes | None, length: int | None) -> bytes | None:
 
 def _payload(record: Record) -> int | None:
     query = read_query(record, Limits())
-    return None if isinstance(query, RejectRecord) else hash(bytes(wire.query_payload(record.value, query)))
+    return None if isinstance(query, RejectRecord) else hash(bytes(codec.query_payload(record.value, query)))

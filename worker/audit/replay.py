@@ -15,13 +15,13 @@ import msgspec
 import numpy as np
 
 from worker.audit.agreement import disagreement
-from worker.audit.beginning import Beginning
 from worker.audit.chain import Chain
+from worker.audit.decision_events import event_of, goes_on, may_go_on
 from worker.audit.divergence import Divergence, Recorded, difference, told
 from worker.audit.evidence import Anchor, Evidence, Original, unchecked
-from worker.audit.solutions import Solutions
-from worker.audit.stimuli import event_of, goes_on, may_go_on
-from worker.contract import wire
+from worker.audit.recorded_prices import Solutions
+from worker.audit.replay_start import Beginning
+from worker.contract import codec
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Account, Checkpoint, Decision, Priced
 from worker.contract.record import Record
@@ -80,8 +80,8 @@ class Replay:
             return
         value = record.value or b""
         try:
-            decision = wire.decode_decision(value)
-        except wire.UNREADABLE as error:
+            decision = codec.decode_decision(value)
+        except codec.UNREADABLE as error:
             self._settle()
             if self.divergence is None:
                 self._diverge(record.offset, "record", "value", str(error), "a decision")
@@ -169,7 +169,7 @@ class Replay:
     def _check_rest(self, offset: int | None) -> None:
         row = self.evidence.row
         if self._produced:
-            missing = wire.decode_decision(self._produced[0][1])
+            missing = codec.decode_decision(self._produced[0][1])
             self._diverge(offset, type(missing).__name__, "record", None, missing)
         elif self.router is None or self.arrived:
             return

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from worker.audit.witness import Witness
+from worker.audit.ledger_view import Witness
 from worker.contract.messages import Account, Fit, Offsets
 
 

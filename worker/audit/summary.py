@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from worker.audit.books import Books
-from worker.audit.proof import Proof
 from worker.audit.report import Counts, LlmTotals, Report
+from worker.audit.verify import Proof
 
 
 def summary(proofs: Sequence[Proof]) -> Report:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from worker.estimation.history import History
-    from worker.evaluation.evaluation import Score
     from worker.evaluation.finding import Finding
+    from worker.evaluation.scores import Score
     from worker.evaluation.study import Study
 
 T = TypeVar("T")
@@ -72,9 +72,9 @@ def command(
     """Play policies or run experiments on DATA and show the table."""
     from typing import cast
 
-    from worker.evaluation.evaluation import POLICIES, USUAL
-    from worker.evaluation.play import RULES, Rule
-    from worker.evaluation.scene import ORDERS, SPLITS, Order, Plan, Split
+    from worker.evaluation.scenario import ORDERS, SPLITS, Order, Plan, Split
+    from worker.evaluation.scores import POLICIES, USUAL
+    from worker.evaluation.simulate import RULES, Rule
     from worker.evaluation.study import Study
 
     if experiment and "list" in experiment:
@@ -155,7 +155,7 @@ def _followed(study: Study, steps: int | None, work: Callable[[], T]) -> T:
 def _table(study: Study, scores: list[Score]) -> Table:
     from rich.table import Table
 
-    from worker.evaluation.evaluation import spreads
+    from worker.evaluation.scores import spreads
 
     live = study.scene(study.all_seeds[0])
     title = f"{live.queries:,} queries, {len(live.live.llms)} LLMs, {len(live.past.ids):,} rows of history, "
@@ -188,7 +188,7 @@ def _cells(policy: str, mean: Score, deviation: float) -> tuple[str, ...]:
 def _write(file: Path, study: Study, scores: list[Score]) -> None:
     import dataclasses
 
-    from worker.evaluation.evaluation import spreads
+    from worker.evaluation.scores import spreads
 
     result = {
         "rows": len(study.history.ids),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from worker.audit.explanation import Attempt, Explanation
+    from worker.audit.explain import Attempt, Explanation
 
 QueryId = Annotated[str, typer.Argument(help="The query's id; one that had none is called <partition>-<offset>.")]
 Count = Annotated[int, typer.Option("--neighbours", min=0, help="How many neighbours in history to show.")]
@@ -32,7 +32,7 @@ def command(query_id: QueryId, config: ConfigOption = None, count: Count = 5, as
     import msgspec
     from rich.console import Console
 
-    from worker.audit.neighbourhood import find, with_neighbours
+    from worker.audit.run_explain import find, with_neighbours
     from worker.commands.verify import watching
     from worker.contract.errors import CheckFailed
 

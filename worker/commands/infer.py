@@ -33,7 +33,7 @@ def command(
     from worker.contract.errors import FixSetting
     from worker.estimation import demo_data
     from worker.estimation.history import no_embeddings, read_table
-    from worker.inference.inference import InferenceWorker, Recorded, Rules
+    from worker.inference.worker import InferenceWorker, Recorded, Rules
     from worker.service import log
 
     settings = settings_from(config)

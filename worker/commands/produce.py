@@ -27,7 +27,7 @@ def command(config: ConfigOption = None, count: Count = 10_000, rate: Rate = 50.
 
     from worker.estimation import demo_data
     from worker.estimation.history import read_table
-    from worker.local.feeder import Feeder
+    from worker.local.load import Feeder
 
     settings = settings_from(config)
     live = demo_data.split(demo_data.load())[1] if history is None else read_table(history)

@@ -12,7 +12,7 @@ from worker.commands.options import ConfigOption, JsonOption, settings_from, wri
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from worker.audit.rerun import Limit, Replayed
+    from worker.audit.run_replay import Limit, Replayed
 
 Partitions = Annotated[list[int] | None, typer.Option("--partition", "-p", help="This one only; may be repeated.")]
 From = Annotated[
@@ -56,7 +56,7 @@ def command(
     from rich.console import Console
 
     from worker.audit import anchors
-    from worker.audit.rerun import Task, replay
+    from worker.audit.run_replay import Task, replay
     from worker.commands.verify import watching
     from worker.contract.errors import CheckFailed
 
@@ -85,7 +85,7 @@ def command(
 def _limit(option: str, text: str | None) -> Limit | None:
     from datetime import UTC, datetime
 
-    from worker.audit.rerun import Limit
+    from worker.audit.run_replay import Limit
 
     if text is None:
         return None
@@ -143,15 +143,18 @@ def _row(result: Replayed) -> tuple[str, ...]:
 
 
 def _notes(result: Replayed) -> list[str]:
-    from worker.audit import originals, solutions
+    from worker.audit import input_check, recorded_prices
 
-    tolerance = f"quality {originals.QUALITY_TOLERANCE}, cost {originals.COST_TOLERANCE:.0%}"
+    tolerance = f"quality {input_check.QUALITY_TOLERANCE}, cost {input_check.COST_TOLERANCE:.0%}"
     counted = [
-        (result.prices_close, f"solutions for prices differ by less than {solutions.TOLERANCE}: another machine's"),
+        (
+            result.prices_close,
+            f"solutions for prices differ by less than {recorded_prices.TOLERANCE}: another machine's",
+        ),
         (result.prices_taken, "solutions were taken as recorded: the index they need is not here"),
         (
             result.estimates_close,
-            f"estimates differ within {tolerance} + {originals.COST_TOLERANCE_MICROS} micro-dollar",
+            f"estimates differ within {tolerance} + {input_check.COST_TOLERANCE_MICROS} micro-dollar",
         ),
         (result.estimates_taken, f"estimates were taken as recorded: index {result.index_missing} is not here"),
         (result.gone_queries, "queries have left their topic and were not looked at"),

@@ -10,7 +10,7 @@ from worker.commands.options import ConfigOption, settings_from
 
 if TYPE_CHECKING:
     from worker.contract.messages import Routed
-    from worker.local.sender import Reply
+    from worker.local.send import Reply
 
 # The best by score, and the chosen one.
 SHOWN = 8
@@ -38,7 +38,7 @@ def command(
     from rich.console import Console
 
     from worker.contract.messages import Query
-    from worker.local.sender import send
+    from worker.local.send import send
 
     settings = settings_from(config)
     reply = send(settings, Query(text=text, max_output_tokens=max_output_tokens), wait)

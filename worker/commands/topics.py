@@ -12,18 +12,18 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Cr
 @app.command()
 def create(config: ConfigOption = None) -> None:
     """Create every topic that is missing; what exists is left as it is. Example: `tollgate topics create -c t.toml`"""
-    from worker.kafka import topics
+    from worker.kafka import admin
 
-    made = topics.create(settings_from(config))
+    made = admin.create(settings_from(config))
     typer.echo(f"{len(made)} topics created" + "".join(f"\n  {name}" for name in made))
 
 
 @app.command()
 def check(config: ConfigOption = None) -> None:
     """Check every topic: partitions, compaction, record sizes. Exit 1 if one is not as it must be."""
-    from worker.kafka import topics
+    from worker.kafka import admin
 
-    problems = topics.check(settings_from(config))
+    problems = admin.check(settings_from(config))
     for problem in problems:
         typer.echo(str(problem))
     if problems:

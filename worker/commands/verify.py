@@ -27,7 +27,7 @@ def command(config: ConfigOption = None, json: JsonOption = None) -> None:
     """
     from rich.console import Console
 
-    from worker.audit.audit import verify
+    from worker.audit.run_verify import verify
     from worker.contract.errors import CheckFailed
 
     console = Console()

@@ -14,8 +14,8 @@ from worker.commands.options import ConfigOption, JsonOption, settings_from, wri
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from worker.audit.counterfactual import Comparison, Side
-    from worker.audit.tally import Served
+    from worker.audit.outcomes import Served
+    from worker.audit.run_what_if import Comparison, Side
 
 Budgets = Annotated[
     str | None, typer.Option(metavar="LLM=USD,...|xFACTOR", help="Other budgets in dollars, or all times a factor.")
@@ -46,8 +46,8 @@ def command(
     """
     from rich.console import Console
 
-    from worker.audit.counterfactual import what_if
-    from worker.audit.whatif import Change
+    from worker.audit.run_what_if import what_if
+    from worker.audit.what_if import Change
     from worker.commands.verify import watching
 
     settings, console = settings_from(config), Console()
@@ -95,8 +95,8 @@ def _check(option: str, names: Iterable[str], llms: Container[str]) -> None:
 
 def show(console: Console, comparison: Comparison) -> None:
     """Both sides in total and by LLM, then what is known and what is estimated."""
-    from worker.audit.exploration import Explored
-    from worker.audit.tally import Served
+    from worker.audit.outcomes import Served
+    from worker.audit.propensity import Explored
     from worker.commands.tables import figures
 
     nothing = Served()

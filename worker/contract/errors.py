@@ -1,7 +1,7 @@
 """Every error Tollgate raises, each named by what the caller does next.
 
 Expected outcomes (an LLM that cannot reserve, a completion nobody waits for, bytes that are no query) are named
-results, not errors. What is here ends a command or a process; `cli` turns each into its exit code.
+results, not errors. What is here ends a command or a process; `commands.main` turns each into its exit code.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct, msgpack
 
-from worker.contract import wire
+from worker.contract import codec
+from worker.contract.codec import DeadLetter
 from worker.contract.messages import (
     Account,
     AccountRow,
@@ -27,7 +28,6 @@ from worker.contract.messages import (
     WindowBlock,
 )
 from worker.contract.record import StoredRecord
-from worker.contract.wire import DeadLetter
 
 AT_MS = 1_760_000_000_000
 LLMS = ("gpt-4o", "claude-3-haiku")
@@ -57,7 +57,7 @@ def dead_letter() -> DeadLetter:
     """A query that could not be read: as it was received, with headers that say why."""
     headers = (("content-type", b"application/json"),)
     received = StoredRecord("queries", 1, 1_235, AT_MS, b"order-2043", b'{"id": "order-2043", "txt": "Why?"}', headers)
-    return wire.dead_letter(received, UNKNOWN_FIELD, "unknown_field", max_bytes=1_000, max_header_bytes=1_000)
+    return codec.dead_letter(received, UNKNOWN_FIELD, "unknown_field", max_bytes=1_000, max_header_bytes=1_000)
 
 
 def ledger_rows() -> dict[str, Struct]:

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from worker.contract import asyncapi, examples
+from worker.contract.codec import DeadLetter
 from worker.contract.messages import Deferred, Query
-from worker.contract.wire import DeadLetter
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

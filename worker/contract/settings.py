@@ -36,8 +36,8 @@ from typing_extensions import override
 from worker.contract import addresses, environment
 from worker.contract.errors import FixSetting
 from worker.contract.messages import MAX_WINDOW_QUERIES
+from worker.contract.token_costs import PriceList
 from worker.contract.topic_names import TopicNames
-from worker.contract.usage import PriceList
 
 MICROS_PER_USD = 1_000_000
 Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=6)]

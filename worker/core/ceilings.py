@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.contract.messages import Query
-from worker.contract.usage import PriceList
+from worker.contract.token_costs import PriceList
 
 UNPRICED = (np.inf, np.inf)
 

@@ -17,7 +17,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration, Fit
-from worker.core.prices import certificate, market, solve
+from worker.core.solver import certificate, market, solve
 from worker.estimation.features import Float64
 
 Reason = Literal["best_score", "observing"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.contract.errors import FixSetting, RejectRecord
-from worker.contract.refusals import EMPTY_TEXT
+from worker.contract.rejections import EMPTY_TEXT
 
 WORDLLAMA = "wordllama"
 SUPPLIED = "supplied"

@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import Float64
-from worker.evaluation.scene import Scene
+from worker.evaluation.scenario import Scene
 
 BATCH_ROWS = 256
 

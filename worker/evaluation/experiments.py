@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from worker.evaluation.failures import failures, shift
+from worker.evaluation.diagnostics import additions, conditioning, estimator, optimisation, similarity
 from worker.evaluation.finding import Finding
-from worker.evaluation.inspections import additions, conditioning, estimator, optimisation, similarity
+from worker.evaluation.stress import failures, shift
 from worker.evaluation.study import Study
-from worker.evaluation.variations import arrivals, budget, llms, observation, partitions, queries, resolve, splits
+from worker.evaluation.sweeps import arrivals, budget, llms, observation, partitions, queries, resolve, splits
 
 EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "estimator": estimator,

@@ -8,9 +8,9 @@ from typing import Any
 from msgspec import Struct
 
 from worker.evaluation.baselines import Chooser
-from worker.evaluation.evaluation import spreads
-from worker.evaluation.play import play_paper
-from worker.evaluation.scene import Plan, Scene
+from worker.evaluation.scenario import Plan, Scene
+from worker.evaluation.scores import spreads
+from worker.evaluation.simulate import play_paper
 from worker.evaluation.study import Study
 
 Points = list[tuple[float, float]]

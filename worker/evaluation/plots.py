@@ -8,7 +8,7 @@ from typing import Any
 
 from worker.evaluation.finding import Finding
 from worker.evaluation.study import Study
-from worker.evaluation.variations import budget, observation, queries
+from worker.evaluation.sweeps import budget, observation, queries
 
 # Colours of Okabe and Ito, which the colour-blind can tell apart; markers for print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

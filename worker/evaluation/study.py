@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from worker.estimation.history import History
-from worker.evaluation.evaluation import Score, reference, score, scored
-from worker.evaluation.play import Outcome, Rule
-from worker.evaluation.scene import Plan, Scene, divide, make_scene, replanned
+from worker.evaluation.scenario import Plan, Scene, divide, make_scene, replanned
+from worker.evaluation.scores import Score, reference, score, scored
+from worker.evaluation.simulate import Outcome, Rule
 
 REFERENCE = "reference"
 FIRST_SEED = 42

@@ -20,9 +20,9 @@ from worker.estimation import demo_data, index
 from worker.estimation.estimator import Estimator
 from worker.estimation.history import History, normalised
 from worker.local import bench_latency, bench_restore
-from worker.local.feeder import Feeder
+from worker.local.follower import Watch
+from worker.local.load import Feeder
 from worker.local.system import System
-from worker.local.watch import Watch
 
 HISTORY_ROWS = 10_000
 NEIGHBOURS = 64

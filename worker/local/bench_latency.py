@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, TopicPartition
 from worker.contract.errors import CheckFailed
 from worker.contract.settings import Settings
 from worker.kafka import clients
-from worker.local.feeder import Feeder
+from worker.local.load import Feeder
 
 QUIET_SECONDS = 1.0
 

@@ -7,14 +7,14 @@ import time
 import msgspec
 from confluent_kafka import Producer
 
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.messages import Reservation
 from worker.contract.settings import Settings
 from worker.core.events import Reconfigured
 from worker.core.outbox import ACCOUNT_KEY, RESERVATION_PREFIX
+from worker.core.partition_config import configuration
 from worker.core.pricing import Prior
 from worker.core.router import Router
-from worker.core.shares import configuration
 from worker.core.snapshot import restore
 from worker.estimation.estimator import Estimator
 from worker.kafka import clients
@@ -61,10 +61,10 @@ def fill_ledger(settings: Settings, estimator: Estimator, records: int) -> None:
         put(key, value)
     for number in range(records // 2):
         key = f"{RESERVATION_PREFIX}0-{number}-1"
-        put(key, wire.encode(Reservation(f"0-{number}-1", f"q{number}", llm, number, 1, 1, number, 2**50)))
+        put(key, codec.encode(Reservation(f"0-{number}-1", f"q{number}", llm, number, 1, 1, number, 2**50)))
         if number < records // 2 - OPEN:
             put(key, None)
-    account = wire.decode_account(rows[ACCOUNT_KEY] or b"")
+    account = codec.decode_account(rows[ACCOUNT_KEY] or b"")
     held = msgspec.structs.replace(account.accounts[llm], reserved_micros=OPEN)
-    put(ACCOUNT_KEY, wire.encode(msgspec.structs.replace(account, accounts={**account.accounts, llm: held})))
+    put(ACCOUNT_KEY, codec.encode(msgspec.structs.replace(account, accounts={**account.accounts, llm: held})))
     producer.flush()

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from worker.audit import audit, rerun
+from worker.audit import run_replay, run_verify
 from worker.audit.report import Report
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.record import Record
 from worker.contract.settings import Settings
 from worker.contract.topic_names import TopicNames
 from worker.estimation import demo_data
 from worker.estimation.history import History
 from worker.kafka.reader import Reader, silent
-from worker.local.feeder import Feeder
+from worker.local.follower import Watch
+from worker.local.load import Feeder
 from worker.local.processes import Child
 from worker.local.system import System
-from worker.local.watch import Watch
 
 PARTITIONS, WORKERS, INFERENCE_WORKERS = 6, 3, 2
 SESSION_SECONDS = 3.0
@@ -95,10 +95,10 @@ class Published:
         """The next record."""
         value = record.value or b""
         if record.topic == self._topics.deferred:
-            deferred = wire.decode_deferred(value)
+            deferred = codec.decode_deferred(value)
             self._attempts[f"{deferred.origin.partition}-{deferred.origin.offset}-{deferred.attempt}"] += 1
         else:
-            self._attempts[wire.decode_dispatch(value).id] += 1
+            self._attempts[codec.decode_dispatch(value).id] += 1
 
     @property
     def doubled(self) -> int:
@@ -191,9 +191,9 @@ class Chaos:
 
     def _result(self, settings: Settings, queries: int, seconds: float) -> Result:
         self._tell("reading everything back: verify")
-        report, doubled = audit.verify(settings), _doubled(settings)
+        report, doubled = run_verify.verify(settings), _doubled(settings)
         self._tell("deciding everything again: replay")
-        replayed = list(rerun.replay(settings, rerun.Task()))
+        replayed = list(run_replay.replay(settings, run_replay.Task()))
         divergences = [str(one.divergence) for one in replayed if one.divergence is not None]
         return Result(
             seed=self.plan.seed,

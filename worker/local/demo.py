@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from worker.audit import audit
+from worker.audit import run_verify
 from worker.audit.report import Report
 from worker.contract.errors import CheckFailed, FixSetting
 from worker.contract.settings import Settings
 from worker.estimation import demo_data, index
 from worker.estimation.history import History
-from worker.evaluation import play, scene
+from worker.evaluation import scenario, simulate
 from worker.evaluation.baselines import at_random
 from worker.local.broker import Broker, running
-from worker.local.feeder import Feeder
+from worker.local.follower import Watch
+from worker.local.load import Feeder
 from worker.local.system import System
-from worker.local.watch import Watch
 
 PARTITIONS = 4
 MICROS_PER_USD = 1_000_000
@@ -136,7 +136,7 @@ class Demo:
         return settings
 
     def _prepare(self) -> Settings:
-        budgets_micros = scene.budgets(self.past, self.live, scene.Plan(), seed=0)
+        budgets_micros = scenario.budgets(self.past, self.live, scenario.Plan(), seed=0)
         return self.system.prepare(
             self.past,
             dict(zip(self.live.llms, (budgets_micros / MICROS_PER_USD).tolist(), strict=True)),
@@ -215,7 +215,7 @@ class Demo:
             read += records
             self._tell(Stage("records read back for the proof", read, None))
 
-        report = audit.verify(settings, reading)
+        report = run_verify.verify(settings, reading)
         quality = sum((llm.mean_quality or 0.0) * llm.judged for llm in report.llms.values())
         self._tell(Stage("routing the same at random and by PORT", 1, 2))
         rivals = rival_qualities(self.past, self.live, self.system.directory / "index")
@@ -226,6 +226,9 @@ class Demo:
 def rival_qualities(past: History, live: History, place: Path) -> dict[str, float]:
     """Total quality of random routing and of PORT on the same queries under the same budgets, not split over
     partitions, as the worker's ledger charges them. PORT finds its neighbours by exact search, its best."""
-    here = scene.assembled(index.load(place), past, live, scene.Plan(), seed=0)
-    outcomes = {"random": play.play_ledger(here, at_random(here)), "port": play.play_router(here, "port", here.exact)}
+    here = scenario.assembled(index.load(place), past, live, scenario.Plan(), seed=0)
+    outcomes = {
+        "random": simulate.play_ledger(here, at_random(here)),
+        "port": simulate.play_router(here, "port", here.exact),
+    }
     return {name: round(float(outcome.quality.sum()), 2) for name, outcome in outcomes.items()}

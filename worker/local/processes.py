@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from worker.contract.errors import CheckFailed
-from worker.local import leash
+from worker.local import die_with_parent
 
 STOP_SECONDS = 20.0
 
@@ -21,7 +21,7 @@ STOP_SECONDS = 20.0
 def leashed(command: Sequence[str]) -> list[str]:
     """The command, to be killed when the thread that starts it ends: start it from one that lives on."""
     # Isolated and without site-packages: a launcher that is up in 20 ms.
-    return [sys.executable, "-I", "-S", str(Path(leash.__file__)), *command]
+    return [sys.executable, "-I", "-S", str(Path(die_with_parent.__file__)), *command]
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float, every_seconds: float = 0.1) -> None:

@@ -14,7 +14,7 @@ from worker.contract.errors import CheckFailed
 from worker.contract.settings import Settings, load_settings
 from worker.estimation import index
 from worker.estimation.history import History
-from worker.kafka import topics
+from worker.kafka import admin
 from worker.local.broker import Broker
 from worker.local.processes import Child, Family, wait_for
 from worker.service.ports import free_port
@@ -67,7 +67,7 @@ class System:
             index.build(past, place, embedder)
         everything: dict[str, Mapping[str, object]] = {"kafka": kafka, "index": {"directory": str(place)}, **sections}
         settings = write_settings(self.config, everything, budgets)
-        topics.create(settings)
+        admin.create(settings)
         return settings
 
     def start_workers(self, count: int) -> None:

@@ -23,12 +23,12 @@ from worker.contract.errors import FixSetting, LeaveProcess, TollgateError
 from worker.contract.messages import Offsets
 from worker.contract.settings import KafkaSettings, Settings
 from worker.core.events import Reconfigured
+from worker.core.partition_config import configuration
 from worker.core.router import Prior
-from worker.core.shares import configuration
 from worker.estimation.embedder import load_embedder
 from worker.estimation.estimator import Estimator
 from worker.estimation.index import load
-from worker.kafka import clients, topics
+from worker.kafka import admin, clients
 from worker.kafka.recall import Recall
 from worker.service.assignor import LaneAssignor
 from worker.service.bell import Bell
@@ -91,7 +91,7 @@ def run(settings: Settings) -> None:
 
 def check_topics(settings: Settings) -> None:
     """Raise FixSetting if a topic is not what the lanes need."""
-    if problems := topics.check(settings):
+    if problems := admin.check(settings):
         raise FixSetting("\n".join(str(problem) for problem in problems))
 
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from worker.contract import wire
+from worker.contract import codec
 from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.record import Record, StoredRecord
 from worker.contract.settings import Settings
@@ -195,7 +195,7 @@ class Committer:
 
     def _last_sequence(self) -> int:
         row = self._last_row()
-        return 0 if row is None else wire.decode_account(row).sequence
+        return 0 if row is None else codec.decode_account(row).sequence
 
     def _last_row(self) -> bytes | None:
         return self._kafka.last_value(self._settings, self._topics.ledger, self.partition, ACCOUNT_KEY.encode())
@@ -208,9 +208,9 @@ class Committer:
         self._produce_queries(producer, effects, records)
         self._produce_dead_letters(producer, effects, records)
         for key, value in effects.decisions:
-            producer.produce(self._topics.decisions, value, key or None, self.partition, headers=wire.CONTENT_TYPE)
+            producer.produce(self._topics.decisions, value, key or None, self.partition, headers=codec.CONTENT_TYPE)
         for key, row in effects.rows.items():
-            producer.produce(self._topics.ledger, row, key, self.partition, headers=wire.CONTENT_TYPE)
+            producer.produce(self._topics.ledger, row, key, self.partition, headers=codec.CONTENT_TYPE)
         producer.commit_transaction(self._timeout_seconds)
         producer.poll(0)
 
@@ -218,10 +218,10 @@ class Committer:
         for dispatch in effects.dispatches:
             headers = self._headers(dispatch.origin.offset, records)
             topic = self._topics.dispatch(dispatch.llm)
-            producer.produce(topic, wire.encode(dispatch), dispatch.id, self.partition, headers=headers)
+            producer.produce(topic, codec.encode(dispatch), dispatch.id, self.partition, headers=headers)
         for deferred in effects.deferred:
             headers = self._headers(deferred.origin.offset, records)
-            value = wire.encode(deferred)
+            value = codec.encode(deferred)
             producer.produce(self._topics.deferred, value, deferred.query_id, self.partition, headers=headers)
 
     def _produce_dead_letters(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:
@@ -232,7 +232,7 @@ class Committer:
             if record is None:
                 continue
             limits = self._settings.limits
-            letter = wire.dead_letter(record, reason, code, limits.max_dead_letter_bytes, limits.max_header_bytes)
+            letter = codec.dead_letter(record, reason, code, limits.max_dead_letter_bytes, limits.max_header_bytes)
             producer.produce(
                 self._topics.dead_letters,
                 letter.value,
@@ -244,7 +244,7 @@ class Committer:
 
     def _headers(self, offset: int, records: Records) -> list[tuple[str, bytes | None]]:
         record = records.get((self._topics.queries, offset))
-        return wire.outgoing_headers(record.headers if record is not None else ())
+        return codec.outgoing_headers(record.headers if record is not None else ())
 
     def _on_error(self, error: KafkaError) -> None:
         self._suspicious = True

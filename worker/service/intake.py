@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from worker.contract import refusals, usage, wire
+from worker.contract import codec, rejections, token_costs
 from worker.contract.errors import RejectRecord
 from worker.contract.messages import Completion, Query
 from worker.contract.record import Record
@@ -90,17 +90,17 @@ class Intake:
 
     def _query(self, record: Record) -> Query:
         limits = self.settings.limits
-        query = wire.decode_query(record.value, limits.max_query_bytes, limits.max_nesting)
-        wire.check_headers(record, limits.max_header_bytes)
+        query = codec.decode_query(record.value, limits.max_query_bytes, limits.max_nesting)
+        codec.check_headers(record, limits.max_header_bytes)
         return query
 
     def _embedded(self, decoded: Sequence[Decoded]) -> tuple[list[Decoded], NDArray[np.float32]]:
         """The queries with those refused that cannot be embedded, and the embeddings [n, dimension] of the others."""
         queries = [query for query in decoded if isinstance(query, Query)]
-        embeddings, problems = wire.embedding_rows(queries, self.estimator.manifest.dimension)
+        embeddings, problems = codec.embedding_rows(queries, self.estimator.manifest.dimension)
         bare = [row for row, query in enumerate(queries) if query.embedding is None]
         if bare:
-            texts = [wire.query_text(queries[row]) for row in bare]
+            texts = [codec.query_text(queries[row]) for row in bare]
             embeddings[bare], text_problems = self._embedded_texts(texts)
             for row, problem in zip(bare, text_problems, strict=True):
                 problems[row] = problem
@@ -111,10 +111,10 @@ class Intake:
     def _embedded_texts(self, texts: Sequence[str | None]) -> tuple[NDArray[np.float32], Sequence[RejectRecord | None]]:
         if self.embedder is None:
             zeros = np.zeros((len(texts), self.estimator.manifest.dimension), np.float32)
-            return zeros, [refusals.NO_EMBEDDING] * len(texts)
+            return zeros, [rejections.NO_EMBEDDING] * len(texts)
         embeddings, problems = self.embedder.embed([text or "" for text in texts])
         return embeddings, [
-            problem if text else refusals.NO_TEXT for text, problem in zip(texts, problems, strict=True)
+            problem if text else rejections.NO_TEXT for text, problem in zip(texts, problems, strict=True)
         ]
 
     def _estimates(
@@ -123,7 +123,7 @@ class Intake:
         usable = [query for query in queries if isinstance(query, Query)]
         if not usable:
             return iter(())
-        tokens = np.array([wire.input_tokens(query, wire.query_text(query)) for query in usable])
+        tokens = np.array([codec.input_tokens(query, codec.query_text(query)) for query in usable])
         with self.searching:
             nearest = self.estimator.search(embeddings)
         self.metrics.similar(nearest[0][:, 0])
@@ -159,9 +159,9 @@ class Intake:
         return Prepared(events, [*records, *again.values()])
 
     def _completion(self, record: Record, max_bytes: int, max_nesting: int) -> Completion:
-        completion = wire.decode_completion(record.value, max_bytes, max_nesting, self.settings.limits.max_cost_micros)
+        completion = codec.decode_completion(record.value, max_bytes, max_nesting, self.settings.limits.max_cost_micros)
         if completion.origin_partition != record.partition:
-            raise refusals.wrong_partition(completion, record.partition)
+            raise rejections.wrong_partition(completion, record.partition)
         return completion
 
     def _completed(self, record: Record, completion: Completion, at_ms: int, retry: Arrived | None) -> Completed:
@@ -187,11 +187,11 @@ class Intake:
             return None, "none"
         if llm.price_list is None:
             return self._unpriced(completion.llm, "no_price_list", "llms.<name>.input_usd_per_mtok is not set")
-        cost = usage.cost_micros(completion.usage, llm.price_list)
+        cost = token_costs.cost_micros(completion.usage, llm.price_list)
         if not isinstance(cost, int):
             return self._unpriced(completion.llm, "unknown_usage", cost.reason)
         if cost > self.settings.limits.max_cost_micros:
-            raise refusals.too_dear(cost)
+            raise rejections.too_dear(cost)
         return cost, "usage"
 
     def _unpriced(self, llm: str, reason: Unpriced, why: str) -> tuple[None, Literal["none"]]:
@@ -217,7 +217,7 @@ def _arrived(record: Record, query: Query, estimate: tuple[list[float], list[int
         quality=estimate[0],
         cost_micros=estimate[1],
         deadline_ms=query.deadline_ms,
-        query=wire.query_payload(record.value, query),
+        query=codec.query_payload(record.value, query),
     )
 
 

@@ -1,0 +1,110 @@
+"""The topics' limits: whatever the settings accept from outside, the topics take when it goes out again."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import NewTopic
+
+from worker.contract import codec
+from worker.contract.errors import CheckBroker
+from worker.contract.messages import Deferred, Dispatch, Origin
+from worker.contract.record import StoredRecord
+from worker.contract.settings import LimitSettings, Settings
+from worker.kafka import admin, clients
+from worker.kafka.clients import MAX_MESSAGE_BYTES
+
+BATCH_OVERHEAD_BYTES = 100
+SETTINGS = Settings(llms={"a": {"budget_usd": 1}})
+LEAST = {"max_query_bytes": 1_000, "max_completion_bytes": 1_000, "max_dead_letter_bytes": 1_000}
+LIMITS = [
+    ("the defaults", {}),
+    ("the least", LEAST),
+    ("large headers", {**LEAST, "max_header_bytes": 1_000_000}),
+    ("large queries", {"max_query_bytes": 2_000_000, "max_dead_letter_bytes": 2_000_000}),
+]
+
+
+def size(key: bytes | str | None, value: bytes | None, headers: codec.Headers) -> int:
+    """What a record takes up, at most."""
+    own = sum(codec.HEADER_LENGTHS_BYTES + len(name) + len(said or b"") for name, said in headers)
+    return BATCH_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + own
+
+
+def growing(limits: LimitSettings) -> StoredRecord:
+    """A query of the largest size, in JSON that grows most as MessagePack, and headers as large as may be."""
+    start, end = b'{"id":"' + b"i" * 256 + b'","body":{"a":[1e1', b"]}}"
+    numbers = (limits.max_query_bytes - len(start) - len(end)) // 4
+    headers = [("h", b"x" * (limits.max_header_bytes - 11))]
+    return StoredRecord("queries", 0, 10**12, 0, None, start + b",1e1" * numbers + end, headers)
+
+
+@pytest.mark.parametrize("changes", [c[1] for c in LIMITS], ids=[c[0] for c in LIMITS])
+def test_what_is_accepted_can_be_published(changes: dict[str, int]) -> None:
+    """The largest query as a dispatch and deferred, and records of any size as dead letters."""
+    settings = Settings(llms={"a": {"budget_usd": 1}}, limits=changes)
+    limits, names, wanted = settings.limits, settings.topics, admin.wanted(settings)
+    record = growing(limits)
+    codec.check_headers(record, limits.max_header_bytes)
+    query = codec.decode_query(record.value, limits.max_query_bytes, limits.max_nesting)
+    raw, name, origin = codec.query_payload(record.value, query), query.id or "", Origin(1_000, 10**12)
+    dispatch = codec.encode(Dispatch("1000-9-9", name, "a" * 249, origin, 9, 2**60, 0.1, 2**60, 0.1, 2**60, raw))
+    deferred = codec.encode(Deferred(name, origin, 9, "exhausted", "b" * 2_000, "a" * 249, 0.1, raw))
+    huge = StoredRecord("q" * 249, 0, 0, 0, b"k" * 10**7, b"v" * 10**7, [("h", b"x" * 100)] * 50_000)
+    letter = codec.dead_letter(huge, "r" * 4_500, "code", limits.max_dead_letter_bytes, limits.max_header_bytes)
+    passed = codec.outgoing_headers(record.headers)
+    sizes = {
+        names.dispatch("a"): size("1000-9-9", dispatch, passed),
+        names.deferred: size(name, deferred, passed),
+        names.dead_letters: size(letter.key, letter.value, letter.headers),
+    }
+    limit = {topic: int(config.get("max.message.bytes", 0)) for topic, config in wanted.items()}
+    assert {topic: length for topic, length in sizes.items() if length > limit[topic]} == {}
+    assert min(limit[topic] for topic in names.written(settings.llms)) >= admin.BATCH_BYTES
+
+
+def test_the_producers_limit_is_above_every_topics() -> None:
+    """With every limit as large as it may be set."""
+    most = {
+        name: next(bound.le for bound in field.metadata if hasattr(bound, "le"))
+        for name, field in LimitSettings.model_fields.items()
+        if name.startswith("max_") and name.endswith("_bytes")
+    }
+    wanted = admin.wanted(Settings(llms={"a": {"budget_usd": 1}}, limits=most))
+    assert max(int(config.get("max.message.bytes", 0)) for config in wanted.values()) <= MAX_MESSAGE_BYTES
+
+
+class Racing:
+    """An admin client to which another's topics are not visible yet."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def list_topics(self, timeout: float) -> SimpleNamespace:
+        return SimpleNamespace(topics={})
+
+    def create_topics(self, new: list[NewTopic], request_timeout: float) -> dict[str, Future[None]]:
+        futures = {topic.topic: Future[None]() for topic in new}
+        for name, future in futures.items():
+            if name == "ledger":
+                future.set_exception(KafkaException(KafkaError(self._code)))
+            else:
+                future.set_result(None)
+        return futures
+
+
+def test_a_topic_that_another_made_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two who create at the same time both succeed; each says what it made itself."""
+    monkeypatch.setattr(clients, "admin_client", lambda _: Racing(KafkaError.TOPIC_ALREADY_EXISTS))
+    made = admin.create(SETTINGS)
+    assert set(admin.wanted(SETTINGS)) - set(made) == {"ledger"}
+
+
+def test_a_topic_that_the_broker_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other answer is an error of the broker."""
+    monkeypatch.setattr(clients, "admin_client", lambda _: Racing(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    with pytest.raises(CheckBroker, match="could not be created"):
+        admin.create(SETTINGS)

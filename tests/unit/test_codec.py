@@ -1,0 +1,351 @@
+"""What comes from outside is read in every allowed form, and refused by name in every other."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.contract import codec
+from worker.contract.errors import RejectRecord
+from worker.contract.messages import Completion, Query
+
+MAX_BYTES = 1_000_000
+MAX_NESTING = 64
+MAX_COST_MICROS = 100_000_000
+FRAME = b"\x00\x00\x00\x00\x07"
+HALF = np.array([3.0, 4.0], "<f2").tobytes()
+
+
+def packed(**fields: Any) -> bytes:
+    return msgpack.packb(fields)
+
+
+def as_json(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def read_query(value: bytes | None) -> Query:
+    return codec.decode_query(value, MAX_BYTES, MAX_NESTING)
+
+
+def read_completion(value: bytes | None) -> Completion:
+    return codec.decode_completion(value, MAX_BYTES, MAX_NESTING, MAX_COST_MICROS)
+
+
+def refusal(read: Callable[[bytes | None], object], value: bytes | None) -> tuple[str, str]:
+    """Code and text of the refusal."""
+    with pytest.raises(RejectRecord) as caught:
+        read(value)
+    return caught.value.code, str(caught.value)
+
+
+# Queries that are read
+
+QUERIES = [
+    ("a MessagePack map", packed(text="hello"), Query(text="hello")),
+    ("a JSON object", as_json(text="hello"), Query(text="hello")),
+    ("MessagePack in a Confluent frame", FRAME + packed(text="hello"), Query(text="hello")),
+    ("JSON in a Confluent frame", FRAME + as_json(text="hello"), Query(text="hello")),
+    ("bytes as embedding", packed(embedding=HALF), Query(embedding=HALF)),
+    ("base64 in JSON", as_json(embedding=base64.b64encode(HALF).decode()), Query(embedding=HALF)),
+    ("numbers in MessagePack", packed(embedding=[3, 4.0]), Query(embedding=[3.0, 4.0])),
+    ("numbers in JSON", as_json(embedding=[3, 4.0]), Query(embedding=[3.0, 4.0])),
+    ("nulls", packed(text="hello", id=None, body=None), Query(text="hello")),
+    (
+        "every field",
+        packed(id="q", text="t", body={}, input_tokens=1, max_output_tokens=2, deadline_ms=3, parameters={"a": [1]}),
+        Query("q", "t", None, {}, 1, 2, 3, {"a": [1]}),
+    ),
+    ("nothing at all, which is refused when it is to be embedded", b"\x80", Query()),
+]
+
+
+@pytest.mark.parametrize(("value", "query"), [c[1:] for c in QUERIES], ids=[c[0] for c in QUERIES])
+def test_a_query_is_read(value: bytes, query: Query) -> None:
+    """The first byte tells the format; all of them give the same query."""
+    assert read_query(value) == query
+
+
+@pytest.mark.parametrize(("value", "query"), [c[1:] for c in QUERIES], ids=[c[0] for c in QUERIES])
+def test_a_query_is_passed_on(value: bytes, query: Query) -> None:
+    """What a dispatch carries is MessagePack, whatever came, and says the same."""
+    assert read_query(bytes(codec.query_payload(value, read_query(value)))) == query
+
+
+def test_messagepack_is_passed_on_byte_for_byte() -> None:
+    """Numbers keep their width, fields their order."""
+    value = (
+        bytes.fromhex("82") + msgpack.packb("parameters") + b"\x81\xa1n\xcd\x00\x01" + msgpack.packb("text") + b"\xa1x"
+    )
+    assert bytes(codec.query_payload(FRAME + value, read_query(value))) == value
+
+
+# Queries that are refused
+
+REFUSED = [
+    ("no value", None, ("empty", "no value")),
+    ("an empty value", b"", ("empty", "no value")),
+    ("text", b"hello", ("format", "the first byte is 0x68: neither a MessagePack map nor a JSON object")),
+    ("a lone zero", b"\x00", ("format", "the first byte is 0x00: neither a MessagePack map nor a JSON object")),
+    ("an empty frame", FRAME, ("format", "the first byte is 0x00: neither a MessagePack map nor a JSON object")),
+    ("a frame in a frame", FRAME + FRAME + packed(text="x"), ("format", "the first byte is 0x00")),
+    ("a MessagePack list", b"\x91\x01", ("format", "the first byte is 0x91")),
+    ("a JSON list", b"[]", ("format", "the first byte is 0x5b")),
+    ("JSON after a blank", b' {"text": "x"}', ("format", "the first byte is 0x20")),
+    ("truncated", packed(text="hello")[:-1], ("format", "not readable as MessagePack: Input data was truncated")),
+    ("truncated JSON", b'{"text": "he', ("format", "not readable as JSON: Input data was truncated")),
+    ("something behind", packed(text="x") + b"\x01", ("format", "not readable as MessagePack: MessagePack data is")),
+    ("a claimed map of 2^32 fields", b"\xdf\xff\xff\xff\xff", ("format", "not readable as MessagePack: Input data")),
+    ("no UTF-8", b"\x81\xa4text\xa2\xff\xfe", ("format", "not readable as MessagePack: 'utf-8' codec can't decode")),
+    ("no UTF-8 in JSON", b'{"text": "\xff"}', ("format", "not readable as JSON: 'utf-8' codec can't decode")),
+    ("half a surrogate", b'{"text": "\\ud800"}', ("format", "not readable as JSON")),
+    ("too large", packed(text="x" * 20_000_000), ("too_large", "20000011 bytes, but 1000000 is the limit")),
+    ("an unknown field", packed(txt="x"), ("unknown_field", "Object contains unknown field `txt`")),
+    ("a number as text", packed(text=1), ("type", "Expected `str | null`, got `int` - at `$.text`")),
+    ("bytes as id", packed(id=b"q"), ("type", "Expected `str | null`, got `bytes` - at `$.id`")),
+    ("an empty id", packed(id=""), ("type", "Expected `str` of length >= 1 - at `$.id`")),
+    ("a long id", packed(id="x" * 257), ("type", "Expected `str` of length <= 256 - at `$.id`")),
+    ("text as embedding", packed(embedding="AAAA"), ("type", "Expected `bytes | array | null`, got `str`")),
+    ("no base64", as_json(embedding="!"), ("type", "Invalid base64 encoded string - at `$.embedding`")),
+    ("NaN in JSON", b'{"embedding": [NaN]}', ("format", "not readable as JSON: JSON is malformed")),
+    ("a number beyond float64", b'{"embedding": [1e999]}', ("type", "Number out of range - at `$.embedding[0]`")),
+    ("a list of text", packed(embedding=["1"]), ("type", "Expected `float`, got `str` - at `$.embedding[0]`")),
+    ("a list as body", packed(body=[]), ("type", "Expected `object | null`, got `array` - at `$.body`")),
+    ("a field that is a number", b"\x81\x01\x02", ("type", "Expected `str`, got `int`")),
+    ("negative tokens", packed(input_tokens=-1), ("type", "Expected `int` >= 0 - at `$.input_tokens`")),
+    ("absurd tokens", packed(input_tokens=10**9), ("type", "Expected `int` <= 100000000 - at `$.input_tokens`")),
+    ("a fraction of a token", packed(max_output_tokens=0.5), ("type", "Expected `int | null`, got `float`")),
+    (
+        "a boolean deadline",
+        packed(deadline_ms=True),
+        ("type", "Expected `int | null`, got `bool` - at `$.deadline_ms`"),
+    ),
+    ("an absurd deadline", packed(deadline_ms=2**63), ("type", "Expected `int` <= 9007199254740992")),
+    (
+        "an integer that MessagePack has not",
+        b'{"parameters": {"n": [18446744073709551616]}}',
+        ("number", "parameters: holds an integer beyond 64 bits, which MessagePack has not"),
+    ),
+    (
+        "nested deeper than the limit",
+        b'{"body": {"a": ' + b"[" * 65 + b"]" * 65 + b"}}",
+        ("nesting", "body: nested deeper than 64 levels"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("value", "why"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
+def test_a_query_is_refused(value: bytes | None, why: tuple[str, str]) -> None:
+    """Each bad value has a code and says what is wrong with it."""
+    code, text = refusal(read_query, value)
+    assert (code, text[: len(why[1])]) == why
+
+
+def test_nesting_up_to_the_limit_is_read() -> None:
+    """The limit itself is allowed."""
+    value = b'{"body": {"a": ' + b"[" * 64 + b"]" * 64 + b"}}"
+    assert read_query(value).text is None
+
+
+BOMBS = [
+    ("open lists in JSON", b'{"body": {"a": ' + b"[" * 900_000, "nesting"),
+    ("open maps in MessagePack", b"\x81\xa4body" + b"\x81\xa1a" * 300_000, "nesting"),
+    ("lists claiming 2^32 entries", b"\x81\xa4body\x81\xa1a" + b"\xdd\xff\xff\xff\xff" * 150_000, "nesting"),
+    ("maps claiming 2^32 entries", b"\x81\xa4body" + b"\xdf\xff\xff\xff\xff\xa1a" * 100_000, "nesting"),
+    ("an embedding claiming 2^32 numbers", b"\x81\xa9embedding\xdd\xff\xff\xff\xff\x01", "format"),
+    ("bytes claiming 4 GB", b"\x81\xa9embedding\xc6\xff\xff\xff\xffxx", "format"),
+    ("text claiming 4 GB", b"\x81\xa4text\xdb\xff\xff\xff\xffxx", "format"),
+]
+
+
+@pytest.mark.parametrize(("bomb", "code"), [c[1:] for c in BOMBS], ids=[c[0] for c in BOMBS])
+def test_a_bomb_costs_no_memory(bomb: bytes, code: str) -> None:
+    """No value takes memory by what it claims, only by what it holds."""
+    tracemalloc.start()
+    try:
+        refused, _ = refusal(read_query, bomb)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (refused, peak_bytes < 10_000_000) == (code, True)
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"\x81\xaaparameters" + tail))
+def test_any_bytes_are_read_or_refused(value: bytes) -> None:
+    """Nothing but a Query or a RejectRecord comes of any bytes, and what is read can be passed on."""
+    try:
+        query = read_query(value)
+    except RejectRecord:
+        return
+    assert isinstance(read_query(bytes(codec.query_payload(value, query))), Query)
+
+
+SECRET = "the patient's name is Ada"
+LEAKS = [
+    ("wrong type beside it", packed(text=SECRET, id=3)),
+    ("unknown field beside it", packed(text=SECRET, model="x")),
+    ("truncated", packed(text=SECRET)[:-1]),
+    ("as a wrong type", packed(embedding=SECRET)),
+    ("in JSON that is cut", as_json(text=SECRET)[:-2]),
+    ("in a number's place", as_json(input_tokens=SECRET)),
+]
+
+
+@pytest.mark.parametrize("value", [c[1] for c in LEAKS], ids=[c[0] for c in LEAKS])
+def test_a_refusal_does_not_tell_the_text(value: bytes) -> None:
+    """Reasons go to logs and metrics: no text of a query is in them."""
+    assert "Ada" not in refusal(read_query, value)[1]
+
+
+# The text of a query
+
+USER = {"role": "user", "content": "the question"}
+TEXTS = [
+    ("its text", Query(text="hello"), "hello"),
+    ("text before body", Query(text="hello", body={"messages": [USER]}), "hello"),
+    ("the user's message", Query(body={"messages": [USER]}), "the question"),
+    (
+        "the last of the user's",
+        Query(body={"messages": [{"role": "user", "content": "first"}, USER, {"role": "assistant", "content": "a"}]}),
+        "the question",
+    ),
+    (
+        "parts, without images",
+        Query(
+            body={
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, {"text": "b"}]}
+                ]
+            }
+        ),
+        "a\nb",
+    ),
+    ("a blank text beside a body", Query(text=" \n", body={"messages": [USER]}), "the question"),
+    ("a blank text alone", Query(text=" "), None),
+    (
+        "images after words",
+        Query(body={"messages": [USER, {"role": "user", "content": [{"type": "image_url"}]}]}),
+        "the question",
+    ),
+    ("a blank message after words", Query(body={"messages": [USER, {"role": "user", "content": " "}]}), "the question"),
+    ("an image alone", Query(body={"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), None),
+    ("only a system message", Query(body={"messages": [{"role": "system", "content": "be kind"}]}), None),
+    ("messages that are none", Query(body={"messages": "hello"}), None),
+    ("entries that are none", Query(body={"messages": [1, None, {"role": "user"}]}), None),
+    ("a body without messages", Query(body={"input": "hello"}), None),
+    ("neither", Query(), None),
+]
+
+
+@pytest.mark.parametrize(("query", "text"), [c[1:] for c in TEXTS], ids=[c[0] for c in TEXTS])
+def test_the_text_of_a_query(query: Query, text: str | None) -> None:
+    """What is embedded is the text, or the last user message of an OpenAI request."""
+    assert codec.query_text(query) == text
+
+
+# Embeddings
+
+UNIT = [0.6, 0.8]
+ROWS = [
+    ("float16", HALF, UNIT, None),
+    ("float32", np.array([3, 4], "<f4").tobytes(), UNIT, None),
+    ("numbers", [3.0, 4.0], UNIT, None),
+    ("very large", [3e38, 0.0], [1.0, 0.0], None),
+    ("very small", [1e-30, 0.0], [1.0, 0.0], None),
+    ("none", None, [0.0, 0.0], None),
+    ("too many bytes", bytes(9), [0.0, 0.0], "embedding_dimension"),
+    ("empty", b"", [0.0, 0.0], "embedding_dimension"),
+    ("too few numbers", [1.0], [0.0, 0.0], "embedding_dimension"),
+    ("zeros", bytes(4), [0.0, 0.0], "embedding_zero"),
+    ("zeros as numbers", [0.0, -0.0], [0.0, 0.0], "embedding_zero"),
+    ("NaN", [float("nan"), 1.0], [0.0, 0.0], "embedding_nan"),
+    ("NaN in float16", np.array([np.nan, 1], "<f2").tobytes(), [0.0, 0.0], "embedding_nan"),
+    ("infinity", np.array([np.inf, 1], "<f4").tobytes(), [0.0, 0.0], "embedding_nan"),
+    ("beyond float32", [1e39, 1.0], [0.0, 0.0], "embedding_nan"),
+]
+
+
+def test_embeddings_of_a_batch() -> None:
+    """Each row is a unit vector or zeros with the reason, and no row depends on the others."""
+    rows, problems = codec.embedding_rows([Query(embedding=case[1]) for case in ROWS], 2)
+    codes = [problem and problem.code for problem in problems]
+    assert (codes, np.round(rows.astype(np.float64), 6).tolist()) == ([c[3] for c in ROWS], [c[2] for c in ROWS])
+
+
+@pytest.mark.parametrize("embedding", [c[1] for c in ROWS], ids=[c[0] for c in ROWS])
+def test_an_embedding_alone_is_as_in_a_batch(embedding: bytes | list[float] | None) -> None:
+    """Bit for bit."""
+    together, _ = codec.embedding_rows([Query(embedding=case[1]) for case in ROWS], 2)
+    alone, _ = codec.embedding_rows([Query(embedding=embedding)], 2)
+    assert alone.tobytes() == together[[case[1] for case in ROWS].index(embedding)].tobytes()
+
+
+# Completions
+
+DONE = {"dispatch_id": "1-2-1", "origin_partition": 1, "llm": "a", "status": "ok"}
+COMPLETIONS = [
+    ("a cost", packed(**DONE, cost_micros=5), Completion("1-2-1", 1, "a", "ok", 5)),
+    ("as JSON", as_json(**DONE, cost_micros=5), Completion("1-2-1", 1, "a", "ok", 5)),
+    ("usage", packed(**DONE, usage={"x": 1}), Completion("1-2-1", 1, "a", "ok", usage={"x": 1})),
+    ("unknown cost", packed(**DONE), Completion("1-2-1", 1, "a", "ok")),
+    ("free of charge", packed(**DONE, cost_micros=0), Completion("1-2-1", 1, "a", "ok", 0)),
+    ("the most it may cost", packed(**DONE, cost_micros=10**8), Completion("1-2-1", 1, "a", "ok", 10**8)),
+    (
+        "an error that cost money",
+        packed(**{**DONE, "status": "error"}, cost_micros=7, error="overloaded"),
+        Completion("1-2-1", 1, "a", "error", 7, error="overloaded"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("value", "completion"), [c[1:] for c in COMPLETIONS], ids=[c[0] for c in COMPLETIONS])
+def test_a_completion_is_read(value: bytes, completion: Completion) -> None:
+    """Cost, usage or neither."""
+    assert read_completion(value) == completion
+
+
+REFUSED_COMPLETIONS = [
+    ("a negative cost", packed(**DONE, cost_micros=-1), ("cost", "cost_micros: -1 is not between 0 and 100000000")),
+    ("an absurd cost", packed(**DONE, cost_micros=10**8 + 1), ("cost", "cost_micros: 100000001 is not between 0")),
+    ("a cost in dollars", packed(**DONE, cost_micros=0.5), ("type", "Expected `int | null`, got `float`")),
+    ("quality above 1", packed(**DONE, quality=1.5), ("type", "Expected `float` <= 1.0 - at `$.quality`")),
+    ("quality NaN", packed(**DONE, quality=float("nan")), ("type", "Expected `float`")),
+    ("another status", packed(**{**DONE, "status": "maybe"}), ("type", "Invalid enum value 'maybe' - at `$.status`")),
+    ("no dispatch", packed(status="ok"), ("type", "Object missing required field `dispatch_id`")),
+    ("a misspelt field", packed(**DONE, cost=1), ("unknown_field", "Object contains unknown field `cost`")),
+    ("a negative partition", packed(**{**DONE, "origin_partition": -1}), ("type", "Expected `int` >= 0")),
+    ("nested usage", as_json(**DONE, usage={"a": json.loads("[" * 70 + "]" * 70)}), ("nesting", "usage: nested")),
+    ("no map", b"\x01", ("format", "the first byte is 0x01")),
+]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"), [c[1:] for c in REFUSED_COMPLETIONS], ids=[c[0] for c in REFUSED_COMPLETIONS]
+)
+def test_a_completion_is_refused(value: bytes, why: tuple[str, str]) -> None:
+    """Costs that cannot be never reach the ledger."""
+    code, text = refusal(read_completion, value)
+    assert (code, text[: len(why[1])]) == why
+
+
+# What goes out
+
+
+def test_headers_are_passed_on() -> None:
+    """All headers of a query go on with its dispatch, but the content type is ours."""
+    headers = [("traceparent", b"00-1-2-01"), ("Content-Type", b"application/json"), ("tenant", None), ("tenant", b"a")]
+    assert codec.outgoing_headers(headers) == [
+        ("traceparent", b"00-1-2-01"),
+        ("tenant", None),
+        ("tenant", b"a"),
+        ("content-type", b"application/vnd.msgpack"),
+    ]

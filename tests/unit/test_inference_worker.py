@@ -1,0 +1,103 @@
+"""The reference inference worker's answers, and what it may commit."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+import structlog
+
+from worker.contract import codec
+from worker.contract.messages import Completion, Dispatch, Origin
+from worker.contract.settings import Settings
+from worker.estimation.history import History
+from worker.inference.worker import Desk, InferenceWorker, Recorded, Rules, answer
+
+HISTORY = History(
+    ids=["known"],
+    llms=("a", "b"),
+    embeddings=np.ones((1, 1), np.float32),
+    quality=np.array([[1.0, np.nan]]),
+    cost_micros=np.array([[120.4, np.nan]]),
+    input_tokens=np.array([5.0]),
+)
+
+
+def dispatch(query_id: str = "known", llm: str = "a", number: int = 0) -> Dispatch:
+    nil = msgspec.Raw(msgspec.msgpack.encode(None))
+    return Dispatch(f"2-{number}-1", query_id, llm, Origin(2, number), 1, 99, 0.5, 80, 0.0, 10**12, nil)
+
+
+ANSWERS = [
+    ("recorded", "known", "a", (120, 1.0)),
+    ("the same query again", "known/17", "a", (120, 1.0)),
+    ("an LLM that never saw it", "known", "b", (80, None)),
+    ("an LLM of no history", "known", "c", (80, None)),
+    ("a query of no history", "typed", "a", (80, None)),
+]
+
+
+@pytest.mark.parametrize(("query_id", "llm", "wanted"), [case[1:] for case in ANSWERS], ids=[c[0] for c in ANSWERS])
+def test_answers(query_id: str, llm: str, wanted: tuple[int, float | None]) -> None:
+    """A recorded answer has its true cost and score; one that nobody recorded costs what was estimated, unjudged."""
+    completion, _ = answer(dispatch(query_id, llm), Recorded.of(HISTORY), Rules())
+    assert completion == Completion(
+        "2-0-1", 2, llm, "ok", cost_micros=wanted[0], quality=wanted[1], usage=None, error=None
+    )
+
+
+def test_draws() -> None:
+    """Errors and latencies follow the rules in the mean, and are the same whenever a dispatch is answered again."""
+    rules, recorded = Rules(latency_ms=100.0, error_rate=0.2, seed=3), Recorded.of(HISTORY)
+    answers = [answer(dispatch(number=number), recorded, rules) for number in range(2_000)]
+    errors = sum(completion.status == "error" for completion, _ in answers) / len(answers)
+    seconds = sum(seconds for _, seconds in answers) / len(answers)
+    again = [answer(dispatch(number=number), recorded, rules) for number in range(2_000)]
+    assert (answers == again, errors, seconds) == (True, pytest.approx(0.2, abs=0.03), pytest.approx(0.1, rel=0.1))
+
+
+def test_what_is_unanswered_is_not_committed() -> None:
+    """The position never passes a dispatch that is still open, in whatever order they are answered."""
+    desk = Desk()
+    for offset, due in ((5, 3.0), (6, 1.0), (7, 2.0)):
+        completion, _ = answer(dispatch(number=offset), Recorded.of(HISTORY), Rules())
+        desk.take("dispatch.a", 0, offset, due, completion)
+    steps = []
+    for now in (1.0, 2.0, 3.0):
+        done = [completion.dispatch_id for completion in desk.ready(now)]
+        steps.append((done, [where.offset for where in desk.positions()]))
+    assert steps == [(["2-6-1"], [5]), (["2-7-1"], [5]), (["2-5-1"], [8])]
+
+
+def test_a_partition_that_went_is_forgotten() -> None:
+    """Dispatches of a revoked partition are neither answered nor committed; the new owner takes them."""
+    desk = Desk()
+    completion, _ = answer(dispatch(), Recorded.of(HISTORY), Rules())
+    desk.take("dispatch.a", 0, 0, 1.0, completion)
+    desk.take("dispatch.a", 1, 4, 1.0, completion)
+    desk.drop([where for where in desk.positions() if where.partition == 0])
+    assert (len(desk.ready(2.0)), [(where.partition, where.offset) for where in desk.positions()]) == (1, [(1, 5)])
+
+
+class Said:
+    """A message as confluent-kafka hands it over."""
+
+    def __init__(self, offset: int, value: bytes | None) -> None:
+        self.error, self.topic, self.partition = lambda: None, lambda: "dispatch.a", lambda: 0
+        self.offset, self.value = lambda: offset, lambda: value
+
+
+@pytest.mark.parametrize("bad", [b"nonsense", b"", None, b"\x80"])
+def test_what_is_no_dispatch_is_skipped(bad: bytes | None) -> None:
+    """A stranger's record is logged and passed by; those around it are answered."""
+    worker = InferenceWorker(Settings(), ["a"], Recorded.of(HISTORY), Rules())
+    good = [codec.encode(dispatch(number=number)) for number in (0, 2)]
+    with structlog.testing.capture_logs() as logs:
+        worker._take([Said(0, good[0]), Said(1, bad), Said(2, good[1]), Said(3, bad)])
+    answered = [completion.dispatch_id for completion in worker._desk.ready(float("inf"))]
+    positions = [where.offset for where in worker._desk.positions()]
+    assert ([line["event"] for line in logs], sorted(answered), positions) == (
+        ["dispatch_skipped"] * 2,
+        ["2-0-1", "2-2-1"],
+        [4],
+    )

@@ -1,0 +1,272 @@
+"""Replayed events are compared with the records that they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from tests.drive import completion, config, query
+from tests.topics import NAMES, record
+from worker.audit.input_check import OTHER_CEILINGS, OTHER_LIMITS, OTHER_PRICES, Originals, Stream
+from worker.contract import codec
+from worker.contract.messages import Completion, Query
+from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord
+from worker.contract.rejections import NO_EMBEDDING, NO_TEXT
+from worker.contract.settings import LimitSettings
+from worker.contract.token_costs import PriceList, Unknown
+from worker.core.events import Arrived, Completed, Event, Refused
+
+LIMITS = LimitSettings()
+PRICES = {"large": PriceList(Decimal(2), Decimal(4)), "small": None}
+GARBAGE = b"garbage"
+LENGTH = "embedding: 8 bytes, but the index has 3 numbers, as float16 (6 bytes) or float32 (12 bytes)"
+ZEROS = "embedding: all zeros point nowhere"
+REASON = "the first byte is 0x67: neither a MessagePack map nor a JSON object"
+
+
+def stream(records: list[StoredRecord], oldest: int = 0) -> Stream:
+    def read(offset: int) -> Iterator[StoredRecord]:
+        return iter([stored for stored in records if stored.offset >= offset])
+
+    return Stream(read, oldest)
+
+
+def originals(queries: list[bytes], completions: list[bytes], oldest: int = 0) -> Originals:
+    logs = [
+        [record(topic, offset, None, value) for offset, value in enumerate(values)]
+        for topic, values in ((NAMES.queries, queries), (NAMES.completions, completions))
+    ]
+    return Originals(LIMITS, stream(logs[0][oldest:], oldest), stream(logs[1][oldest:], oldest), PRICES)
+
+
+def differing(inputs: Originals, event: Event) -> object:
+    """What an event says otherwise than its record; None where it is as its record has it."""
+    found = inputs(event, config())
+    return None if found == event else found
+
+
+def asked(**changes: object) -> bytes:
+    return codec.encode(Query(**{"id": "q0", "text": "x", **changes}))
+
+
+def told(**changes: object) -> bytes:
+    said = {"dispatch_id": "0-0-1", "origin_partition": 0, "llm": "large", "status": "ok", "cost_micros": 100}
+    return codec.encode(Completion(**{**said, "quality": 1.0, **changes}))
+
+
+ANSWER = completion(0, "0-0-1", "large")
+BY_USAGE = completion(0, "0-0-1", "large", basis="usage")
+OF_UNKNOWN_COST = completion(0, "0-0-1", "large", basis="none", cost_micros=None)
+NO_TOKENS = Unknown("usage names no input and output tokens that are known here")
+QUERIES = [
+    ("the same", query(0), asked(), None),
+    ("another id", query(0), asked(id="q1"), ("query_id", "q0", "q1")),
+    ("no id", query(0, query_id="0-0"), asked(id=None), None),
+    ("another deadline", query(0), asked(deadline_ms=9), ("query_deadline_ms", None, 9)),
+    ("no query", query(0), GARBAGE, ("query", "routed", f"a dead letter: {REASON}")),
+    ("not there", query(1), asked(), ("offset", 1, "no such record in the topic")),
+    ("refused for what it is", Refused("queries", 0, 0, REASON, ""), GARBAGE, None),
+    ("refused for another reason", Refused("queries", 0, 0, "so", ""), GARBAGE, ("reason", "so", REASON)),
+    (
+        "refused for nothing",
+        Refused("queries", 0, 0, "so", ""),
+        asked(),
+        ("reason", "so", "a query that can be routed"),
+    ),
+    ("refused without an embedding", Refused("queries", 0, 0, str(NO_EMBEDDING), ""), asked(), None),
+    ("refused without a text", Refused("queries", 0, 0, str(NO_TEXT), ""), asked(text=None), None),
+    ("refused for a wrong length", Refused("queries", 0, 0, LENGTH, ""), asked(embedding=bytes(8)), None),
+    ("refused for zeros", Refused("queries", 0, 0, ZEROS, ""), asked(embedding=bytes(8)), None),
+    (
+        "refused for zeros that it has not",
+        Refused("queries", 0, 0, ZEROS, ""),
+        asked(embedding=[1.0]),
+        ("reason", ZEROS, "a query that can be routed"),
+    ),
+]
+REFUSED = ("reason", "so", "a completion that can be used")
+PARTITION = "origin_partition is 5, but this is partition 0"
+DEAR = "usage: costs 900 micro-dollars, above limits.max_cost_usd"
+COSTS = "cost_micros: 900 is not between 0 and 800 (limits.max_cost_usd)"
+NESTED = "usage: nested deeper than 1 levels"
+TOKENS = {"prompt_tokens": 10, "completion_tokens": 20}
+COMPLETIONS = [
+    ("the same", ANSWER, told(), None),
+    ("another cost", ANSWER, told(cost_micros=90), ("spent_micros", 100, 90)),
+    ("another quality", ANSWER, told(quality=0.5), ("quality", 1.0, 0.5)),
+    ("another dispatch", ANSWER, told(dispatch_id="0-1-1"), ("dispatch_id", "0-0-1", "0-1-1")),
+    ("another LLM", ANSWER, told(llm="small"), ("llm", "large", "small")),
+    ("a failure", ANSWER, told(status="error"), ("status", "ok", "error")),
+    ("no completion", ANSWER, GARBAGE, ("completion", "used", f"a dead letter: {REASON}")),
+    ("refused for what it is", Refused("completions", 0, 0, REASON, ""), GARBAGE, None),
+    ("of another partition", ANSWER, told(origin_partition=5), ("completion", "used", f"a dead letter: {PARTITION}")),
+    ("a cost that nobody named", ANSWER, told(cost_micros=None), ("basis", "cost", "none")),
+    ("a cost instead of usage", ANSWER, told(cost_micros=None, usage=TOKENS), ("basis", "cost", "usage")),
+    ("usage that nobody named", BY_USAGE, told(cost_micros=None), ("basis", "usage", "none")),
+    ("usage instead of a cost", BY_USAGE, told(), ("basis", "usage", "cost")),
+    ("usage", BY_USAGE, told(cost_micros=None, usage=TOKENS), None),
+    ("usage without tokens", BY_USAGE, told(cost_micros=None, usage={}), ("basis", "usage", f"none: {NO_TOKENS}")),
+    ("no cost at all", OF_UNKNOWN_COST, told(cost_micros=None), None),
+    ("no cost, but one was named", OF_UNKNOWN_COST, told(), ("basis", "none", "cost")),
+    ("refused for nothing", Refused("completions", 0, 0, "so", ""), told(), REFUSED),
+    ("refused for its partition", Refused("completions", 0, 0, PARTITION, ""), told(origin_partition=5), None),
+    (
+        "refused for a partition that is right",
+        Refused("completions", 0, 0, PARTITION, ""),
+        told(),
+        ("reason", PARTITION, REFUSED[2]),
+    ),
+    ("refused for its usage", Refused("completions", 0, 0, DEAR, ""), told(cost_micros=None, usage=TOKENS), None),
+    ("refused for its cost", Refused("completions", 0, 0, COSTS, ""), told(cost_micros=900), None),
+    (
+        "refused for a cost within the limit",
+        Refused("completions", 0, 0, COSTS, ""),
+        told(cost_micros=9),
+        ("reason", COSTS, REFUSED[2]),
+    ),
+    ("refused for its nesting", Refused("completions", 0, 0, NESTED, ""), told(usage={"a": {"b": {}}}), None),
+    ("refused for no usage", Refused("completions", 0, 0, DEAR, ""), told(), ("reason", DEAR, REFUSED[2])),
+]
+
+
+@pytest.mark.parametrize(("event", "value", "expected"), [c[1:] for c in QUERIES], ids=[c[0] for c in QUERIES])
+def test_queries(event: Arrived | Refused, value: bytes, expected: object) -> None:
+    """What a decision says of its query is what the query says."""
+    assert differing(originals([value], []), event) == expected
+
+
+@pytest.mark.parametrize(("event", "value", "expected"), [c[1:] for c in COMPLETIONS], ids=[c[0] for c in COMPLETIONS])
+def test_completions(event: Completed | Refused, value: bytes, expected: object) -> None:
+    """What a settlement says of its completion is what the completion says."""
+    assert differing(originals([], [value]), event) == expected
+
+
+LONG = told(error="x" * (101 - len(told(error=""))))
+PRICED = told(cost_micros=None, usage=TOKENS)
+DEAREST = completion(0, "0-0-1", "large", cost_micros=LIMITS.max_cost_micros + 1)
+DOUBTS = [
+    ("taken under a higher limit", DEAREST, told(cost_micros=DEAREST.cost_micros), OTHER_LIMITS),
+    ("usage at another price", completion(0, "0-0-1", "large", basis="usage", cost_micros=99), PRICED, OTHER_PRICES),
+    ("usage at no price", OF_UNKNOWN_COST, PRICED, OTHER_PRICES),
+    (
+        "refused under a lower limit",
+        Refused("completions", 0, 0, "101 bytes, but 50 is the limit", ""),
+        LONG,
+        OTHER_LIMITS,
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "value", "doubt"), [c[1:] for c in DOUBTS], ids=[c[0] for c in DOUBTS])
+def test_what_only_other_settings_explain_is_a_doubt(event: Completed | Refused, value: bytes, doubt: str) -> None:
+    """Limits and price lists are not recorded, and may have been others: no difference, but counted."""
+    inputs = originals([], [value])
+    assert (differing(inputs, event), dict(inputs.doubts)) == (None, {doubt: 1})
+
+
+IGNORED = [
+    ("the same", told(), {"llm": "large"}),
+    ("of another LLM", told(llm="small"), {"llm": "small"}),
+    (
+        "a failure",
+        told(status="error", cost_micros=None),
+        {"llm": "large", "ok": False, "cost_micros": None, "basis": "none"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("value", "changes"), [c[1:] for c in IGNORED], ids=[c[0] for c in IGNORED])
+def test_an_ignored_completion_is_decided_as_it_was_received(value: bytes, changes: dict[str, object]) -> None:
+    """Its record does not say which LLM it named; the router is told, and would settle one that it should have."""
+    event = completion(0, "0-0-1", "", quality=None)
+    assert originals([], [value])(event, config()) == msgspec.structs.replace(event, **changes)
+
+
+HEADERS = [
+    ("too many", [("a", b"x" * 50)], "61 bytes of key and headers, but 60 is the limit", None),
+    ("few", [("a", b"x")], "61 bytes of key and headers, but 60 is the limit", "a query that can be routed"),
+    ("no names", UNREADABLE_HEADERS, "the name of a header is not UTF-8", None),
+]
+
+
+@pytest.mark.parametrize(("headers", "reason", "found"), [c[1:] for c in HEADERS], ids=[c[0] for c in HEADERS])
+def test_headers_are_a_reason_to_refuse_a_query(headers: Headers, reason: str, found: str | None) -> None:
+    """If they are what the reason says of them."""
+    inputs = Originals(LIMITS, stream([record(NAMES.queries, 0, None, asked(), headers)]), stream([]), PRICES)
+    expected = None if found is None else ("reason", reason, found)
+    assert differing(inputs, Refused("queries", 0, 0, reason, "headers")) == expected
+
+
+def test_what_has_left_its_topic_is_counted() -> None:
+    """And not taken for a difference."""
+    inputs = originals([asked(id=f"q{offset}") for offset in range(4)], [], oldest=2)
+    found = [differing(inputs, query(offset)) for offset in range(4)]
+    assert (found, inputs.queries.gone) == ([None] * 4, 2)
+
+
+def test_retention_may_go_on_while_a_topic_is_read() -> None:
+    """What left after the reading began is looked for once more, and then counted."""
+    left = [record(NAMES.queries, offset, None, asked(id=f"q{offset}")) for offset in (0, 1, 4)]
+    inputs = Originals(
+        LIMITS, Stream(lambda at: iter([r for r in left if r.offset >= at]), 0, lambda: 4), stream([]), {}
+    )
+    assert ([differing(inputs, query(offset)) for offset in range(5)], inputs.queries.gone) == ([None] * 5, 2)
+
+
+def test_a_topic_may_grow_while_it_is_read() -> None:
+    """What was written after it was opened is found."""
+    written = [record(NAMES.queries, offset, None, asked(id=f"q{offset}")) for offset in range(4)]
+    there = written[:2]
+    inputs = Originals(LIMITS, Stream(lambda at: iter([r for r in there if r.offset >= at]), 0), stream([]), {})
+    before = [differing(inputs, query(offset)) for offset in range(2)]
+    there += written[2:]
+    assert before + [differing(inputs, query(offset)) for offset in range(2, 4)] == [None] * 4
+
+
+ESTIMATES = [
+    ("the same", {}, (None, 1, 0)),
+    ("nearly the same", {"quality": [0.51, 0.3, 0.1]}, (None, 0, 1)),
+    ("another cost, nearly", {"cost_micros": [620, 200, 20]}, (None, 0, 1)),
+    ("another quality", {"quality": [0.6, 0.3, 0.1]}, ("quality", 0, 0)),
+    ("another cost", {"cost_micros": [700, 200, 20]}, ("cost_micros", 0, 0)),
+]
+
+
+def estimated(value: bytes, **changes: object) -> Originals:
+    """Originals that estimate every query anew, with these changes."""
+    inputs = originals([value], [])
+    inputs.index = config().index
+    inputs.estimate = lambda records: [msgspec.structs.replace(query(0), **changes) for _ in records]
+    return inputs
+
+
+@pytest.mark.parametrize(("changes", "expected"), [c[1:] for c in ESTIMATES], ids=[c[0] for c in ESTIMATES])
+def test_estimates_are_compared_within_tolerance(
+    changes: dict[str, object], expected: tuple[str | None, int, int]
+) -> None:
+    """Exact ones and close ones are told apart; what is further off is a difference."""
+    inputs = estimated(asked(), **changes)
+    found = inputs(query(0), config())
+    assert (found[0] if isinstance(found, tuple) else None, inputs.exact, inputs.close) == expected
+
+
+def test_estimates_of_another_index_are_taken_as_recorded() -> None:
+    """Its hash is in the record: what this index says of them is no difference."""
+    inputs = estimated(asked(), quality=[0.0, 0.0, 0.0])
+    found = inputs(query(0), config(index="another"))
+    assert (found, inputs.elsewhere, inputs.missing) == (query(0), 1, "another")
+
+
+def test_estimates_that_price_lists_cap_may_have_been_capped_otherwise() -> None:
+    """Price lists are not recorded: a cost capped by them is a doubt."""
+    inputs = estimated(asked(input_tokens=5, max_output_tokens=5), cost_micros=[9, 9, 9])
+    assert (inputs(query(0), config()), dict(inputs.doubts)) == (query(0), {OTHER_CEILINGS: 1})
+
+
+def test_a_query_that_can_be_estimated_was_not_to_be_refused() -> None:
+    """The same index that takes it is asked."""
+    refused = Refused("queries", 0, 0, str(NO_EMBEDDING), "")
+    assert estimated(asked())(refused, config()) == ("reason", refused.reason, "a query that can be routed")

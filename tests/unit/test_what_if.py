@@ -1,0 +1,241 @@
+"""What-if: the same queries under another configuration, beside what really happened."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.drive import LLMS, PRIOR, Drive, completion, config, query
+from tests.unit.test_verify import story
+from worker.audit.outcomes import Served
+from worker.audit.propensity import Explored
+from worker.audit.what_if import Change, Estimated, WhatIf
+from worker.contract.messages import Checkpoint, Decision, Routed
+from worker.core.events import Arrived, Refused
+
+
+def play(drive: Drive, change: Change, estimated: Estimated | None = None) -> WhatIf:
+    return play_from(drive.decisions, change, estimated)
+
+
+def play_from(decisions: list[Decision], change: Change, estimated: Estimated | None = None) -> WhatIf:
+    played = WhatIf(0, PRIOR, change, estimated)
+    played.run(decisions)
+    return played
+
+
+def answered(policy: str = "priced", queries: int = 40) -> Drive:
+    """Queries of which every dispatch is answered at 100 micro-dollars with quality 0.5."""
+    drive = Drive(config(policy=policy))
+    for offset in range(queries):
+        for dispatch in drive.commit([query(offset)]).dispatches:
+            drive.commit([completion(offset, dispatch.id, dispatch.llm, at_ms=offset * 100, quality=0.5)])
+    return drive
+
+
+@pytest.mark.parametrize("policy", ["priced", "port"])
+def test_without_a_change_it_is_what_happened(policy: str) -> None:
+    """Failures, retries, expiries and all: the same dispatches, deferrals, costs and qualities."""
+    played = play(Drive(config(policy=policy)).run(story()), Change())
+    assert (played.other.queries, played.other.deferred, played.other.llms) == (
+        played.real.queries,
+        played.real.deferred,
+        played.real.llms,
+    )
+
+
+def test_smaller_budgets_are_kept() -> None:
+    """With a tenth of the money, no LLM spends more than a tenth of its budget."""
+    played = play(answered(), Change(budget_factor=0.1))
+    budgets = config().budget_micros
+    assert all(served.cost_micros <= budgets[llm] // 10 for llm, served in played.other.llms.items())
+    assert 0 < played.other.total().dispatched < played.real.total().dispatched
+
+
+@pytest.mark.parametrize("policy", ["priced", "port"])
+@pytest.mark.parametrize("llm", LLMS)
+def test_an_llm_left_out_is_neither_chosen_nor_drawn(policy: str, llm: str) -> None:
+    """The others take over: no query is deferred for want of its budget."""
+    played = play(answered(policy), Change(without=(llm,)))
+    assert (llm in played.other.llms, played.other.total().dispatched > 0, played.other.deferred["exhausted"]) == (
+        False,
+        True,
+        0,
+    )
+
+
+def test_prices_can_be_fixed() -> None:
+    """At prices of nothing the best estimate is taken, at prices beyond all quality none."""
+    free = play(answered(queries=5), Change(prices={}))
+    dear = play(answered(queries=5), Change(prices=dict.fromkeys(LLMS, 1.0)))
+    best = [LLMS[query(offset).quality.index(max(query(offset).quality))] for offset in range(5)]
+    assert {llm: served.dispatched for llm, served in free.other.llms.items()} == {
+        llm: best.count(llm) for llm in dict.fromkeys(best)
+    }
+    assert dear.other.deferred == {"priced_out": 5}
+
+
+def test_an_answer_is_known_only_where_the_same_llm_was_asked() -> None:
+    """Elsewhere it costs what was estimated, and nobody has judged it."""
+    drive = answered(queries=1)
+    [routed] = [decision for decision in drive.decisions if isinstance(decision, Routed)]
+    other = play(drive, Change(without=(str(routed.llm),))).other
+    [(llm, served)] = other.llms.items()
+    assert (served.judged, served.cost_micros) == (0, routed.cost_micros[LLMS.index(llm)])
+
+
+def test_a_query_that_failed_and_was_tried_again_is_served_once() -> None:
+    """Two dispatches, one answer: quality is estimated for the LLM that gave it, on both sides."""
+    drive, quality = Drive(), [0.9, 0.8, 0.0]
+    [first] = drive.commit([query(0, quality=quality)]).dispatches
+    again = query(0, at_ms=500, quality=quality)
+    failed = completion(0, first.id, first.llm, ok=False, cost_micros=7, retry=again)
+    [second] = drive.commit([failed]).dispatches
+    drive.commit([completion(1, second.id, second.llm, quality=0.5)])
+    played = play(drive, Change())
+    told = {first.llm: Served(1, 0, 7), second.llm: Served(1, 1, 100, quality[LLMS.index(second.llm)], 1, 0.5)}
+    assert (played.real.llms, played.other.llms) == (told, told)
+
+
+def test_completions_that_nobody_can_use_change_nothing() -> None:
+    """Answers after them settle on both sides."""
+    drive = Drive().run([query(0), query(1), Refused("completions", 7, 200, "not a completion", "format")])
+    drive.run(completion(8 + number, sent.id, sent.llm) for number, sent in enumerate(drive.dispatches))
+    played = play(drive, Change())
+    assert (played.other.llms, played.other.total().served) == (played.real.llms, 2)
+
+
+# Where the decisions have lost their beginning
+
+
+def test_both_sides_begin_at_the_first_checkpoint_kept() -> None:
+    """Without a change both agree from there on; what was dispatched before is in neither."""
+    decisions = Drive().run(story()).decisions
+    first = next(number for number, decision in enumerate(decisions) if isinstance(decision, Checkpoint))
+    played = play_from(decisions[2:], Change())
+    later = sum(isinstance(d, Routed) and d.llm is not None for d in decisions[first:])
+    assert (played.begins, played.skipped, played.real.total().dispatched) == ("checkpoint", first - 2, later)
+    assert (played.other.deferred, played.other.llms) == (played.real.deferred, played.real.llms)
+
+
+def test_a_checkpoint_that_lost_its_other_parts_is_passed_over() -> None:
+    """Also when the next one follows at once."""
+    decisions = Drive().run(story()).decisions
+    first = next(number for number, decision in enumerate(decisions) if isinstance(decision, Checkpoint))
+    torn = msgspec.structs.replace(decisions[first], parts=2)
+    played = play_from([torn, *decisions[first:]], Change())
+    assert (played.begins, played.skipped, played.real.llms) == (
+        "checkpoint",
+        1,
+        play_from(decisions[first:], Change()).real.llms,
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [Change(without=("medium",)), Change(prices={}), Change(policy="port"), Change(budget_factor=0.1)],
+    ids=["without", "prices", "policy", "budgets"],
+)
+def test_a_change_is_in_force_from_the_checkpoint_on(change: Change) -> None:
+    """Whatever is changed, the other side is another."""
+    played = play_from(answered().decisions[2:], change)
+    assert (played.begins, played.other.total() != played.real.total()) == ("checkpoint", True)
+
+
+def test_without_a_checkpoint_there_is_nowhere_to_begin() -> None:
+    """Every record is skipped."""
+    decisions = [d for d in answered(queries=5).decisions if not isinstance(d, Checkpoint)][1:]
+    played = play_from(decisions, Change())
+    assert (played.begins, played.skipped, played.real.queries) == ("nowhere", len(decisions), 0)
+
+
+# Another index
+
+
+def halved(arrived: Arrived) -> Arrived:
+    """Estimates of an index that thinks little of `large`."""
+    quality = [arrived.quality[0] / 10, *arrived.quality[1:]]
+    return msgspec.structs.replace(arrived, quality=quality, cost_micros=[50, 50, 50])
+
+
+def test_another_index_estimates_every_query() -> None:
+    """What it thinks little of, it chooses less; what it sends elsewhere costs what it says."""
+    played = play(answered(), Change(prices={}), halved)
+    real, other = (side.llms.get("large", Served()).dispatched for side in (played.real, played.other))
+    assert (real > 0, other, played.other.llms["medium"].dispatched > 0) == (True, 0, True)
+
+
+def test_a_retry_keeps_the_estimates_of_the_other_index() -> None:
+    """The query is read once; what is tried next is chosen by the same estimates."""
+    drive, quality = Drive(), [0.9, 0.5, 0.6]
+    [first] = drive.commit([query(0, quality=quality, cost_micros=[10, 10, 10])]).dispatches
+    again = query(0, at_ms=500, quality=quality, cost_micros=[10, 10, 10])
+    drive.commit([completion(0, first.id, first.llm, ok=False, cost_micros=None, basis="none", retry=again)])
+    swapped = lambda arrived: msgspec.structs.replace(arrived, quality=[0.9, 0.6, 0.5])  # noqa: E731
+    played = play(drive, Change(prices={}), swapped)
+    assert [(llm, served.dispatched) for llm, served in played.other.llms.items()] == [("large", 1), ("medium", 1)]
+
+
+# Inverse propensity
+
+TRUE = {"large": 0.9, "medium": 0.5, "small": 0.2}
+ALWAYS_MEDIUM = Change(policy="priced", without=("large", "small"), prices={})
+
+
+def drawn(queries: int = 300, judged: int = 300, **changes: object) -> Drive:
+    """Queries drawn at random and answered with each LLM's TRUE quality, known for the first `judged` answers."""
+    rich = {"budget_micros": dict.fromkeys(LLMS, 10**9), "horizon_queries": queries, "observe_share": 1.0}
+    drive = Drive(config(policy="port", **{**rich, **changes}))
+    answers = 0
+    for offset in range(queries):
+        for sent in drive.commit([query(offset)]).dispatches:
+            quality = TRUE[sent.llm] if answers < judged else None
+            drive.commit([completion(answers, sent.id, sent.llm, at_ms=offset * 100, quality=quality)])
+            answers += 1
+    return drive
+
+
+def draws(drive: Drive) -> list[str]:
+    return [str(d.llm) for d in drive.decisions if isinstance(d, Routed) and d.reason == "observing"]
+
+
+def test_random_draws_tell_of_another_policy_without_estimates() -> None:
+    """The answers of the LLM that it would have chosen stand for all three: near the true quality, not at it."""
+    drive = drawn()
+    explored, chosen = play(drive, ALWAYS_MEDIUM).exploration.explored, draws(drive)
+    weighted = pytest.approx(3 * 0.5 * chosen.count("medium"))
+    assert explored == Explored(len(chosen), len(chosen), weighted_quality=weighted)
+    assert explored.quality == pytest.approx(0.5, abs=0.1)
+
+
+def test_answers_that_nobody_judged_count_nowhere() -> None:
+    """Neither as quality of nothing nor as queries: the estimate comes from the judged alone."""
+    drive = drawn(judged=90)
+    explored, chosen = play(drive, ALWAYS_MEDIUM).exploration.explored, draws(drive)
+    weighted = pytest.approx(3 * 0.5 * chosen[:90].count("medium"))
+    assert explored == Explored(len(chosen), 90, weighted_quality=weighted)
+    assert explored.quality == pytest.approx(weighted.expected / 90)
+
+
+def test_draws_that_could_not_reserve_keep_their_place() -> None:
+    """An LLM without budget is drawn like the others: without it, those left would seem better than they are."""
+    drive = drawn(budget_micros={"large": 0, "medium": 10**9, "small": 10**9})
+    explored = play(drive, ALWAYS_MEDIUM).exploration.explored
+    exhausted = sum(isinstance(d, Routed) and d.reason == "exhausted" for d in drive.decisions)
+    assert (explored.unaffordable, explored.drawn) == (exhausted, len(draws(drive)))
+    assert explored.quality == pytest.approx(0.5, abs=0.1)
+
+
+NO_ESTIMATE = {
+    "nobody judged": (lambda: drawn(judged=0), ALWAYS_MEDIUM),
+    "the other side draws too": (drawn, Change()),
+    "nothing was drawn": (answered, ALWAYS_MEDIUM),
+}
+
+
+@pytest.mark.parametrize("case", NO_ESTIMATE)
+def test_there_is_no_estimate_where_nothing_tells(case: str) -> None:
+    """None, rather than a number that means nothing."""
+    made, change = NO_ESTIMATE[case]
+    explored = play(made(), change).exploration.explored
+    assert (explored.quality, explored.weighted_quality) == (None, 0.0)

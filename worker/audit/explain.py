@@ -1,0 +1,236 @@
+"""One query's way through the decisions, for a human. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from worker.audit.books import Books
+from worker.audit.outcomes import origin
+from worker.contract.messages import Checkpoint, Closed, Configuration, Configured, Decision, Rejected, Routed
+from worker.core.policy import make_policy
+
+
+class Candidate(Struct, frozen=True):
+    """How one LLM stood in one decision. `score` is quality - price * cost; `reserve_micros` what it had to hold.
+
+    `available_micros` is what its account had left to reserve just before; None where that is not known any more.
+    """
+
+    llm: str
+    quality: float
+    cost_micros: int
+    price: float
+    score: float
+    reserve_micros: int
+    available_micros: int | None
+    affordable: bool | None
+    verdict: str
+
+
+class Attempt(Struct, frozen=True):
+    """One decision about a query: why in words, the candidates by score, and how its dispatch ended (None: still open).
+
+    `index` is the hash of the index that was asked, None if unknown. `note` says what is not certain about this.
+    """
+
+    offset: int
+    decision: Routed
+    why: str
+    index: str | None
+    candidates: list[Candidate]
+    note: str | None
+    closed: Closed | None
+
+
+class Explanation(Struct, frozen=True):
+    """All that was decided about one query record: its attempts, or why it is a dead letter (`refused`).
+
+    `neighbours` are the nearest rows of history, (id, similarity); `neighbours_unknown` says why there are none.
+    """
+
+    query_id: str
+    partition: int
+    query_offset: int
+    attempts: list[Attempt] = []
+    refused: str | None = None
+    neighbours: list[tuple[str, float]] = []
+    neighbours_unknown: str | None = None
+
+
+@dataclass
+class Met:
+    """A decision as it was met, with what was in force then, as far as it is known."""
+
+    offset: int
+    routed: Routed
+    config: Configuration | None
+    seen: int | None
+    available_micros: dict[str, int]
+    closed: Closed | None = None
+
+
+class Search:
+    """Collects the explanations of one query id from a partition's decisions, fed in order.
+
+    The accounts are kept along, from the beginning of the chain or from the first checkpoint on.
+    """
+
+    def __init__(self, query_id: str, partition: int) -> None:
+        self.query_id = query_id
+        self.partition = partition
+        self._first: Configuration | None = None
+        self._config: Configuration | None = None
+        self._books: Books | None = None
+        self._met: dict[int, list[Met]] = {}
+        self._refused: list[Explanation] = []
+
+    def feed(self, offset: int, decision: Decision) -> None:
+        """The next record of the partition, of this query or not."""
+        match decision:
+            case Configured():
+                self._config = decision.config
+                self._books = self._books if decision.prev else Books(self.partition)
+            case Checkpoint():
+                self._checkpoint(decision)
+            case Routed(query_id=self.query_id):
+                self._met.setdefault(decision.offset, []).append(self._meet(offset, decision))
+            case Closed(query_id=self.query_id):
+                self._close(decision)
+            case Rejected(topic="queries") if self.query_id == f"{self.partition}-{decision.offset}":
+                self._refuse(decision)
+        self._first = self._first or self._config
+        if self._books is not None:
+            # What is wrong with the books is for `verify` to say.
+            deque(self._books.apply(decision), maxlen=0)
+
+    def found(self) -> list[Explanation]:
+        """One for each query that came under this id, in order; none if nothing was decided about it here."""
+        routed = [
+            Explanation(self.query_id, self.partition, offset, [self._attempt(met) for met in attempts])
+            for offset, attempts in self._met.items()
+        ]
+        return sorted([*routed, *self._refused], key=lambda explanation: explanation.query_offset)
+
+    def _checkpoint(self, checkpoint: Checkpoint) -> None:
+        row, config = checkpoint.row, checkpoint.config
+        self._config = self._config or config
+        if self._books is None and row is not None and config is not None:
+            self._books = Books(self.partition)
+            self._books.begin(row, config)
+
+    def _meet(self, offset: int, routed: Routed) -> Met:
+        if self._books is None:
+            return Met(offset, routed, self._config, None, {})
+        left = {llm: account.available_micros for llm, account in self._books.accounts.items()}
+        return Met(offset, routed, self._config, self._books.seen, left)
+
+    def _close(self, closed: Closed) -> None:
+        for met in self._met.get(origin(closed.dispatch_id), []):
+            if closed.dispatch_id.endswith(f"-{met.routed.attempt}"):
+                met.closed = closed
+
+    def _refuse(self, rejected: Rejected) -> None:
+        self._refused.append(Explanation(self.query_id, self.partition, rejected.offset, refused=rejected.reason))
+
+    def _attempt(self, met: Met) -> Attempt:
+        config = met.config or self._first
+        observing = _observes(met, config, self.partition)
+        gated = config is None or config.policy == "priced"
+        return Attempt(
+            offset=met.offset,
+            decision=met.routed,
+            why=_why(met.routed, observing, gated),
+            index=None if config is None else config.index,
+            candidates=[] if config is None else _candidates(met, config, observing, gated),
+            note="; ".join(_notes(met, config)) or None,
+            closed=met.closed,
+        )
+
+
+def _notes(met: Met, config: Configuration | None) -> Iterator[str]:
+    if config is None:
+        yield "no configuration is left in the topic: which LLMs these estimates are of is not known"
+    elif met.config is None:
+        yield "the configuration of then has left the topic: LLMs, margins and index are those named next after it"
+    if config is not None and len(config.llms) != len(met.routed.quality):
+        yield "the query had left its topic" if not met.routed.quality else "these LLMs are not those decided on"
+    if met.seen is None:
+        yield "the accounts of then have left the topic: what each LLM had left is not known"
+
+
+def _observes(met: Met, config: Configuration | None, partition: int) -> bool:
+    """Whether the policy drew at random."""
+    routed = met.routed
+    if config is None or routed.reason == "observing":
+        return routed.reason == "observing"
+    if met.seen is None:
+        # Without a gate, only a draw of no LLM prices a query out.
+        return config.policy == "port" and routed.reason == "priced_out" and routed.attempt == 1
+    return make_policy(config, partition).reason(met.seen) == "observing"
+
+
+def _candidates(met: Met, config: Configuration, observing: bool, gated: bool) -> list[Candidate]:
+    routed = met.routed
+    if len(config.llms) != len(routed.quality):
+        return []
+    rows = zip(config.llms, routed.quality, routed.cost_micros, routed.prices, config.margins, strict=False)
+    candidates = []
+    for llm, quality, cost, price, margin in rows:
+        score, reserve, left = quality - price * cost, math.ceil(cost * margin), met.available_micros.get(llm)
+        affordable = None if left is None else reserve <= left
+        verdict = _verdict(routed, llm, observing, gated and score <= 0)
+        candidates.append(Candidate(llm, quality, cost, price, score, reserve, left, affordable, verdict))
+    return sorted(candidates, key=lambda candidate: -candidate.score)
+
+
+def _verdict(routed: Routed, llm: str, observing: bool, too_dear: bool) -> str:
+    named = {**dict.fromkeys(routed.tried, "failed"), **dict.fromkeys(routed.skipped, "no budget")}
+    if llm == routed.llm:
+        return "drawn" if observing else "chosen"
+    if llm in named:
+        return named[llm]
+    if routed.reason in UNSCORED:
+        return "not asked"
+    if observing:
+        return "not drawn"
+    return "too dear" if too_dear else "outscored"
+
+
+UNSCORED = {
+    "expired": "its deadline had passed",
+    "duplicate": "another dispatch of this query id was open",
+    "failed": "no further attempt was possible after an error",
+}
+
+
+def _why(routed: Routed, observing: bool, gated: bool) -> str:
+    if routed.llm is not None:
+        return _why_chosen(routed, routed.llm, observing, gated)
+    if routed.reason in UNSCORED:
+        return f"deferred: {UNSCORED[routed.reason]}"
+    if routed.reason == "exhausted":
+        return f"deferred: {', '.join(routed.skipped)} could not reserve{_nobody_else(observing, gated)}"
+    if observing:
+        return "deferred: the random draw named no LLM to try: the policy was still observing"
+    if not gated:
+        return "deferred: the LLM with the best score had failed, and the policy takes no second choice"
+    return f"deferred: no {'other ' if routed.tried else ''}LLM was worth the price of its budget"
+
+
+def _why_chosen(routed: Routed, llm: str, observing: bool, gated: bool) -> str:
+    if observing:
+        return f"{llm} was drawn at random: the policy was still observing"
+    passed = f"; {', '.join(routed.skipped)} scored higher and could not reserve" if routed.skipped else ""
+    failed = f"; {', '.join(routed.tried)} had failed" if routed.tried else ""
+    return f"{llm} had the best score{' above 0' if gated else ''}{passed}{failed}"
+
+
+def _nobody_else(observing: bool, gated: bool) -> str:
+    if observing:
+        return ", drawn at random while the policy was still observing"
+    return ", and no other LLM was worth its price" if gated else ", and the policy takes no second choice"

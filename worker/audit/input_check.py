@@ -1,0 +1,284 @@
+"""Compares replayed events with the records of the input topics that they came from.
+
+Each topic is read forwards once, as far as the replay has come. What has left its topic is counted, not compared.
+Queries can be estimated again by the index and compared too. What depends on settings that are not recorded (limits,
+price lists) is no difference where today's settings disagree: it is counted as a doubt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from worker.audit.evidence import Difference
+from worker.contract import rejections
+from worker.contract.errors import RejectRecord
+from worker.contract.messages import Completion, Configuration, Query
+from worker.contract.record import StoredRecord
+from worker.contract.rejections import FREE, LIMITED, Limits
+from worker.contract.settings import LimitSettings
+from worker.contract.token_costs import PriceList, Unknown
+from worker.core.events import Arrived, Completed, Event, Refused
+
+Read = Callable[[int], Iterator[StoredRecord]]
+Prepare = Callable[[list[StoredRecord]], list[Event]]
+
+BLOCK_RECORDS = 256
+# Other instruction sets find other neighbours now and then, and round otherwise.
+QUALITY_TOLERANCE = 0.02
+COST_TOLERANCE = 0.05
+COST_TOLERANCE_MICROS = 1
+
+OTHER_LIMITS = "inputs were taken or refused by other limits than today's"
+OTHER_PRICES = "settlements by token usage are not what today's price lists give: changed since, or tampered with"
+OTHER_CEILINGS = "estimates of cost, capped by price lists, are not what today's price lists give"
+
+
+class Stream:
+    """One input partition, read forwards; `read` opens it at an offset, `oldest` is its first one.
+
+    `look` asks for the first offset again: retention goes on, and so does writing, while the topic is read.
+    """
+
+    def __init__(self, read: Read, oldest: int, look: Callable[[], int] | None = None) -> None:
+        self.gone = 0
+        self._read = read
+        self._oldest = oldest
+        self._look = look
+        self._records: Iterator[StoredRecord] = iter(())
+        self._ahead: deque[tuple[StoredRecord, Event | None]] = deque()
+
+    def at(self, offset: int, prepare: Prepare | None = None) -> Found:
+        """The record at an offset, with its event if `prepare` makes events; None where there is none."""
+        if offset >= self._oldest:
+            self._advance(offset, prepare)
+            if self._ahead and self._ahead[0][0].offset == offset:
+                return self._ahead[0]
+            self._oldest = self._oldest if self._look is None else self._look()
+        self.gone += self.is_gone(offset)
+        return None
+
+    def is_gone(self, offset: int) -> bool:
+        """Whether the record at this offset has left the topic."""
+        return offset < self._oldest
+
+    def _advance(self, offset: int, prepare: Prepare | None) -> None:
+        """Go on to the first record at this offset or after it, also if it was written since the topic was opened."""
+        self._drop(offset)
+        while not self._ahead and self._fill(prepare):
+            self._drop(offset)
+        if not self._ahead:
+            self._records = self._read(offset)
+            self._fill(prepare)
+
+    def _drop(self, before: int) -> None:
+        while self._ahead and self._ahead[0][0].offset < before:
+            self._ahead.popleft()
+
+    def _fill(self, prepare: Prepare | None) -> bool:
+        block = list(islice(self._records, BLOCK_RECORDS))
+        events: list[Event] | list[None] = [None] * len(block)
+        if prepare is not None and block:
+            events = prepare(block)
+        self._ahead.extend(zip(block, events, strict=True))
+        return bool(block)
+
+
+Found = tuple[StoredRecord, Event | None] | None
+
+
+class Originals:
+    """The inputs of one partition. `exact` and `close` count estimates that came out the same, or within tolerance.
+
+    Set `estimate` to make events of query records anew, by the index of hash `index`; else estimates are taken as
+    recorded. `elsewhere` counts those taken because another index made them, the last of which was `missing`. `prices`
+    are today's price lists; `doubts` counts what only other settings than today's explain.
+    """
+
+    def __init__(
+        self,
+        limits: LimitSettings,
+        queries: Stream,
+        completions: Stream,
+        prices: Mapping[str, PriceList | None] | None = None,
+    ) -> None:
+        self.queries = queries
+        self.completions = completions
+        self.exact = self.close = self.elsewhere = 0
+        self.missing: str | None = None
+        self.doubts: Counter[str] = Counter()
+        self.estimate: Prepare | None = None
+        self.index: str | None = None
+        self._query_limits = Limits(limits.max_query_bytes, limits.max_header_bytes, limits.max_nesting)
+        self._completion_limits = Limits(
+            limits.max_completion_bytes, max_nesting=limits.max_nesting, max_cost_micros=limits.max_cost_micros
+        )
+        self._prices = prices or {}
+
+    def __call__(self, event: Event, config: Configuration | None = None) -> Event | Difference:
+        """A replayed event as its record has it, or what it says otherwise: (field, recorded, found)."""
+        match event:
+            case Arrived() | Refused(topic="queries"):
+                stream, prepare = self.queries, self.estimate
+            case Completed() | Refused():
+                stream, prepare = self.completions, None
+            case _:
+                return event
+        found = stream.at(event.offset, prepare)
+        if found is None:
+            gone = stream.is_gone(event.offset)
+            return event if gone else ("offset", event.offset, "no such record in the topic")
+        return self._compare(event, found, config)
+
+    def _compare(
+        self, event: Event, found: tuple[StoredRecord, Event | None], config: Configuration | None
+    ) -> Event | Difference:
+        record, estimated = found
+        match event:
+            case Arrived():
+                return self._arrived(event, record, estimated, config) or event
+            case Refused(topic="queries"):
+                return self._refused_query(event, record, estimated, config) or event
+            case Refused():
+                return self._refused_completion(event, record) or event
+            case Completed(llm=""):
+                return self._ignored(event, record)
+            case Completed():
+                return self._completed(event, record) or event
+        return event
+
+    # Queries
+
+    def _arrived(
+        self, event: Arrived, record: StoredRecord, estimated: Event | None, config: Configuration | None
+    ) -> Difference | None:
+        query = self._taken(rejections.read_query, record, self._query_limits)
+        if isinstance(query, RejectRecord):
+            return "query", "routed", f"a dead letter: {query}"
+        query_id = query.id or f"{record.partition}-{record.offset}"
+        if event.query_id != query_id:
+            return "query_id", event.query_id, query_id
+        if event.deadline_ms != query.deadline_ms:
+            return "query_deadline_ms", event.deadline_ms, query.deadline_ms
+        return None if estimated is None else self._estimates(event, query, estimated, config)
+
+    def _estimates(
+        self, event: Arrived, query: Query, estimated: Event, config: Configuration | None
+    ) -> Difference | None:
+        if not self._is_here(config):
+            self.elsewhere += 1
+            return None
+        if not isinstance(estimated, Arrived):
+            return "query", "routed", "a dead letter"
+        if (event.quality, event.cost_micros) == (estimated.quality, estimated.cost_micros):
+            self.exact += 1
+            return None
+        if not _near(event.quality, estimated.quality, QUALITY_TOLERANCE, 0.0):
+            return "quality", event.quality, estimated.quality
+        if not _near(event.cost_micros, estimated.cost_micros, COST_TOLERANCE_MICROS, COST_TOLERANCE):
+            if query.input_tokens is None or query.max_output_tokens is None:
+                return "cost_micros", event.cost_micros, estimated.cost_micros
+            self.doubts[OTHER_CEILINGS] += 1
+        self.close += 1
+        return None
+
+    def _is_here(self, config: Configuration | None) -> bool:
+        """Whether the index that estimates again is the one that the lane had."""
+        if config is None or config.index == self.index:
+            return True
+        self.missing = config.index
+        return False
+
+    def _refused_query(
+        self, event: Refused, record: StoredRecord, estimated: Event | None, config: Configuration | None
+    ) -> Difference | None:
+        if not rejections.refuses_query(record, event.reason):
+            return _unfounded(event, rejections.read_query(record, self._query_limits), "a query that can be routed")
+        doubtful = self._doubts_limits(event.reason, self._query_limits)
+        if not doubtful and isinstance(estimated, Arrived) and self._is_here(config):
+            return "reason", event.reason, "a query that can be routed"
+        return None
+
+    # Completions
+
+    def _completed(self, event: Completed, record: StoredRecord) -> Difference | None:
+        completion = self._taken(rejections.read_completion, record, self._completion_limits)
+        if isinstance(completion, RejectRecord):
+            return "completion", "used", f"a dead letter: {completion}"
+        pairs: list[Difference] = [
+            ("dispatch_id", event.dispatch_id, completion.dispatch_id),
+            ("llm", event.llm, completion.llm),
+            ("status", "ok" if event.ok else "error", completion.status),
+            ("quality", event.quality, completion.quality),
+            ("error", event.error, completion.error),
+        ]
+        return next((pair for pair in pairs if pair[1] != pair[2]), None) or self._cost(event, completion)
+
+    def _cost(self, event: Completed, completion: Completion) -> Difference | None:
+        if completion.cost_micros is None and completion.usage is not None and event.basis != "cost":
+            return self._usage(event, completion.llm, completion.usage)
+        basis = "none" if completion.usage is None else "usage"
+        basis = basis if completion.cost_micros is None else "cost"
+        if event.basis != basis:
+            return "basis", event.basis, basis
+        same = event.cost_micros == completion.cost_micros
+        return None if same else ("spent_micros", event.cost_micros, completion.cost_micros)
+
+    def _usage(self, event: Completed, llm: str, tokens: dict[str, Any]) -> Difference | None:
+        prices = self._prices.get(llm)
+        cost = rejections.price(tokens, prices or FREE)
+        if isinstance(cost, RejectRecord | Unknown):
+            # Without a price list nobody looked.
+            return ("basis", "usage", f"none: {cost}") if event.basis == "usage" else None
+        today = ("none", None) if prices is None else ("usage", cost)
+        self.doubts[OTHER_PRICES] += (event.basis, event.cost_micros) != today
+        return None
+
+    def _ignored(self, event: Completed, record: StoredRecord) -> Event | Difference:
+        """The completion as it was received, so that the router tells whether it had to be ignored."""
+        completion = self._taken(rejections.read_completion, record, self._completion_limits)
+        if isinstance(completion, RejectRecord):
+            return "completion", "ignored", f"a dead letter: {completion}"
+        if event.dispatch_id != completion.dispatch_id:
+            return "dispatch_id", event.dispatch_id, completion.dispatch_id
+        ok, cost_micros = completion.status == "ok", completion.cost_micros
+        basis = "none" if cost_micros is None else "cost"
+        return msgspec.structs.replace(event, llm=completion.llm, ok=ok, cost_micros=cost_micros, basis=basis)
+
+    def _refused_completion(self, event: Refused, record: StoredRecord) -> Difference | None:
+        if not rejections.refuses_completion(record, event.reason):
+            found = rejections.read_completion(record, self._completion_limits)
+            return _unfounded(event, found, "a completion that can be used")
+        self._doubts_limits(event.reason, self._completion_limits)
+        return None
+
+    # Limits
+
+    def _taken(self, read: Callable[[StoredRecord, Limits], Any], record: StoredRecord, limits: Limits) -> Any:
+        """What a record that was taken holds, whatever its limits were, or why it can never have been taken."""
+        message = read(record, limits)
+        if not isinstance(message, RejectRecord) or message.code not in LIMITED:
+            return message
+        self.doubts[OTHER_LIMITS] += 1
+        return read(record, Limits())
+
+    def _doubts_limits(self, reason: str, limits: Limits) -> bool:
+        """Whether a reason names another limit than today's."""
+        named, free = rejections.limits_named(reason), Limits()
+        other = any(a not in (b, c) for a, b, c in zip(named, free, limits, strict=True))
+        self.doubts[OTHER_LIMITS] += other
+        return other
+
+
+def _unfounded(event: Refused, found: object, otherwise: str) -> Difference:
+    return "reason", event.reason, str(found) if isinstance(found, RejectRecord) else otherwise
+
+
+def _near(one: list[float] | list[int], other: list[float] | list[int], absolute: float, relative: float) -> bool:
+    if len(one) != len(other):
+        return False
+    return all(abs(a - b) <= absolute + relative * max(abs(a), abs(b)) for a, b in zip(one, other, strict=True))

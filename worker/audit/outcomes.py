@@ -1,0 +1,91 @@
+"""What came of a partition's queries, counted from its decisions: who served, at what cost, how well. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from msgspec import Struct
+
+from worker.audit.decision_events import goes_on
+from worker.contract.messages import Closed, Decision, Routed
+
+
+class Served(Struct, frozen=True):
+    """One LLM, or all. `dispatched` counts attempts, `served` those that were answered without an error.
+
+    `estimated_quality` is the sum over the served at their estimates, `true_quality` over the `judged` answers alone;
+    `cost_micros` is what was charged, or would have been.
+    """
+
+    dispatched: int = 0
+    served: int = 0
+    cost_micros: int = 0
+    estimated_quality: float = 0.0
+    judged: int = 0
+    true_quality: float = 0.0
+
+    def plus(self, other: Served) -> Served:
+        """The sum of two."""
+        return Served(
+            self.dispatched + other.dispatched,
+            self.served + other.served,
+            self.cost_micros + other.cost_micros,
+            self.estimated_quality + other.estimated_quality,
+            self.judged + other.judged,
+            self.true_quality + other.true_quality,
+        )
+
+
+class Tally:
+    """Sums by LLM, and deferrals by reason. What was dispatched before the first decision fed is left out."""
+
+    def __init__(self) -> None:
+        self.queries = 0
+        self.deferred: Counter[str] = Counter()
+        self.llms: dict[str, Served] = {}
+        self._open: dict[int, float] = {}
+
+    def add(self, caused: Sequence[Decision], llms: Sequence[str]) -> None:
+        """Count what one event caused; `llms` is the order of the estimates."""
+        for decision, after in zip_longest(caused, caused[1:]):
+            match decision:
+                case Routed():
+                    self._routed(decision, llms)
+                case Closed():
+                    self._closed(decision, failed=after is not None and goes_on(decision, after))
+
+    def total(self) -> Served:
+        """All LLMs together."""
+        total = Served()
+        for served in self.llms.values():
+            total = total.plus(served)
+        return total
+
+    def _routed(self, routed: Routed, llms: Sequence[str]) -> None:
+        self.queries += routed.attempt == 1
+        if routed.llm is None:
+            self.deferred[routed.reason] += 1
+            return
+        self._open[routed.offset] = routed.quality[llms.index(routed.llm)]
+        self._plus(routed.llm, Served(dispatched=1))
+
+    def _closed(self, closed: Closed, failed: bool) -> None:
+        estimated = self._open.pop(origin(closed.dispatch_id), None)
+        if estimated is None:
+            return
+        if failed or closed.outcome != "settled":
+            self._plus(closed.llm, Served(cost_micros=closed.spent_micros))
+            return
+        judged = closed.quality is not None
+        self._plus(closed.llm, Served(0, 1, closed.spent_micros, estimated, judged, closed.quality or 0.0))
+
+    def _plus(self, llm: str, served: Served) -> None:
+        self.llms[llm] = self.llms.get(llm, Served()).plus(served)
+
+
+def origin(dispatch_id: str) -> int:
+    """The offset of a dispatch's query; -1 for an id that is none of ours."""
+    parts = dispatch_id.split("-")
+    return int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() else -1

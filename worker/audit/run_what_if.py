@@ -1,0 +1,185 @@
+"""Plays the topics of a running or stopped system under another configuration. Writes to no topic."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from worker.audit.input_check import Stream
+from worker.audit.outcomes import Served, Tally
+from worker.audit.propensity import Explored
+from worker.audit.run_replay import estimates_by, prior_of
+from worker.audit.what_if import Change, WhatIf
+from worker.contract import codec
+from worker.contract.errors import CheckFailed, FixSetting
+from worker.contract.messages import Checkpoint, Configured, Decision
+from worker.contract.settings import MICROS_PER_USD, Settings
+from worker.core.events import Arrived
+from worker.estimation import index
+from worker.estimation.estimator import Estimator
+from worker.kafka import clients
+from worker.kafka.reader import Progress, Reader
+
+
+class Side(Struct, frozen=True):
+    """What came of the queries, in all partitions: deferred by reason, and served by LLM and in total."""
+
+    deferred: dict[str, int]
+    total: Served
+    llms: dict[str, Served]
+
+
+class Comparison(Struct, frozen=True):
+    """What really happened beside what would have. `notes` say what is known and what is estimated.
+
+    `explored_quality` is the other side's true quality per query by inverse propensity, from the queries that the
+    policy had drawn at random (`explored`); None where no answer to a draw was judged.
+    """
+
+    queries: int
+    real: Side
+    other: Side
+    explored: Explored
+    explored_quality: float | None
+    notes: list[str]
+
+
+CAVEAT = (
+    "only the chosen LLM's answer is known: where the other configuration chooses another, cost and quality are "
+    "estimates, and a choice made by estimates looks better by them than it is"
+)
+
+
+def what_if(
+    settings: Settings,
+    change: Change,
+    budgets_usd: Mapping[str, Decimal],
+    directory: Path | None,
+    progress: Progress,
+) -> Comparison:
+    """Play every partition under `change`, with the budgets split as the lanes split them.
+
+    `directory` names another index to estimate by. Raises CheckBroker, FixSetting, and CheckFailed where the decisions
+    have lost their beginning and hold no checkpoint.
+    """
+    scene = Scene(settings, index.load(directory or settings.index.directory), directory is not None, progress)
+    partitions = settings.kafka.partitions
+    played = [
+        scene.play(partition, _of_partition(change, budgets_usd, partitions, partition))
+        for partition in range(partitions)
+    ]
+    explored = Explored()
+    for one in played:
+        explored = explored.plus(one.exploration.explored)
+    return Comparison(
+        queries=sum(one.real.queries for one in played),
+        real=_side([one.real for one in played]),
+        other=_side([one.other for one in played]),
+        explored=explored,
+        explored_quality=explored.quality,
+        notes=[CAVEAT, *scene.notes()],
+    )
+
+
+def _of_partition(change: Change, budgets_usd: Mapping[str, Decimal], partitions: int, partition: int) -> Change:
+    """The change as one partition sees it: budgets split exactly, what does not divide to the lowest partitions."""
+    budgets = {}
+    for llm, usd in budgets_usd.items():
+        micros = int(usd * MICROS_PER_USD)
+        budgets[llm] = micros // partitions + (partition < micros % partitions)
+    return msgspec.structs.replace(change, budget_micros=budgets)
+
+
+class Scene:
+    """The topics and the index that partitions are played with; `again` estimates every query by that index."""
+
+    def __init__(self, settings: Settings, estimator: Estimator, again: bool, progress: Progress) -> None:
+        self._settings = settings
+        self._estimator = estimator
+        self._again = again
+        self._progress = progress
+        self._gone = 0
+        self._indexes: set[str] = set()
+        self._late: list[str] = []
+
+    def play(self, partition: int, change: Change) -> WhatIf:
+        """One partition, from the first decision that a beginning can be made at to its end as it is now."""
+        topics = self._settings.topics
+        decisions, queries = (topics.decisions, partition), (topics.queries, partition)
+        with Reader(self._settings, self._progress) as reader:
+            oldest, ends = reader.oldest([queries]), reader.ends([decisions])
+        stream = Stream(partial(clients.read_partition, self._settings, *queries), oldest[queries])
+        estimates = Reestimates(self._settings, self._estimator, stream) if self._again else None
+        played = WhatIf(partition, prior_of(self._estimator), change, estimates)
+        played.run(self._decisions(partition, ends[decisions]))
+        self._gone += stream.gone
+        self._check_beginning(played)
+        return played
+
+    def _check_beginning(self, played: WhatIf) -> None:
+        name = f"{self._settings.topics.decisions}/{played.partition}"
+        if played.begins == "nowhere" and played.skipped:
+            raise CheckFailed(f"{name}: has lost its beginning and holds no checkpoint; nothing can be compared")
+        if played.begins == "checkpoint":
+            self._late.append(name)
+
+    def notes(self) -> list[str]:
+        """What about the index and the topics the reader should know."""
+        notes = []
+        if self._late:
+            notes.append(
+                f"{', '.join(self._late)}: the beginning has left the topic; both sides begin at the first checkpoint "
+                "kept, with the accounts of then, and what was dispatched before it is in neither"
+            )
+        if self._gone:
+            notes.append(f"{self._gone:,} queries have left their topic and keep the estimates that they had")
+        if not self._again and self._indexes - {self._estimator.manifest.index}:
+            notes.append("the decisions were made on another index: the first prices come from this one's history")
+        return notes
+
+    def _decisions(self, partition: int, end: int) -> Iterator[Decision]:
+        topic = self._settings.topics.decisions
+        for record in clients.read_partition(self._settings, topic, partition, None, end):
+            try:
+                decision = codec.decode_decision(record.value or b"")
+            except codec.UNREADABLE as error:
+                raise CheckFailed(f"{topic}/{partition} offset {record.offset}: {error}") from None
+            if isinstance(decision, Configured | Checkpoint) and decision.config is not None:
+                self._indexes.add(decision.config.index)
+            self._progress(f"partition {partition}", 1)
+            yield decision
+
+
+class Reestimates:
+    """Estimates of another index for the queries as they came in; a query that has left its topic keeps its own."""
+
+    def __init__(self, settings: Settings, estimator: Estimator, queries: Stream) -> None:
+        self._estimate = estimates_by(settings, estimator)
+        self._queries = queries
+
+    def __call__(self, query: Arrived) -> Arrived:
+        found = self._queries.at(query.offset, self._estimate)
+        estimated = None if found is None else found[1]
+        if not isinstance(estimated, Arrived):
+            return query
+        if len(estimated.quality) != len(query.quality):
+            raise FixSetting("--index: it has other LLMs than those that were decided on")
+        return msgspec.structs.replace(query, quality=estimated.quality, cost_micros=estimated.cost_micros)
+
+
+def _side(tallies: list[Tally]) -> Side:
+    deferred: Counter[str] = Counter()
+    llms: dict[str, Served] = {}
+    total = Served()
+    for tally in tallies:
+        deferred += tally.deferred
+        total = total.plus(tally.total())
+        for llm, served in tally.llms.items():
+            llms[llm] = llms.get(llm, Served()).plus(served)
+    return Side(dict(deferred.most_common()), total, llms)

@@ -1,0 +1,264 @@
+"""The same queries under another configuration, beside what really happened. Pure; nothing is published.
+
+What an LLM really answered is known only where it was really asked. A dispatch to the LLM that was really chosen costs
+and scores what it did; any other costs and scores what was estimated. It closes when the real one did, or at once where
+there was none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from worker.audit.decision_events import events
+from worker.audit.outcomes import Tally, origin
+from worker.audit.propensity import Exploration
+from worker.contract import codec
+from worker.contract.messages import Checkpoint, Closed, Configuration, Configured, Decision, Fit, Routed
+from worker.core.events import Arrived, Completed, Event, Reconfigured, Ticked
+from worker.core.policy import Policy, Reason, Solution, View, make_policy
+from worker.core.router import Prior, Router
+from worker.core.snapshot import assemble
+
+FIXED = Fit("converged", 0.0, 0.0, 0, "fixed prices")
+
+T = TypeVar("T")
+Estimated = Callable[[Arrived], Arrived]
+
+
+class Change(Struct, frozen=True):
+    """What is otherwise. Budgets are of the partition; prices are in quality per micro-dollar, and fixed."""
+
+    budget_micros: Mapping[str, int] = {}
+    budget_factor: float = 1.0
+    policy: str | None = None
+    without: tuple[str, ...] = ()
+    prices: Mapping[str, float] | None = None
+
+    def configuration(self, config: Configuration) -> Configuration:
+        """The configuration as it would have been."""
+        llms = tuple(self._kept(config.llms, config.llms))
+        budgets = {llm: int(config.budget_micros[llm] * self.budget_factor) for llm in llms}
+        return msgspec.structs.replace(
+            config,
+            llms=llms,
+            budget_micros={llm: self.budget_micros.get(llm, budget) for llm, budget in budgets.items()},
+            margins=tuple(self._kept(config.llms, config.margins)),
+            policy=self.policy or config.policy,
+        )
+
+    def make_policy(self, config: Configuration, partition: int) -> Policy:
+        """The policy, with fixed prices where they are given."""
+        policy = make_policy(config, partition)
+        if self.prices is None:
+            return policy
+        return FixedPrices(policy, tuple(self.prices.get(llm, 0.0) for llm in config.llms))
+
+    def arrival(self, query: Arrived, llms: Sequence[str]) -> Arrived:
+        """The query as it would have been: without the estimates of LLMs left out."""
+        if not self.without:
+            return query
+        quality, cost_micros = self._kept(llms, query.quality), self._kept(llms, query.cost_micros)
+        return msgspec.structs.replace(query, quality=quality, cost_micros=cost_micros)
+
+    def prior(self, prior: Prior, llms: Sequence[str]) -> Prior:
+        """What is known beforehand of the LLMs that stay; nothing where `prior` is of other LLMs than `llms`."""
+        columns = self._kept(llms, range(len(llms)))
+        if prior.quality.shape[1] != len(llms):
+            return Prior(np.empty((0, len(columns))), np.empty((0, len(columns))))
+        return Prior(prior.quality[:, columns], prior.cost_micros[:, columns])
+
+    def _kept(self, llms: Sequence[str], values: Sequence[T]) -> list[T]:
+        return [value for llm, value in zip(llms, values, strict=False) if llm not in self.without]
+
+
+class FixedPrices:
+    """A policy whose prices never move."""
+
+    def __init__(self, policy: Policy, prices: tuple[float, ...]) -> None:
+        self._policy = policy
+        self._prices = prices
+
+    def due(self, seen: int) -> bool:
+        return False
+
+    def solve(self, view: View) -> Solution:
+        return Solution(self._prices, FIXED)
+
+    def rank(
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+    ) -> list[int]:
+        return self._policy.rank(seen, quality, cost_micros, prices)
+
+    def reason(self, seen: int) -> Reason:
+        return self._policy.reason(seen)
+
+
+class Sent(NamedTuple):
+    """An open dispatch that was never sent: what is known of it is estimated. `quality` and `costs_micros` are the
+    estimates of all LLMs, empty for one that was open before the comparison begins."""
+
+    dispatch_id: str
+    llm: str
+    cost_micros: int
+    quality: list[float]
+    costs_micros: list[int]
+
+
+class WhatIf:
+    """One partition. `real` tells what happened, `other` what would have, `exploration` what random draws say of it.
+
+    It begins where its decisions do: at the chain's first record or, where that has left the topic, at the first whole
+    checkpoint, `skipped` records after it; both sides then begin with the real accounts of that moment.
+    """
+
+    def __init__(self, partition: int, prior: Prior, change: Change, estimated: Estimated | None = None) -> None:
+        self.partition = partition
+        self.real, self.other = Tally(), Tally()
+        self.exploration = Exploration(partition)
+        self.begins: Literal["nowhere", "chain", "checkpoint"] = "nowhere"
+        self.skipped = 0
+        self._prior = prior
+        self._router = Router(partition, prior, change.make_policy)
+        self._change = change
+        self._estimated = estimated
+        self._llms: tuple[str, ...] = ()
+        self._open: dict[int, Sent] = {}
+        self._completions = -1
+
+    def run(self, decisions: Iterable[Decision]) -> None:
+        """All decisions of the partition that are left, in order."""
+        for event, caused in events(self._begun(iter(decisions))):
+            self.real.add(caused, self._llms)
+            self._happen(event, caused)
+            for decision in caused:
+                if isinstance(decision, Closed):
+                    self.exploration.closed(decision)
+
+    # Where it begins
+
+    def _begun(self, decisions: Iterator[Decision]) -> Iterator[Decision]:
+        parts: list[Checkpoint] = []
+        for decision in decisions:
+            if isinstance(decision, Configured) and not decision.prev:
+                self.begins = "chain"
+                yield decision
+                break
+            if isinstance(decision, Checkpoint) and decision.part in (0, len(parts)):
+                parts = [*parts[: decision.part], decision]
+            else:
+                parts = []
+            if parts and len(parts) == parts[0].parts:
+                self._begin_at(parts)
+                break
+            self.skipped += 1
+        yield from decisions
+
+    def _begin_at(self, parts: list[Checkpoint]) -> None:
+        row, config = parts[0].row, parts[0].config
+        assert row is not None, "the first part carries it"
+        assert config is not None, "the first part carries it"
+        self.begins = "checkpoint"
+        held = [reservation for part in parts for reservation in part.reservations]
+        # As it really was; the change comes into force on top of it.
+        prior, policies = Change().prior(self._prior, config.llms), self._change.make_policy
+        self._router = assemble(self.partition, prior, row, config, held, parts[0].window, policies)
+        self._open = {r.offset: Sent(r.dispatch_id, r.llm, r.reserved_micros, [], []) for r in held}
+        self._completions = row.offsets.completions
+        self._configure(Reconfigured(parts[0].at_ms, config), row.seen)
+        if self._change.prices is not None:
+            # A configuration that is otherwise the same would keep the checkpoint's prices.
+            self._router.pricing.solve(self._router.ledger)
+
+    def _configure(self, event: Reconfigured, seen: int | None = None) -> None:
+        self._llms = event.config.llms
+        self.exploration.configured(event.config, seen)
+        self._router.prior = self._change.prior(self._prior, self._llms)
+        self._decide(Reconfigured(event.at_ms, self._change.configuration(event.config)))
+
+    # One event after another
+
+    def _happen(self, event: Event, caused: Sequence[Decision]) -> None:
+        match event:
+            case Reconfigured():
+                self._configure(event)
+            case Arrived():
+                self._arrived(event, caused)
+            case Completed():
+                self._completed(event, caused)
+            case _:
+                for closed in caused:
+                    self._expired(closed)
+                # Completions are numbered anew here: one that was refused must not take the place of others.
+                self._decide(Ticked(event.at_ms))
+
+    def _arrived(self, query: Arrived, caused: Sequence[Decision]) -> None:
+        draws = self._router.pricing.reason() == "observing"
+        estimated = query if self._estimated is None else self._estimated(query)
+        self._decide(self._change.arrival(estimated, self._llms))
+        sent = self._open.get(query.offset)
+        for decision in caused:
+            if isinstance(decision, Routed):
+                self.exploration.routed(decision, None if sent is None else sent.llm, draws)
+        if not _is_dispatched(caused):
+            self._settle(query.offset, query.at_ms)
+
+    def _completed(self, event: Completed, caused: Sequence[Decision]) -> None:
+        offset = origin(event.dispatch_id)
+        sent = self._open.get(offset)
+        if sent is None or not isinstance(caused[0], Closed):
+            return
+        if sent.llm != event.llm:
+            self._settle(offset, event.at_ms)
+            return
+        del self._open[offset]
+        self._complete(sent, msgspec.structs.replace(event, retry=self._again(sent, event.retry)))
+        if not event.ok and not _is_dispatched(caused):
+            self._settle(offset, event.at_ms)
+
+    def _again(self, sent: Sent, retry: Arrived | None) -> Arrived | None:
+        """The query of a further attempt: another index's estimates are those of the attempt before."""
+        if retry is None:
+            return None
+        if self._estimated is None or not sent.quality:
+            return self._change.arrival(retry, self._llms)
+        return msgspec.structs.replace(retry, quality=sent.quality, cost_micros=sent.costs_micros)
+
+    def _expired(self, closed: Decision) -> None:
+        """A real dispatch expired; another LLM would have answered, for all that is known."""
+        if isinstance(closed, Closed):
+            offset = origin(closed.dispatch_id)
+            sent = self._open.get(offset)
+            if sent is not None and sent.llm != closed.llm:
+                self._settle(offset, closed.at_ms)
+            else:
+                self._open.pop(offset, None)
+
+    def _settle(self, offset: int, at_ms: int) -> None:
+        """Close a dispatch that has no real counterpart, as estimated."""
+        sent = self._open.pop(offset, None)
+        if sent is not None:
+            self._complete(sent, Completed(0, at_ms, sent.dispatch_id, sent.llm, True, sent.cost_micros, "cost"))
+
+    def _complete(self, sent: Sent, completion: Completed) -> None:
+        self._completions += 1
+        self._decide(msgspec.structs.replace(completion, offset=self._completions, dispatch_id=sent.dispatch_id))
+
+    def _decide(self, event: Event) -> None:
+        self._router.decide([event])
+        decisions = [codec.decode_decision(record) for _, record in self._router.journal.take()]
+        llms = self._router.settings.llms
+        self.other.add(decisions, llms)
+        for routed in decisions:
+            if isinstance(routed, Routed) and routed.llm is not None:
+                name = f"{self.partition}-{routed.offset}-{routed.attempt}"
+                cost_micros = routed.cost_micros[llms.index(routed.llm)]
+                self._open[routed.offset] = Sent(name, routed.llm, cost_micros, routed.quality, routed.cost_micros)
+
+
+def _is_dispatched(caused: Sequence[Decision]) -> bool:
+    return any(isinstance(decision, Routed) and decision.llm is not None for decision in caused)

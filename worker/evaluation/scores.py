@@ -1,0 +1,126 @@
+"""Every policy on the same scene under the same charging rule, relative to the paper's reference. Pure.
+
+The reference is the offline LP on the k = 5 mean estimates, played by the paper's rule (arXiv 2509.02718, table 1).
+It and PORT take their neighbours from an exact search: where many rows of history have the same embedding, a graph
+returns another five for each query, and both lose by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from msgspec import Struct
+
+from worker.evaluation.baselines import BatchSplit, Chooser, at_random, by_cost, by_quality, mirror_descent, offline
+from worker.evaluation.scenario import Scene
+from worker.evaluation.simulate import Outcome, Rule, online, play_ledger, play_paper, play_router
+
+MICROS_PER_USD = 1e6
+
+CHOOSERS: dict[str, Callable[[Scene], Chooser]] = {
+    "random": at_random,
+    "greedy-quality": lambda scene: by_quality(scene.plain),
+    "greedy-cost": lambda scene: by_cost(scene.plain),
+    "knn-quality": lambda scene: by_quality(scene.exact),
+    "knn-cost": lambda scene: by_cost(scene.exact),
+    "batch-split": lambda scene: BatchSplit(scene.plain),
+    "ridge-quality": lambda scene: by_quality(scene.ridge),
+    "ridge-cost": lambda scene: by_cost(scene.ridge),
+    "port": lambda scene: online(scene, "port", scene.exact),
+    "mirror-descent": mirror_descent,
+    "priced": lambda scene: online(scene, "priced", scene.estimates),
+    "optimum-estimates": lambda scene: offline(
+        scene, scene.estimates.quality, scene.estimates.cost_micros.astype(np.float64)
+    ),
+    "optimum-true": lambda scene: offline(scene, scene.live.quality, scene.live.cost_micros),
+}
+POLICIES = tuple(CHOOSERS)
+OWN = ("port", "priced")
+USUAL = ("random", "greedy-cost", "batch-split", "port", "mirror-descent", "priced")
+
+
+class Score(Struct, frozen=True):
+    """One policy on one scene. `relative_*` are shares of the reference; `quality_per_usd` is quality over cost;
+    `overrun_usd` is what was spent beyond the budgets."""
+
+    policy: str
+    seed: int
+    quality: float
+    cost_usd: float
+    quality_per_usd: float
+    served: int
+    relative_quality: float
+    relative_cost: float
+    relative_quality_per_usd: float
+    relative_served: float
+    overrun_usd: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A policy over several seeds: its means, and the standard deviation of its relative quality."""
+
+    policy: str
+    mean: Score
+    deviation: float
+
+
+def reference(scene: Scene) -> Outcome:
+    """What all else is relative to."""
+    return play_paper(scene, offline(scene, scene.exact.quality, scene.exact.cost_micros.astype(np.float64)))
+
+
+def play(scene: Scene, policy: str, rule: Rule) -> Outcome:
+    """One policy by name under a charging rule; our own policies run in the worker's router under ours."""
+    if rule == "paper":
+        return play_paper(scene, CHOOSERS[policy](scene))
+    if policy in OWN:
+        return play_router(scene, policy, scene.exact if policy == "port" else scene.estimates)
+    return play_ledger(scene, CHOOSERS[policy](scene))
+
+
+def scored(scene: Scene, policy: str, rule: Rule, against: Outcome) -> Score:
+    """One policy played and timed."""
+    started = perf_counter()
+    outcome = play(scene, policy, rule)
+    return score(policy, scene.seed, outcome, against, perf_counter() - started)
+
+
+def score(policy: str, seed: int, outcome: Outcome, against: Outcome, seconds: float) -> Score:
+    """The figures of an outcome beside those of the reference."""
+    quality, cost = float(outcome.quality.sum()), float(outcome.cost_micros.sum()) / MICROS_PER_USD
+    of_quality = quality / max(float(against.quality.sum()), 1e-12)
+    of_cost = cost / max(float(against.cost_micros.sum()) / MICROS_PER_USD, 1e-12)
+    return Score(
+        policy=policy,
+        seed=seed,
+        quality=quality,
+        cost_usd=cost,
+        quality_per_usd=quality / max(cost, 1e-12),
+        served=outcome.served,
+        relative_quality=of_quality,
+        relative_cost=of_cost,
+        relative_quality_per_usd=of_quality / max(of_cost, 1e-12),
+        relative_served=outcome.served / max(against.served, 1),
+        overrun_usd=outcome.overrun_micros / MICROS_PER_USD,
+        seconds=seconds,
+    )
+
+
+def spreads(scores: Iterable[Score]) -> list[Spread]:
+    """Scores of several seeds, gathered by policy in the order of their first appearance."""
+    by_policy: dict[str, list[Score]] = {}
+    for one in scores:
+        by_policy.setdefault(one.policy, []).append(one)
+    return [_spread(policy, several) for policy, several in by_policy.items()]
+
+
+def _spread(policy: str, several: list[Score]) -> Spread:
+    fields = [name for name in Score.__struct_fields__ if name not in ("policy", "seed", "served")]
+    means = {name: float(np.mean([getattr(one, name) for one in several])) for name in fields}
+    mean = Score(policy=policy, seed=-1, served=round(np.mean([one.served for one in several])), **means)
+    return Spread(policy, mean, float(np.std([one.relative_quality for one in several])))

@@ -1,0 +1,218 @@
+"""Plays queries through a chooser or a policy under a charging rule, and counts what came of it. Pure.
+
+The paper's rule: the true cost is known before a query is sent, and a query that its LLM cannot pay is not. Tollgate's
+own: the estimate times its margin is reserved, the true cost settles later and may overrun; here the real router and
+ledger decide.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.contract.messages import Account, Configuration, Dispatch, Fit, Reservation
+from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured
+from worker.core.ledger import Ledger, Reserve
+from worker.core.policy import Policy, View, make_policy
+from worker.core.router import Prior, Router
+from worker.estimation.estimator import Estimates
+from worker.estimation.features import Float64
+from worker.evaluation.baselines import Chooser
+from worker.evaluation.scenario import Scene
+
+Rule = Literal["paper", "tollgate"]
+RULES: tuple[Rule, ...] = ("paper", "tollgate")
+BATCH_ROWS = 50
+
+Look = Callable[[Router, Sequence[Event], Effects], None]
+
+_nothing = msgspec.Raw(msgspec.msgpack.encode(None))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of n queries: the LLM that served each (-1: none), its true quality and cost (0: not served).
+
+    `overrun_micros` is what was spent beyond the budgets. `fits` are the price fits, in order, and `prices` what they
+    gave.
+    """
+
+    llm: NDArray[np.int64]
+    quality: Float64
+    cost_micros: Float64
+    overrun_micros: int
+    fits: tuple[Fit, ...] = ()
+    prices: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def served(self) -> int:
+        """How many queries got an LLM."""
+        return int((self.llm >= 0).sum())
+
+
+@dataclass
+class Online:
+    """A policy as a chooser: solves when it is due, on the estimates so far."""
+
+    policy: Policy
+    config: Configuration
+    estimates: Estimates
+    prior: Estimates
+    prices: tuple[float, ...] = ()
+    solved: list[tuple[tuple[float, ...], Fit]] = field(default_factory=list)
+    _rows: tuple[list[list[float]], list[list[int]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rows = (self.estimates.quality.tolist(), self.estimates.cost_micros.tolist())
+
+    def ranking(self, number: int, balance_micros: Float64) -> list[int]:
+        """What the policy would try."""
+        if not self.prices or self.policy.due(number):
+            solution = self.policy.solve(self._view(number, balance_micros))
+            self.prices = solution.prices
+            self.solved.append((solution.prices, solution.fit))
+        return self.policy.rank(number, self._rows[0][number], self._rows[1][number], self.prices)
+
+    def _view(self, number: int, balance_micros: Float64) -> View:
+        newest = slice(max(0, number - self.config.window_queries), number)
+        budget = np.array([self.config.budget_micros[llm] for llm in self.config.llms], dtype=np.float64)
+        return View(
+            seen=number,
+            window_quality=self.estimates.quality[newest],
+            window_cost_micros=self.estimates.cost_micros[newest].astype(np.float64),
+            prior_quality=self.prior.quality,
+            prior_cost_micros=self.prior.cost_micros.astype(np.float64),
+            budget_micros=budget,
+            balance_micros=balance_micros,
+            prices=self.prices or (0.0,) * len(budget),
+        )
+
+
+def online(scene: Scene, policy: str, estimates: Estimates) -> Online:
+    """The worker's own policy of this name, on these estimates."""
+    config = scene.configuration(policy)
+    return Online(make_policy(config, 0), config, estimates, scene.estimator.prior)
+
+
+def play_paper(scene: Scene, chooser: Chooser) -> Outcome:
+    """The paper's rule: the first LLM of the ranking whose balance covers the true cost; else nobody."""
+    cost, balance = scene.live.cost_micros, scene.budget_micros.astype(np.float64)
+    chosen = np.full(scene.queries, -1)
+    for number in range(scene.queries):
+        for llm in chooser.ranking(number, balance):
+            if cost[number, llm] <= balance[llm]:
+                balance[llm] -= cost[number, llm]
+                chosen[number] = llm
+                break
+    outcome = served(scene, chosen)
+    if isinstance(chooser, Online):
+        prices, fits = zip(*chooser.solved, strict=True)
+        return replace(outcome, fits=fits, prices=prices)
+    return outcome
+
+
+def served(scene: Scene, chosen: NDArray[np.int64]) -> Outcome:
+    """The outcome of queries served by these LLMs [n], -1 for none."""
+    rows, none = np.arange(scene.queries), chosen < 0
+    quality = np.where(none, 0.0, scene.live.quality[rows, chosen])
+    cost = np.where(none, 0.0, scene.live.cost_micros[rows, chosen])
+    spent = np.bincount(chosen[~none], cost[~none], len(scene.budget_micros))
+    return Outcome(chosen, quality, cost, round(np.maximum(spent - scene.budget_micros, 0).sum()))
+
+
+def play_ledger(scene: Scene, chooser: Chooser) -> Outcome:
+    """Tollgate's rule for a chooser: the real ledger, settled `settle_lag` queries later."""
+    llms = scene.live.llms
+    ledger = Ledger({llm: Account(int(budget)) for llm, budget in zip(llms, scene.budget_micros, strict=True)})
+    chosen = np.full(scene.queries, -1)
+    waiting: deque[tuple[int, Reservation]] = deque()
+    for number in range(scene.queries):
+        while waiting and waiting[0][0] <= number - scene.plan.settle_lag:
+            _settle(scene, ledger, *waiting.popleft())
+        balance = np.array([ledger.available_micros(llm) for llm in llms], dtype=np.float64)
+        for llm in chooser.ranking(number, balance):
+            held = _reservation(scene, number, llm)
+            if ledger.reserve(held) is Reserve.RESERVED:
+                chosen[number] = llm
+                waiting.append((number, held))
+                break
+    for late in waiting:
+        _settle(scene, ledger, *late)
+    return served(scene, chosen)
+
+
+def _reservation(scene: Scene, number: int, llm: int) -> Reservation:
+    margin = scene.estimator.manifest.margins[llm]
+    return Reservation(
+        dispatch_id=str(number),
+        query_id=str(number),
+        llm=scene.live.llms[llm],
+        offset=number,
+        attempt=1,
+        reserved_micros=int(np.ceil(scene.estimates.cost_micros[number, llm] * margin)),
+        at_ms=0,
+        deadline_ms=1,
+    )
+
+
+def _settle(scene: Scene, ledger: Ledger, number: int, held: Reservation) -> None:
+    ledger.close(held, true_micros(scene, number, scene.live.llms.index(held.llm)))
+
+
+def true_micros(scene: Scene, number: int, llm: int) -> int:
+    """What a provider charges for one query, in whole micro-dollars."""
+    return round(float(scene.live.cost_micros[number, llm]))
+
+
+def play_router(scene: Scene, policy: str, estimates: Estimates, look: Look = lambda *_: None) -> Outcome:
+    """Tollgate's rule for a policy: the worker's own router, completions `settle_lag` queries late.
+
+    `look` sees the router after every batch, its events and its effects.
+    """
+    prior = scene.estimator.prior
+    router = Router(0, Prior(prior.quality, prior.cost_micros.astype(np.float64)))
+    router.handle([Reconfigured(0, scene.configuration(policy))])
+    chosen = np.full(scene.queries, -1)
+    fits: list[Fit] = []
+    waiting: deque[Dispatch] = deque()
+    for batch in _arrivals(estimates, scene.queries):
+        ripe = batch[0].offset - scene.plan.settle_lag
+        done = [waiting.popleft() for _ in range(sum(dispatch.origin.offset < ripe for dispatch in waiting))]
+        completions = [_completed(scene, dispatch) for dispatch in done]
+        events = [*completions, *batch]
+        effects = router.handle(events)
+        fits.append(router.fit)
+        look(router, events, effects)
+        for dispatch in effects.dispatches:
+            chosen[dispatch.origin.offset] = scene.live.llms.index(dispatch.llm)
+            waiting.append(dispatch)
+    router.handle([_completed(scene, dispatch) for dispatch in waiting])
+    return replace(served(scene, chosen), fits=tuple(fits))
+
+
+def _arrivals(estimates: Estimates, queries: int) -> Iterator[list[Arrived]]:
+    quality, cost = estimates.quality.tolist(), np.rint(estimates.cost_micros).astype(np.int64).tolist()
+    for start in range(0, queries, BATCH_ROWS):
+        rows = range(start, min(start + BATCH_ROWS, queries))
+        yield [Arrived(row, row, str(row), quality[row], cost[row], None, _nothing) for row in rows]
+
+
+def _completed(scene: Scene, dispatch: Dispatch) -> Event:
+    llm = scene.live.llms.index(dispatch.llm)
+    cost = true_micros(scene, dispatch.origin.offset, llm)
+    return Completed(
+        offset=dispatch.origin.offset,
+        at_ms=dispatch.origin.offset,
+        dispatch_id=dispatch.id,
+        llm=dispatch.llm,
+        ok=True,
+        cost_micros=cost,
+        basis="cost",
+        quality=float(scene.live.quality[dispatch.origin.offset, llm]),
+    )
