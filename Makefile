@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
+# Threads of BLAS and OpenMP spin when the cores are busy. Tollgate sets 1 for itself, tests/conftest.py for the tests.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test quick lint format bench evaluate schemas simulate clean
