@@ -28,10 +28,14 @@ class LateEnd(NamedTuple):
 class Broker:
     """One log, what is still on its way to it, and how often it fails whom."""
 
-    def __init__(self, log: Log, random: Random, now_ms: Callable[[], int], failures: float) -> None:
-        self.log, self.random, self.now_ms = log, random, now_ms
+    def __init__(self, log: Log, random: Random, seconds: Callable[[], float], failures: float) -> None:
+        self.log, self.random, self.seconds = log, random, seconds
         self.failures = failures
         self.late: list[LateEnd] = []
+
+    def now_ms(self) -> int:
+        """Simulated time in milliseconds."""
+        return int(self.seconds() * 1000)
 
     def fails(self) -> bool:
         """Whether this request goes wrong."""

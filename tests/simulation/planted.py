@@ -12,10 +12,10 @@ from tests.simulation.process import Process
 from tests.simulation.steps import gate
 from tests.simulation.world import Parts
 from worker.contract.errors import LeaveProcess
-from worker.contract.record import Record
-from worker.core.events import Completed, Event
+from worker.core.events import Completed
 from worker.core.router import Prior, Router
 from worker.service.committer import Committer
+from worker.service.intake import Input
 
 
 class SkipsTheFence(SimulatedProducer):
@@ -29,9 +29,9 @@ class SkipsTheFence(SimulatedProducer):
 class SwapsMemoryBeforeCommit(Committer):
     """Goes on with what it has in memory when a transaction failed."""
 
-    def commit(self, events: Sequence[Event], records: Sequence[Record]) -> None:
+    def commit(self, inputs: Sequence[Input]) -> None:
         try:
-            super().commit(events, records)
+            super().commit(inputs)
         except LeaveProcess:
             self.fence()
 

@@ -20,14 +20,15 @@ from tests.simulation.steps import SteppedExecutor
 from tests.simulation.traffic import DIMENSION
 from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.messages import Configuration
-from worker.contract.record import Record
 from worker.contract.settings import LlmSettings, Settings
-from worker.core.events import Event, Reconfigured
+from worker.core.events import Reconfigured
 from worker.core.router import Router
+from worker.kafka.clock import Clock
 from worker.service.committer import Committer, Kafka
-from worker.service.intake import Intake
+from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes
 from worker.service.metrics import Metrics
+from worker.service.prepare import Preparer
 
 TOPICS = ("queries", "completions")
 FETCHED = 6
@@ -51,13 +52,11 @@ class Estimator:
 
 
 @dataclass(frozen=True)
-class SimulatedIntake(Intake):
-    """The intake with the clock of its process."""
+class SimulatedClock:
+    """The clock of a machine: simulated time of day, and simulated seconds."""
 
-    clock_ms: Callable[[], int] = lambda: 0
-
-    def now_ms(self) -> int:
-        return self.clock_ms()
+    now_ms: Callable[[], int]
+    monotonic: Callable[[], float]
 
 
 class SteppedLanes(Lanes):
@@ -74,10 +73,10 @@ class Watched:
     def __init__(self, committer: type[Committer], check: Callable[[Committer], None]) -> None:
         self.committer, self.check = committer, check
 
-    def open(self, number: int, settings: Settings, kafka: Kafka) -> Committer:
+    def open(self, number: int, settings: Settings, kafka: Kafka, clock: Clock) -> Committer:
         """As committer.open_committer."""
         prior = prior_for(tuple(settings.llms))
-        watched = self._watched()(number, settings, Router(number, prior), METRICS, kafka)
+        watched = self._watched()(number, settings, Router(number, prior), METRICS, kafka, clock)
         watched.fence()
         watched.restore(prior)
         return watched
@@ -86,9 +85,9 @@ class Watched:
         check = self.check
 
         class WatchedCommitter(self.committer):  # type: ignore[misc, name-defined]
-            def commit(self, events: Sequence[Event], records: Sequence[Record]) -> None:
-                self.decided = list(events)
-                super().commit(events, records)
+            def commit(self, inputs: Sequence[Input]) -> None:
+                self.decided = [each.event for each in inputs]
+                super().commit(inputs)
                 check(self)
 
             def _publish(self, effects: Any, records: Any) -> None:
@@ -125,6 +124,7 @@ class Process:
         self.kafka = Kafka(
             partial(producer, broker), broker.read_partition, broker.open_transactions, broker.last_value
         )
+        self.clock = SimulatedClock(self.now_ms, broker.seconds)
         self.positions: dict[Place, int] = {}
         self.reached: dict[Place, int] = {}
         self.settings = settings_for(configs[0].llms)
@@ -210,11 +210,10 @@ class Process:
 
     def _intake(self) -> Intake:
         estimator: Any = Estimator(self.configs[0].llms)
-        recall: Any = self.broker
-        return SimulatedIntake(self.settings, estimator, None, recall, METRICS, clock_ms=self.now_ms)
+        return Intake(self.settings, Preparer(self.settings, estimator, None), self.broker, METRICS, self.clock)
 
     def _open(self, partition: int) -> Committer:
-        committer = self.watched.open(partition, self.settings, self.kafka)
+        committer = self.watched.open(partition, self.settings, self.kafka, self.clock)
         if committer.router.config != self.configs[partition]:
-            committer.commit([Reconfigured(self.now_ms(), self.configs[partition])], [])
+            committer.commit([Input(Reconfigured(self.now_ms(), self.configs[partition]))])
         return committer

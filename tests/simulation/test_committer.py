@@ -17,8 +17,14 @@ from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.record import StoredRecord
 from worker.core.events import Event, Reconfigured, Refused
 from worker.service.committer import Committer, Kafka, open_committer
+from worker.service.intake import Input
 
 START = Reconfigured(0, config())
+
+
+def inputs(*events: Event) -> list[Input]:
+    """Events without their records."""
+    return [Input(event) for event in events]
 
 
 class Outcome(NamedTuple):
@@ -48,7 +54,7 @@ class Partition:
 
     def __init__(self) -> None:
         self.log = Log()
-        self.broker = Broker(self.log, Random(0), lambda: 0, failures=0.0)
+        self.broker = Broker(self.log, Random(0), lambda: 0.0, failures=0.0)
         self.outcomes: list[Outcome] = []
 
     def owner(self) -> Committer:
@@ -74,9 +80,9 @@ def test_a_new_owner_goes_on_where_the_old_one_stopped() -> None:
     """It restores offsets, accounts and the chain from the ledger."""
     partition = Partition()
     first = partition.owner()
-    first.commit([START, query(0)], [])
+    first.commit(inputs(START, query(0)))
     second = partition.owner()
-    second.commit([query(0), query(1)], [])
+    second.commit(inputs(query(0), query(1)))
     assert (second.router.sequence, sorted(partition.dispatched())) == (2, [b"0-0-1", b"0-1-1"])
 
 
@@ -84,10 +90,10 @@ def test_an_old_owner_is_fenced() -> None:
     """Once a successor has begun, nothing that the old owner decides is ever seen, and it must leave."""
     partition = Partition()
     old = partition.owner()
-    old.commit([START], [])
+    old.commit(inputs(START))
     partition.owner()
     with pytest.raises(LeaveProcess):
-        old.commit([query(0)], [])
+        old.commit(inputs(query(0)))
     assert partition.dispatched() == []
 
 
@@ -103,11 +109,11 @@ def test_a_commit_that_is_not_clean_ends_the_process(outcome: Outcome) -> None:
     """Whether or not Kafka committed, the next owner's second try leaves exactly one dispatch."""
     partition = Partition()
     owner = partition.owner()
-    owner.commit([START], [])
+    owner.commit(inputs(START))
     partition.outcomes.append(outcome)
     with pytest.raises(LeaveProcess):
-        owner.commit([query(0)], [])
-    partition.owner().commit([query(0)], [])
+        owner.commit(inputs(query(0)))
+    partition.owner().commit(inputs(query(0)))
     assert partition.dispatched() == [b"0-0-1"]
 
 
@@ -120,10 +126,10 @@ def test_after_a_hiccup_the_producer_is_replaced() -> None:
     """The next transaction runs in a new epoch, so that a late EndTxn of the old one is refused."""
     partition = Partition()
     owner = partition.owner()
-    owner.commit([START], [])
+    owner.commit(inputs(START))
     before = partition.log.epochs["tollgate-0"]
     make_suspicious(owner)
-    owner.commit([query(0)], [])
+    owner.commit(inputs(query(0)))
     assert (partition.log.epochs["tollgate-0"], partition.dispatched()) == (before + 1, [b"0-0-1"])
 
 
@@ -131,12 +137,12 @@ def test_a_commit_that_is_not_visible_yet_is_not_taken_for_anothers() -> None:
     """EndTxn is answered before its markers are written: an owner that looks then finds a row older than its own."""
     partition = Partition()
     owner = partition.owner()
-    owner.commit([START], [])
+    owner.commit(inputs(START))
     partition.log.late_markers = True
-    owner.commit([query(0)], [])
+    owner.commit(inputs(query(0)))
     hidden = partition.dispatched()
     make_suspicious(owner)
-    owner.commit([query(1)], [])
+    owner.commit(inputs(query(1)))
     partition.log.late_markers = False
     assert (hidden, sorted(partition.dispatched())) == ([], [b"0-0-1", b"0-1-1"])
 
@@ -148,10 +154,10 @@ def test_an_owner_that_was_stopped_does_not_write_over_its_successor(successor: 
     old = partition.owner()
     make_suspicious(old)
     new = partition.owner()
-    new.commit(successor, [])
+    new.commit(inputs(*successor))
     with pytest.raises(LeaveProcess, match="another owner"):
-        old.commit([START, query(0)], [])
-    new.commit([query(0), query(1)], [])
+        old.commit(inputs(START, query(0)))
+    new.commit(inputs(query(0), query(1)))
     assert sorted(partition.dispatched()) == [b"0-0-1", b"0-1-1"]
 
 
@@ -161,8 +167,8 @@ def test_a_refused_record_is_a_dead_letter_once() -> None:
     owner = partition.owner()
     record = StoredRecord("queries", 0, 0, 0, b"key", b"nonsense", ())
     refused = Refused("queries", 0, 0, "no map", "format")
-    owner.commit([START, refused], [record])
-    owner.commit([refused], [record])
+    owner.commit([*inputs(START), Input(refused, record)])
+    owner.commit([Input(refused, record)])
     [letter] = partition.log.read(("dead-letters", 0))
     assert (letter.key, letter.value, partition.seen("decisions")) == (b"key", b"nonsense", 3)
 
@@ -174,24 +180,24 @@ def test_a_transaction_that_hangs_is_ended_by_the_next_owner() -> None:
     partition.outcomes.append(Outcome(KafkaError._TIMED_OUT, committed=False))
     first = partition.owner()
     with pytest.raises(LeaveProcess):
-        first.commit([START, query(0)], [])
+        first.commit(inputs(START, query(0)))
     partition.log.hang("tollgate-0")
     hidden = partition.dispatched()
     second = partition.owner()
-    second.commit([START, query(0)], [])
+    second.commit(inputs(START, query(0)))
     assert (hidden, partition.dispatched()) == ([], [b"0-0-1"])
 
 
 def test_a_lost_end_marker_of_one_topic_is_named_and_made_up_for() -> None:
     """What was decided, but is hidden in one topic, can be seen from the next commit there; a warning says so."""
     partition = Partition()
-    partition.owner().commit([START], [])
+    partition.owner().commit(inputs(START))
     topic, lost = f"dispatch.{LLMS[0]}", partition.log.transaction("tollgate-0", partition.log.epochs["tollgate-0"], 0)
     partition.log.append((topic, 0), b"0-9-1", b"", (), 0, lost)
     partition.log.hang("tollgate-0")
     with capture_logs() as logs:
         owner = partition.owner()
-    owner.commit([query(0)], [])
+    owner.commit(inputs(query(0)))
     named = [(each["event"], each["topics"]) for each in logs if "topics" in each]
     assert (named, partition.dispatched()) == ([("hanging_transaction", [topic])], [b"0-9-1", b"0-0-1"])
 

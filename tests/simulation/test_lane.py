@@ -14,14 +14,16 @@ import pytest
 from tests.drive import LLMS, PRIOR, config
 from tests.simulation.broker import Broker, SimulatedProducer
 from tests.simulation.log import Log
-from tests.simulation.process import METRICS, Estimator, SimulatedIntake, settings_for
+from tests.simulation.process import METRICS, Estimator, SimulatedClock, settings_for
 from tests.simulation.steps import SimulatedLoop, SteppedExecutor
 from tests.simulation.traffic import DIMENSION
 from worker.contract.errors import LeaveProcess
 from worker.contract.record import StoredRecord
 from worker.core.events import Reconfigured
 from worker.service.committer import Kafka, open_committer
+from worker.service.intake import Input, Intake
 from worker.service.lane import Lane
+from worker.service.prepare import Preparer
 
 QUERY = msgspec.msgpack.encode({"embedding": np.ones(DIMENSION, "<f4").tobytes()})
 
@@ -31,7 +33,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.log = Log()
-        broker = Broker(self.log, Random(0), lambda: 0, failures=0.0)
+        broker = Broker(self.log, Random(0), lambda: 0.0, failures=0.0)
         kafka = Kafka(
             lambda options: SimulatedProducer(broker, options),
             broker.read_partition,
@@ -40,10 +42,10 @@ class Bench:
         )
         settings = settings_for(LLMS)
         estimator: Any = Estimator(LLMS)
-        recall: Any = broker
-        intake = SimulatedIntake(settings, estimator, None, recall, METRICS)
-        committer = open_committer(0, settings, PRIOR, METRICS, kafka)
-        committer.commit([Reconfigured(0, config())], [])
+        clock = SimulatedClock(lambda: 0, lambda: 0.0)
+        intake = Intake(settings, Preparer(settings, estimator, None), broker, METRICS, clock)
+        committer = open_committer(0, settings, PRIOR, METRICS, kafka, clock)
+        committer.commit([Input(Reconfigured(0, config()))])
         self.searches, self.commits = SteppedExecutor(), SteppedExecutor()
         self.lane = Lane(committer, intake, self.searches, self.commits)
         self.failures: list[BaseException] = []

@@ -7,11 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
-
-import worker.committer
 
 from tests.drive import config
 from tests.simulation.auditor import Auditor, Violation
@@ -49,7 +45,7 @@ class World:
         self.partitions = self.random.randrange(1, 4)
         self.size = self.random.randrange(1, 4)
         self.log = Log(self._committed)
-        self.broker = Broker(self.log, self.random, self.now_ms, FAILURES)
+        self.broker = Broker(self.log, self.random, loop.time, FAILURES)
         self.traffic = Traffic(self.log, self.random, self.partitions)
         self.auditor = Auditor(self.log, self.partitions)
         self.watched = Watched(parts.committer, self._check_memory)
@@ -61,7 +57,7 @@ class World:
 
     def now_ms(self) -> int:
         """Simulated time."""
-        return int(self.loop.time() * 1000)
+        return self.broker.now_ms()
 
     async def run(self) -> None:
         """Faults and traffic; then calm, until everything is applied; then the last checks."""
@@ -281,8 +277,7 @@ def simulate(seed: int, parts: Parts = Parts()) -> World:
     loop = SimulatedLoop()
     world = World(seed, loop, parts)
     try:
-        with patch.object(worker.service.committer, "time", SimpleNamespace(monotonic=loop.time)):
-            loop.run(world.run())
+        loop.run(world.run())
     finally:
         for process in world.processes:
             process.work.kill()

@@ -166,7 +166,7 @@ def test_forged_and_repeated_completions_say_nothing() -> None:
     batches.append([completion(n, "0-0-1", f"llm-{n}", cost_micros=10**6) for n in range(2_000)])
     batches.append([completion(n, "0-9-1", "large", cost_micros=10**6) for n in range(2_000, 4_000)])
     for batch in batches:
-        metrics.committed(drive.commit(batch), batch, 0.01)
+        metrics.committed(drive.commit(batch), len(batch), 0.01)
     assert (set(metrics._drift._means) <= set(LLMS), metrics.alarms()) == (True, {})
 
 

@@ -18,14 +18,14 @@ from worker.core.events import Arrived, Completed, Refused
 from worker.estimation import demo_data, index
 from worker.estimation.embedder import Embedder, WordLlamaEmbedder
 from worker.estimation.history import History
-from worker.kafka.recall import Recall
 from worker.service.intake import Intake
 from worker.service.metrics import Metrics
+from worker.service.prepare import Preparer
 
 ROWS = 300
 
 
-class Shelf(Recall):
+class Shelf:
     """Queries that can be read again, without a broker; `asked` is what was asked for."""
 
     def __init__(self, records: Iterable[StoredRecord] = ()) -> None:
@@ -51,9 +51,10 @@ def make(history: History, tmp_path_factory: pytest.TempPathFactory) -> Callable
     index.build(history, directory, "wordllama", neighbours=16)
     estimator, embedder = index.load(directory), WordLlamaEmbedder.load()
 
-    def made(recall: Recall | None = None, embedder: Embedder | None = embedder, **llm: Any) -> Intake:
+    def made(shelf: Shelf | None = None, embedder: Embedder | None = embedder, **llm: Any) -> Intake:
         llms = {name: LlmSettings(budget_usd=Decimal(1), **llm) for name in history.llms}
-        return Intake(Settings(llms=llms), estimator, embedder, recall or Shelf(), Metrics())
+        settings = Settings(llms=llms)
+        return Intake(settings, Preparer(settings, estimator, embedder), shelf or Shelf(), Metrics())
 
     return made
 
@@ -65,8 +66,8 @@ def record(offset: int, topic: str = "queries", **fields: Any) -> StoredRecord:
 
 def events(intake: Intake, records: list[StoredRecord], open_ids: Iterable[str] = ()) -> list[Any]:
     """The events of one batch, without the time."""
-    prepared = intake.prepare(records, set(open_ids).__contains__)
-    return [msgspec.structs.replace(event, at_ms=0) for event in prepared.events]
+    inputs = intake.prepare(records, set(open_ids).__contains__)
+    return [msgspec.structs.replace(event, at_ms=0) for event, _, _ in inputs]
 
 
 def mixed(history: History) -> list[StoredRecord]:
@@ -238,19 +239,21 @@ def test_a_failed_dispatch_brings_its_query_again(
     shelf = Shelf([query])
     dispatch_id = open_ids[0] if open_ids else "3-10-1"
     completion = {**DONE, "dispatch_id": dispatch_id, "llm": history.llms[0], "status": status}
-    prepared = make(shelf).prepare([record(5, "completions", **completion)], set(open_ids).__contains__)
+    [done] = make(shelf).prepare([record(5, "completions", **completion)], set(open_ids).__contains__)
     (arrived,) = events(make(), [query])
-    (completed,) = prepared.events
+    completed = done.event
     assert isinstance(completed, Completed)
     retry = completed.retry and msgspec.structs.replace(completed.retry, at_ms=0)
     assert (shelf.asked, retry) == (asked, arrived if found else None)
 
 
-def test_the_records_of_a_retry_are_handed_on(make: Callable[..., Intake], history: History) -> None:
-    """The committer needs the headers of the query that is dispatched once more."""
+def test_an_input_brings_its_records(make: Callable[..., Intake], history: History) -> None:
+    """Its own, and that of the query which is dispatched once more: the committer needs the headers of that."""
     query = record(10, text="Which planet is the largest?")
     failed = record(5, "completions", **{**DONE, "dispatch_id": "3-10-1", "status": "error"})
-    assert make(Shelf([query])).prepare([failed], {"3-10-1"}.__contains__).records == [failed, query]
+    [done] = make(Shelf([query])).prepare([failed], {"3-10-1"}.__contains__)
+    assert done.record is failed, "an input brings the record that it was made from"
+    assert done.retried is query, "a failed dispatch brings the record of its query"
 
 
 def test_estimates_are_of_the_index(make: Callable[..., Intake], history: History) -> None:

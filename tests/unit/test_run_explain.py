@@ -110,7 +110,7 @@ def test_a_query_without_an_embedding_cannot_be_placed(settings: Settings, asked
     """This index has no embedder of its own."""
     bare = record("queries", 0, None, codec.encode(Query(text="how?")))
     topics([*decided(Drive(config(index=asked)).run([query(0)])), bare])
-    assert why(settings, "q0") == "the query has no embedding"
+    assert why(settings, "q0") == "the index was built on supplied embeddings: send an embedding"
 
 
 def test_a_dead_letter_has_no_neighbours(settings: Settings, asked: str, topics: Callable) -> None:

@@ -12,10 +12,10 @@ from worker.contract.errors import CheckFailed, FixSetting
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.estimation import index
-from worker.estimation.embedder import load_embedder
 from worker.estimation.estimator import Estimator
 from worker.kafka import clients
 from worker.kafka.reader import Progress, Reader
+from worker.service.prepare import Preparer
 
 Neighbours = list[tuple[str, float]]
 
@@ -74,12 +74,7 @@ def _query_record(settings: Settings, explanation: Explanation) -> StoredRecord 
 
 
 def _near(settings: Settings, estimator: Estimator, record: StoredRecord, count: int) -> Neighbours | str:
-    limits = settings.limits
-    query = codec.decode_query(record.value, limits.max_query_bytes, limits.max_nesting)
-    embeddings, problems = codec.embedding_rows([query], estimator.manifest.dimension)
-    if query.embedding is None:
-        embedder = load_embedder(estimator.manifest.embedder)
-        if embedder is None:
-            return "the query has no embedding"
-        embeddings, problems = embedder.embed([codec.query_text(query) or ""])
-    return str(problems[0]) if problems[0] is not None else estimator.neighbours(embeddings[0], count)
+    (row,) = Preparer.load(settings, estimator).embed([record])
+    if row.problem is not None or row.embedding is None:
+        return str(row.problem)
+    return estimator.neighbours(row.embedding, count)

@@ -25,13 +25,10 @@ from worker.core.events import Event
 from worker.core.partition_config import configuration
 from worker.core.router import Prior
 from worker.estimation import index
-from worker.estimation.embedder import load_embedder
 from worker.estimation.estimator import Estimator
 from worker.kafka import clients
 from worker.kafka.reader import PATIENCE_SECONDS, Place, Progress, Reader, silent
-from worker.kafka.recall import Recall
-from worker.service.intake import Intake
-from worker.service.metrics import Metrics
+from worker.service.prepare import Preparer, event
 
 # Showing progress for each record would take as long as deciding it again.
 BLOCK_RECORDS = 1_000
@@ -267,5 +264,5 @@ class Rerun:
 
 def estimates_by(settings: Settings, estimator: Estimator) -> Callable[[list[StoredRecord]], list[Event]]:
     """A function from query records to their events, estimated by this index."""
-    intake = Intake(settings, estimator, load_embedder(estimator.manifest.embedder), Recall(settings), Metrics())
-    return lambda records: intake.prepare(records, lambda _: False).events
+    preparer = Preparer.load(settings, estimator)
+    return lambda records: [event(row, 0) for row in preparer.prepare(records)]

@@ -29,15 +29,17 @@ from worker.estimation.embedder import load_embedder
 from worker.estimation.estimator import Estimator
 from worker.estimation.index import load
 from worker.kafka import admin, clients
+from worker.kafka.clock import SystemClock
 from worker.kafka.recall import Recall
 from worker.service.assignor import LaneAssignor
 from worker.service.bell import Bell
 from worker.service.committer import Committer, open_committer
 from worker.service.consumer import LaneConsumer
-from worker.service.intake import Intake
+from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes
 from worker.service.metrics import Metrics
 from worker.service.ports import free_port
+from worker.service.prepare import Preparer
 
 log = structlog.get_logger()
 
@@ -101,13 +103,15 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
     prior = Prior(estimator.prior.quality, estimator.prior.cost_micros.astype(float))
     embedder = load_embedder(estimator.manifest.embedder)
     searching = threading.BoundedSemaphore(settings.index.search_threads)
-    intake = Intake(settings, estimator, embedder, Recall(settings), metrics, searching)
+    preparer = Preparer(settings, estimator, embedder, searching)
+    clock = SystemClock()
+    intake = Intake(settings, preparer, Recall(settings), metrics, clock)
 
     def open_lane(partition: int) -> Committer:
-        committer = open_committer(partition, settings, prior, metrics)
+        committer = open_committer(partition, settings, prior, metrics, clock=clock)
         check_inputs(settings, partition, committer.router.offsets)
         if committer.router.config != configurations[partition]:
-            committer.commit([Reconfigured(intake.now_ms(), configurations[partition])], [])
+            committer.commit([Input(Reconfigured(clock.now_ms(), configurations[partition]))])
         return committer
 
     # One thread more than may search: it decodes and estimates meanwhile.

@@ -19,7 +19,6 @@ they are not, it was decided, and the next commit to the partition shows what is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -30,12 +29,14 @@ from worker.contract import codec
 from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.record import Record, StoredRecord
 from worker.contract.settings import Settings
-from worker.core.events import Effects, Event
+from worker.core.events import Effects
 from worker.core.ledger import BrokenInvariant
 from worker.core.outbox import ACCOUNT_KEY
 from worker.core.router import Prior, Router
 from worker.core.snapshot import restore
 from worker.kafka import clients
+from worker.kafka.clock import SYSTEM_CLOCK, Clock
+from worker.service.intake import Input
 from worker.service.metrics import Metrics
 
 logger = structlog.get_logger()
@@ -72,17 +73,22 @@ KAFKA = Kafka()
 
 
 def open_committer(
-    partition: int, settings: Settings, prior: Prior, metrics: Metrics, kafka: Kafka = KAFKA
+    partition: int,
+    settings: Settings,
+    prior: Prior,
+    metrics: Metrics,
+    kafka: Kafka = KAFKA,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Committer:
     """Fence the previous owner of `partition`, then restore its ledger.
 
     Raises CheckBroker if the broker does not answer, BrokenInvariant if the ledger does not add up.
     """
-    committer = Committer(partition, settings, Router(partition, prior), metrics, kafka)
+    committer = Committer(partition, settings, Router(partition, prior), metrics, kafka, clock)
     committer.fence()
-    started = time.monotonic()
+    started = clock.monotonic()
     committer.restore(prior)
-    metrics.restored(partition, time.monotonic() - started)
+    metrics.restored(partition, clock.monotonic() - started)
     return committer
 
 
@@ -102,7 +108,13 @@ class Committer:
     """The router of one partition and the transactional producer that publishes what it decides."""
 
     def __init__(
-        self, partition: int, settings: Settings, router: Router, metrics: Metrics, kafka: Kafka = KAFKA
+        self,
+        partition: int,
+        settings: Settings,
+        router: Router,
+        metrics: Metrics,
+        kafka: Kafka = KAFKA,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.partition = partition
         self.router = router
@@ -110,6 +122,7 @@ class Committer:
         self._topics = settings.topics
         self._metrics = metrics
         self._kafka = kafka
+        self._clock = clock
         self._producer: TransactionalProducer | None = None
         self._account_row: bytes | None = None
         self._suspicious = False
@@ -163,23 +176,29 @@ class Committer:
         self.router = restore(self.partition, prior, rows)
         self._account_row = rows.get(ACCOUNT_KEY)
 
-    def commit(self, events: Sequence[Event], records: Sequence[Record]) -> None:
-        """Decide the events and publish all that follows in one transaction.
+    def commit(self, inputs: Sequence[Input]) -> None:
+        """Decide the inputs and publish every effect of them in one transaction.
 
-        `records` are those that the events came from. Raises LeaveProcess on anything but a clean commit.
+        1. Replace the producer if it reported an error or was slow (`_replace_producer` says why).
+        2. The router decides. From here on, memory is ahead of Kafka.
+        3. Begin a transaction, and produce the dispatches, deferred queries, dead letters, decisions and ledger rows.
+        4. Commit the transaction. The account row holds the offsets of the inputs, so they are applied with it.
+        5. Remember the account row, and whether this commit was slow. Count the effects.
+
+        Raises LeaveProcess if step 1, 3 or 4 fails: the next owner restores from Kafka.
         """
         if self._suspicious:
             self._replace_producer()
-        started = time.monotonic()
-        effects = self.router.handle(events)
+        started = self._clock.monotonic()
+        effects = self.router.handle([each.event for each in inputs])
         try:
-            self._publish(effects, {(record.topic, record.offset): record for record in records})
+            self._publish(effects, _records(inputs))
         except (KafkaException, BufferError) as error:
             raise LeaveProcess(f"partition {self.partition}: {_reason(error)}") from error
         self._account_row = effects.rows[ACCOUNT_KEY]
-        seconds = time.monotonic() - started
+        seconds = self._clock.monotonic() - started
         self._suspicious = self._suspicious or seconds > SUSPICIOUS_SECONDS
-        self._metrics.committed(effects, events, seconds)
+        self._metrics.committed(effects, len(inputs), seconds)
 
     def _replace_producer(self) -> None:
         # Before, so that a successor at work is not fenced. Kafka answers EndTxn before it writes the end markers, so
@@ -248,6 +267,12 @@ class Committer:
 
     def _on_error(self, error: KafkaError) -> None:
         self._suspicious = True
+
+
+def _records(inputs: Iterable[Input]) -> Records:
+    """The records by topic and offset: an effect names the record that it follows from in this way."""
+    found = [record for _, record, retried in inputs for record in (record, retried) if record is not None]
+    return {(record.topic, record.offset): record for record in found}
 
 
 def _reason(error: KafkaException | BufferError) -> str:

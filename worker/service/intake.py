@@ -1,173 +1,149 @@
-"""From records to events: decode, embed, search. Everything about a batch that does not depend on the lane's state.
+"""From records to events: everything about a batch that does not depend on the lane's state.
 
-Runs in the search threads, off the event loop, while the batch before commits.
+Runs in the search threads, off the event loop, while the batch before it commits.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from worker.contract import codec, rejections, token_costs
 from worker.contract.errors import RejectRecord
-from worker.contract.messages import Completion, Query
+from worker.contract.messages import Completion
 from worker.contract.record import Record
 from worker.contract.settings import Settings
-from worker.core.ceilings import ceilings_micros
 from worker.core.events import Arrived, Completed, Event, Refused
-from worker.estimation.embedder import Embedder
-from worker.estimation.estimator import Estimator
-from worker.kafka.recall import Recall
+from worker.kafka.clock import SYSTEM_CLOCK, Clock
 from worker.service.metrics import Metrics, Unpriced
+from worker.service.prepare import Preparer, Row, event
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
-Decoded = Query | RejectRecord
+# Whether the dispatch of this id may be tried again if it has failed.
+MayRetry = Callable[[str], bool]
+Basis = Literal["cost", "usage", "none"]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Events in the order of their records, and all records they speak of: also queries read again for a retry."""
+class Input(NamedTuple):
+    """An event and the record that it was made from; None for an event that the lane made itself.
 
-    events: list[Event]
-    records: list[Record]
+    `retried` is the record of the query that a failed dispatch brings back.
+    """
+
+    event: Event
+    record: Record | None = None
+    retried: Record | None = None
+
+
+class Queries(Protocol):
+    """Reads queries again by their offsets; those that have left the topic are missing. Raises CheckBroker."""
+
+    def fetch(self, partition: int, offsets: Iterable[int]) -> Mapping[int, Record]: ...
+
+
+@dataclass(slots=True)
+class CompletionRow:
+    """One completion record. `problem` says why it cannot be used; `retried` is the query that it brings back."""
+
+    record: Record
+    completion: Completion | None = None
+    problem: RejectRecord | None = None
+    retried: Row | None = None
 
 
 @dataclass(frozen=True)
 class Intake:
-    """Shared by all lanes of a process; keeps nothing between batches but what it has warned of. `embedder` None:
-    queries bring embeddings.
-
-    `searching` is held while the index is searched: it bounds how many threads do that at once.
-    """
+    """Makes the events of all lanes of a process. Between batches it remembers only which warnings it has logged."""
 
     settings: Settings
-    estimator: Estimator
-    embedder: Embedder | None
-    recall: Recall
+    preparer: Preparer
+    queries: Queries
     metrics: Metrics
-    searching: AbstractContextManager[object] = field(default_factory=nullcontext)
+    clock: Clock = SYSTEM_CLOCK
     _warned: set[tuple[str, str]] = field(default_factory=set)
 
-    def now_ms(self) -> int:
-        """The time that events carry into the core."""
-        return time.time_ns() // 1_000_000
+    def prepare(self, records: Sequence[Record], may_retry: MayRetry) -> list[Input]:
+        """One input for each record of one topic and partition, in order.
 
-    def prepare(self, records: Sequence[Record], is_open: Callable[[str], bool]) -> Prepared:
-        """Events of records of one topic and partition. `is_open` tells which failed dispatches may be tried again.
-
-        Raises CheckBroker if a query that is to be tried again cannot be read.
+        `may_retry` is asked for each failed dispatch, because only the ledger knows whether its reservation is open:
+        without it, every forged or repeated completion would cost a read of Kafka. Raises CheckBroker if a query
+        cannot be read again.
         """
-        started = time.monotonic()
-        if records[0].topic == self.settings.topics.queries:
-            prepared = Prepared([*self._arrivals(records)], list(records))
-        else:
-            prepared = self._completions(records, is_open)
-        self.metrics.searched(time.monotonic() - started)
-        return prepared
+        started = self.clock.monotonic()
+        is_query = records[0].topic == self.settings.topics.queries
+        inputs = self._arrivals(records) if is_query else self._completions(records, may_retry)
+        self.metrics.searched(self.clock.monotonic() - started)
+        return inputs
 
     # Queries
 
-    def _arrivals(self, records: Sequence[Record]) -> list[Arrived | Refused]:
-        at_ms = self.now_ms()
-        decoded = [_attempt(self._query, record) for record in records]
-        queries, embeddings = self._embedded(decoded)
-        estimates = self._estimates(queries, embeddings)
-        return [
-            Refused("queries", record.offset, at_ms, str(query), query.code)
-            if isinstance(query, RejectRecord)
-            else _arrived(record, query, next(estimates), at_ms)
-            for record, query in zip(records, queries, strict=True)
-        ]
+    def _arrivals(self, records: Iterable[Record]) -> list[Input]:
+        at_ms = self.clock.now_ms()
+        return [Input(event(row, at_ms), row.record) for row in self._prepared(records)]
 
-    def _query(self, record: Record) -> Query:
-        limits = self.settings.limits
-        query = codec.decode_query(record.value, limits.max_query_bytes, limits.max_nesting)
-        codec.check_headers(record, limits.max_header_bytes)
-        return query
-
-    def _embedded(self, decoded: Sequence[Decoded]) -> tuple[list[Decoded], NDArray[np.float32]]:
-        """The queries with those refused that cannot be embedded, and the embeddings [n, dimension] of the others."""
-        queries = [query for query in decoded if isinstance(query, Query)]
-        embeddings, problems = codec.embedding_rows(queries, self.estimator.manifest.dimension)
-        bare = [row for row, query in enumerate(queries) if query.embedding is None]
-        if bare:
-            texts = [codec.query_text(queries[row]) for row in bare]
-            embeddings[bare], text_problems = self._embedded_texts(texts)
-            for row, problem in zip(bare, text_problems, strict=True):
-                problems[row] = problem
-        checked = iter([problem or query for query, problem in zip(queries, problems, strict=True)])
-        merged = [next(checked) if isinstance(query, Query) else query for query in decoded]
-        return merged, embeddings[[problem is None for problem in problems]]
-
-    def _embedded_texts(self, texts: Sequence[str | None]) -> tuple[NDArray[np.float32], Sequence[RejectRecord | None]]:
-        if self.embedder is None:
-            zeros = np.zeros((len(texts), self.estimator.manifest.dimension), np.float32)
-            return zeros, [rejections.NO_EMBEDDING] * len(texts)
-        embeddings, problems = self.embedder.embed([text or "" for text in texts])
-        return embeddings, [
-            problem if text else rejections.NO_TEXT for text, problem in zip(texts, problems, strict=True)
-        ]
-
-    def _estimates(
-        self, queries: Sequence[Decoded], embeddings: NDArray[np.float32]
-    ) -> Iterator[tuple[list[float], list[int]]]:
-        usable = [query for query in queries if isinstance(query, Query)]
-        if not usable:
-            return iter(())
-        tokens = np.array([codec.input_tokens(query, codec.query_text(query)) for query in usable])
-        with self.searching:
-            nearest = self.estimator.search(embeddings)
-        self.metrics.similar(nearest[0][:, 0])
-        estimates = self.estimator.predict(embeddings, tokens, nearest)
-        prices = [self.settings.llms[llm].price_list for llm in self.estimator.manifest.llms]
-        costs = np.minimum(estimates.cost_micros, ceilings_micros(usable, prices)).astype(np.int64)
-        return zip(estimates.quality.tolist(), costs.tolist(), strict=True)
+    def _prepared(self, records: Iterable[Record]) -> list[Row]:
+        rows = self.preparer.prepare(records)
+        similar = [row.estimate.similarity for row in rows if row.estimate is not None]
+        if similar:
+            self.metrics.similar(np.array(similar, np.float32))
+        return rows
 
     # Completions
 
-    def _completions(self, records: Sequence[Record], is_open: Callable[[str], bool]) -> Prepared:
-        limits, at_ms = self.settings.limits, self.now_ms()
-        decoded = [
-            _attempt(self._completion, record, limits.max_completion_bytes, limits.max_nesting) for record in records
+    def _completions(self, records: Sequence[Record], may_retry: MayRetry) -> list[Input]:
+        at_ms = self.clock.now_ms()
+        rows = [CompletionRow(record) for record in records]
+        for row in rows:
+            self._decode(row)
+        self._bring_back([row for row in rows if _has_failed(row, may_retry)])
+        return [
+            Input(self._event(row, at_ms), row.record, None if row.retried is None else row.retried.record)
+            for row in rows
         ]
-        failed = [
-            completion.dispatch_id
-            for completion in decoded
-            if isinstance(completion, Completion) and completion.status == "error" and is_open(completion.dispatch_id)
-        ]
-        origins = {dispatch_id: int(dispatch_id.split("-")[1]) for dispatch_id in failed}
-        again = self.recall.fetch(records[0].partition, origins.values()) if origins else {}
-        retries = {event.offset: event for event in self._arrivals(list(again.values())) if isinstance(event, Arrived)}
-        events: list[Event] = []
-        for record, completion in zip(records, decoded, strict=True):
-            done: Completed | RejectRecord
-            if isinstance(completion, Completion):
-                retry = retries.get(origins.get(completion.dispatch_id, -1))
-                done = _attempt(self._completed, record, completion, at_ms, retry)
-            else:
-                done = completion
-            events.append(_refused(record, done, at_ms) if isinstance(done, RejectRecord) else done)
-        return Prepared(events, [*records, *again.values()])
 
-    def _completion(self, record: Record, max_bytes: int, max_nesting: int) -> Completion:
-        completion = codec.decode_completion(record.value, max_bytes, max_nesting, self.settings.limits.max_cost_micros)
+    def _decode(self, row: CompletionRow) -> None:
+        limits, record = self.settings.limits, row.record
+        try:
+            completion = codec.decode_completion(
+                record.value, limits.max_completion_bytes, limits.max_nesting, limits.max_cost_micros
+            )
+        except RejectRecord as problem:
+            row.problem = problem
+            return
         if completion.origin_partition != record.partition:
-            raise rejections.wrong_partition(completion, record.partition)
-        return completion
+            row.problem = rejections.wrong_partition(completion, record.partition)
+        else:
+            row.completion = completion
 
-    def _completed(self, record: Record, completion: Completion, at_ms: int, retry: Arrived | None) -> Completed:
+    def _bring_back(self, failed: Sequence[CompletionRow]) -> None:
+        """Read and prepare again the queries of failed dispatches."""
+        if not failed:
+            return
+        found = self.queries.fetch(failed[0].record.partition, [_origin(row) for row in failed])
+        prepared = {row.record.offset: row for row in self._prepared(found.values())}
+        for row in failed:
+            row.retried = prepared.get(_origin(row))
+
+    def _event(self, row: CompletionRow, at_ms: int) -> Completed | Refused:
+        try:
+            return self._completed(row, at_ms)
+        except RejectRecord as problem:
+            return Refused("completions", row.record.offset, at_ms, str(problem), problem.code)
+
+    def _completed(self, row: CompletionRow, at_ms: int) -> Completed:
+        completion = row.completion
+        if completion is None:
+            assert row.problem is not None, "a row is decoded or has a problem"
+            raise row.problem
         cost_micros, basis = self._cost(completion)
+        retry = None if row.retried is None else event(row.retried, at_ms)
         return Completed(
-            offset=record.offset,
+            offset=row.record.offset,
             at_ms=at_ms,
             dispatch_id=completion.dispatch_id,
             llm=completion.llm,
@@ -176,10 +152,10 @@ class Intake:
             basis=basis,
             quality=completion.quality,
             error=completion.error,
-            retry=retry,
+            retry=retry if isinstance(retry, Arrived) else None,
         )
 
-    def _cost(self, completion: Completion) -> tuple[int | None, Literal["cost", "usage", "none"]]:
+    def _cost(self, completion: Completion) -> tuple[int | None, Basis]:
         if completion.cost_micros is not None:
             return completion.cost_micros, "cost"
         llm = self.settings.llms.get(completion.llm)
@@ -202,24 +178,12 @@ class Intake:
         return None, "none"
 
 
-def _attempt(work: Callable[..., T], *arguments: object) -> T | RejectRecord:
-    try:
-        return work(*arguments)
-    except RejectRecord as problem:
-        return problem
+def _has_failed(row: CompletionRow, may_retry: MayRetry) -> bool:
+    completion = row.completion
+    return completion is not None and completion.status == "error" and may_retry(completion.dispatch_id)
 
 
-def _arrived(record: Record, query: Query, estimate: tuple[list[float], list[int]], at_ms: int) -> Arrived:
-    return Arrived(
-        offset=record.offset,
-        at_ms=at_ms,
-        query_id=query.id or f"{record.partition}-{record.offset}",
-        quality=estimate[0],
-        cost_micros=estimate[1],
-        deadline_ms=query.deadline_ms,
-        query=codec.query_payload(record.value, query),
-    )
-
-
-def _refused(record: Record, problem: RejectRecord, at_ms: int) -> Refused:
-    return Refused("completions", record.offset, at_ms, str(problem), problem.code)
+def _origin(row: CompletionRow) -> int:
+    """The offset of the query that was dispatched. The dispatch is open, so a lane made its id."""
+    assert row.completion is not None, "only a completion brings a query back"
+    return int(row.completion.dispatch_id.split("-")[1])

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from worker.contract.errors import LeaveProcess
 from worker.contract.record import Record
-from worker.core.events import Event, Ticked
+from worker.core.events import Ticked
 from worker.service.committer import Committer
-from worker.service.intake import Intake
+from worker.service.intake import Input, Intake
 
 # Two batches beside the one that commits keep both stages busy; more would only add latency.
 PREPARED_BATCHES = 2
@@ -39,15 +39,13 @@ class Submitted(NamedTuple):
 
 @dataclass
 class Batch:
-    """Events ready to be decided, the records they came from, and who wants to hear of the commit."""
+    """Inputs ready to be decided, and the callbacks to call when they are committed."""
 
-    events: list[Event] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
     acknowledge: list[Callable[[], None]] = field(default_factory=list)
 
     def add(self, other: Batch) -> None:
-        self.events += other.events
-        self.records += other.records
+        self.inputs += other.inputs
         self.acknowledge += other.acknowledge
 
 
@@ -127,10 +125,10 @@ class Lane:
         while True:
             batch = Batch()
             for records, acknowledge in _by_topic(await self._take()):
-                prepared = await loop.run_in_executor(
+                inputs = await loop.run_in_executor(
                     self._searchers, self._intake.prepare, records, self.committer.is_open
                 )
-                batch.add(Batch(prepared.events, prepared.records, acknowledge))
+                batch.add(Batch(inputs, acknowledge))
             await self._prepared.put(batch)
 
     async def _take(self) -> list[Submitted]:
@@ -147,17 +145,17 @@ class Lane:
             async with self._committing:
                 while not self._prepared.empty():
                     batch.add(self._prepared.get_nowait())
-                await loop.run_in_executor(self._committers, self.committer.commit, batch.events, batch.records)
+                await loop.run_in_executor(self._committers, self.committer.commit, batch.inputs)
             for acknowledge in batch.acknowledge:
                 acknowledge()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            now_ms = self._intake.now_ms()
+            now_ms = self._intake.clock.now_ms()
             deadline_ms = self.committer.router.ledger.next_deadline_ms()
             if deadline_ms is not None and deadline_ms <= now_ms:
-                await self._prepared.put(Batch([Ticked(now_ms)]))
+                await self._prepared.put(Batch([Input(Ticked(now_ms))]))
 
 
 def _by_topic(submitted: Sequence[Submitted]) -> Iterator[tuple[list[Record], list[Callable[[], None]]]]:

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from worker.core import alarms
 from worker.core.drift import Drift
-from worker.core.events import Effects, Event
+from worker.core.events import Effects
 from worker.core.router import Router
 from worker.estimation.manifest import Manifest
 
@@ -97,9 +97,9 @@ class Metrics:
         """A completion's usage could not be priced."""
         self._unpriced.labels(llm, reason).inc()
 
-    def committed(self, effects: Effects, events: Sequence[Event], seconds: float) -> None:
+    def committed(self, effects: Effects, inputs: int, seconds: float) -> None:
         """One transaction was committed."""
-        self._batch.observe(len(events))
+        self._batch.observe(inputs)
         self._transaction.observe(seconds)
         self._drift.see(effects.dispatches, effects.closed)
         for llm, count in Tally(dispatch.llm for dispatch in effects.dispatches).items():

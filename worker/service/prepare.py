@@ -1,0 +1,146 @@
+"""Decodes, embeds and estimates queries. No metrics, retries or clock: workers, replays, what-if and explain share it.
+
+Each query is estimated alone: the others in its batch do not change its estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.contract import codec, rejections
+from worker.contract.errors import RejectRecord
+from worker.contract.messages import Query
+from worker.contract.record import Record
+from worker.contract.settings import Settings
+from worker.core.ceilings import ceilings_micros
+from worker.core.events import Arrived, Refused
+from worker.estimation.embedder import Embedder, load_embedder
+from worker.estimation.estimator import Estimator
+
+
+class Estimate(NamedTuple):
+    """One query's quality in [0, 1] and cost with each LLM, and its similarity to the nearest past query."""
+
+    quality: list[float]
+    cost_micros: list[int]
+    similarity: float
+
+
+@dataclass(slots=True)
+class Row:
+    """One query record. Each step fills in a field or sets `problem`; a row with a problem goes no further.
+
+    `embedding` is float32 [dimension], L2-normalised.
+    """
+
+    record: Record
+    query: Query | None = None
+    problem: RejectRecord | None = None
+    embedding: NDArray[np.float32] | None = None
+    estimate: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Prepares queries with one index. `embedder` is None if queries must bring embeddings.
+
+    `searching` is held while the index is searched: it limits how many threads search at once.
+    """
+
+    settings: Settings
+    estimator: Estimator
+    embedder: Embedder | None
+    searching: AbstractContextManager[object] = field(default_factory=nullcontext)
+
+    @classmethod
+    def load(cls, settings: Settings, estimator: Estimator) -> Preparer:
+        """A preparer with the embedder that the index was built with. Raises FixSetting."""
+        return cls(settings, estimator, load_embedder(estimator.manifest.embedder))
+
+    def prepare(self, records: Iterable[Record]) -> list[Row]:
+        """One row for each record, in order: estimated, or with a problem."""
+        rows = self.embed(records)
+        self._estimate(_usable(rows))
+        return rows
+
+    def embed(self, records: Iterable[Record]) -> list[Row]:
+        """One row for each record, in order: embedded, or with a problem."""
+        rows = [Row(record) for record in records]
+        for row in rows:
+            self._decode(row)
+        self._take_embeddings(_usable(rows))
+        self._embed_texts([row for row in _usable(rows) if _query(row).embedding is None])
+        return rows
+
+    def _decode(self, row: Row) -> None:
+        limits = self.settings.limits
+        try:
+            row.query = codec.decode_query(row.record.value, limits.max_query_bytes, limits.max_nesting)
+            codec.check_headers(row.record, limits.max_header_bytes)
+        except RejectRecord as problem:
+            row.problem = problem
+
+    def _take_embeddings(self, rows: Sequence[Row]) -> None:
+        queries = [_query(row) for row in rows]
+        embeddings, problems = codec.embedding_rows(queries, self.estimator.manifest.dimension)
+        for row, embedding, problem in zip(rows, embeddings, problems, strict=True):
+            row.embedding, row.problem = embedding, problem
+
+    def _embed_texts(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            text = codec.query_text(_query(row))
+            if self.embedder is None:
+                row.problem = rejections.NO_EMBEDDING
+            elif text is None:
+                row.problem = rejections.NO_TEXT
+            else:
+                embeddings, problems = self.embedder.embed([text])
+                row.embedding, row.problem = embeddings[0], problems[0]
+
+    def _estimate(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        queries = [_query(row) for row in rows]
+        embeddings = np.array([row.embedding for row in rows], np.float32)
+        tokens = np.array([codec.input_tokens(query, codec.query_text(query)) for query in queries])
+        with self.searching:
+            nearest = self.estimator.search(embeddings)
+        estimates = self.estimator.predict(embeddings, tokens, nearest)
+        prices = [self.settings.llms[llm].price_list for llm in self.estimator.manifest.llms]
+        costs = np.minimum(estimates.cost_micros, ceilings_micros(queries, prices)).astype(np.int64)
+        columns = (estimates.quality.tolist(), costs.tolist(), nearest[0][:, 0].tolist())
+        for row, quality, cost_micros, similarity in zip(rows, *columns, strict=True):
+            row.estimate = Estimate(quality, cost_micros, similarity)
+
+
+def event(row: Row, at_ms: int) -> Arrived | Refused:
+    """What a prepared row means to the router."""
+    record = row.record
+    if row.problem is not None:
+        return Refused("queries", record.offset, at_ms, str(row.problem), row.problem.code)
+    query = _query(row)
+    assert row.estimate is not None, "a row without a problem is estimated"
+    return Arrived(
+        offset=record.offset,
+        at_ms=at_ms,
+        query_id=query.id or f"{record.partition}-{record.offset}",
+        quality=row.estimate.quality,
+        cost_micros=row.estimate.cost_micros,
+        deadline_ms=query.deadline_ms,
+        query=codec.query_payload(record.value, query),
+    )
+
+
+def _usable(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.problem is None]
+
+
+def _query(row: Row) -> Query:
+    assert row.query is not None, "a row without a problem is decoded"
+    return row.query
