@@ -9,7 +9,7 @@ from worker.estimation.calibration import SAMPLE_ROWS, Nearby, best_trust, cost_
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import LinearMap, exact_weights, kernel, rounded_units
 from worker.estimation.history import History, normalised
-from worker.estimation.ridge import best_ridge, linear_map, make_basis
+from worker.estimation.ridge import best_ridge, landmark_count, linear_map, make_basis
 
 
 def units(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
@@ -85,3 +85,9 @@ def test_rounding_costs_no_accuracy() -> None:
     exact = (features * 2.0**-20) @ coefficients
     off = np.abs((features @ weights) * scales - exact) / np.abs(coefficients).sum(axis=0)
     assert (off.max() < 1e-6, bool((weights == np.rint(weights)).all())) == (True, True)
+
+
+@pytest.mark.parametrize(("rows", "landmarks"), [(10, 16), (400, 100), (1_536, 384), (100_000, 384)])
+def test_landmarks_follow_the_rows(rows: int, landmarks: int) -> None:
+    """A small history gets few landmarks, because the time to fit them grows with their cube."""
+    assert landmark_count(rows) == landmarks

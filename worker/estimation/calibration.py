@@ -90,7 +90,7 @@ def fit(history: History, neighbours: int | None, seed: int) -> Fitted:
         ridge=linear_map(basis, targets, chosen),
         missed=scaled,
         cost_bias=bias,
-        prior=_first(estimates, PRIOR_ROWS),
+        prior=estimates.rows(np.arange(min(PRIOR_ROWS, len(sample)))),
         margins=margins(estimates, history.cost_micros[sample]),
         similarity_quantiles=tuple(round(float(q), 6) for q in np.quantile(estimates.similarity, SIMILARITY_QUANTILES)),
         chosen=chosen,
@@ -132,8 +132,8 @@ def _trust(missed: Float64, truth: Float64, nearby: Nearby, size: int, temperatu
     known = np.where(np.isnan(truth), 0.0, truth)
     signal = np.where(np.isnan(truth), 0.0, signal)
     match, power = (known * signal).sum(axis=0), np.maximum((signal * signal).sum(axis=0), 1e-12)
-    pooled = POOLED_WEIGHT * match.mean() / power.mean() * power.mean(), POOLED_WEIGHT * power.mean()
-    share = np.clip((match + pooled[0]) / (power + pooled[1]), *TRUST_RANGE)
+    pooled_match, pooled_power = POOLED_WEIGHT * match.mean(), POOLED_WEIGHT * power.mean()
+    share = np.clip((match + pooled_match) / (power + pooled_power), *TRUST_RANGE)
     left, all_ = ((known - share * signal) ** 2).sum(axis=0), (known * known).sum(axis=0)
     halves = zip(np.split(left, 2), np.split(all_, 2), strict=True)
     error = sum(float(half.sum() / max(whole.sum(), 1e-12)) for half, whole in halves)
@@ -182,7 +182,3 @@ def held_out_errors(targets: Float64, predicted: Float64, nearby: Nearby, sizes:
 def _rmse(missed: Float64) -> Float64:
     errors: Float64 = np.sqrt(np.nanmean(missed * missed, axis=0))
     return errors
-
-
-def _first(estimates: Estimates, rows: int) -> Estimates:
-    return Estimates(estimates.quality[:rows], estimates.cost_micros[:rows], estimates.similarity[:rows])

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from worker.core.policy import Priced, draw
 from worker.estimation.estimator import Estimates
-from worker.estimation.history import History
 from worker.evaluation.finding import Finding, Points, compared, of_reference
 from worker.evaluation.scenario import ORDERS, SPLITS, Scene
 from worker.evaluation.simulate import Online, online, play_paper
@@ -120,21 +119,12 @@ def llms(study: Study) -> Finding:
     every = len(study.history.llms)
     for count in [*(count for count in LLMS if count < every), every]:
         chosen = np.sort(np.random.default_rng(count).permutation(every)[:count])
-        fewer = replace(study, history=_only(study.history, chosen), _scenes={}, _references={})
+        fewer = replace(study, history=study.history.columns(chosen.tolist()), _scenes={}, _references={})
         found = compared(fewer, "", "", {float(count): study.plan}, FOUR)
         rows.append((str(count), *found.rows[0][1:]))
         for policy in FOUR:
             lines[policy] += found.lines[policy]
     return Finding("number of LLMs", ("LLMs", *FOUR), rows, lines, ("LLMs", "quality / reference"))
-
-
-def _only(history: History, llms: NDArray[np.int64]) -> History:
-    return replace(
-        history,
-        llms=tuple(history.llms[llm] for llm in llms),
-        quality=history.quality[:, llms],
-        cost_micros=history.cost_micros[:, llms],
-    )
 
 
 def partitions(study: Study) -> Finding:
