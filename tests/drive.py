@@ -3,58 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from worker.contract.messages import Configuration, Decision, Deferred, Dispatch
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused
 from worker.core.router import Prior, Router
 from worker.core.snapshot import restore
 
-CRASH = "crash"
+
+class Crash:
+    """An input of `Drive.run`: the process dies here, and the next owner restores the router."""
+
+
+CRASH = Crash()
+Input = Event | Sequence[Event] | Crash
+Kind = TypeVar("Kind")
+
 LLMS = ("large", "medium", "small")
 PRIOR = Prior(
     np.array([[0.9, 0.6, 0.2], [0.8, 0.7, 0.5], [0.95, 0.4, 0.4]]), np.array([[900.0, 300.0, 50.0]]).repeat(3, 0)
 )
 QUERY = msgspec.Raw(msgspec.msgpack.encode({"text": "x"}))
+CONFIGURATION = Configuration(
+    llms=LLMS,
+    budget_micros={"large": 20_000, "medium": 10_000, "small": 5_000},
+    margins=(1.2, 1.2, 1.2),
+    policy="priced",
+    horizon_queries=60,
+    horizon_floor_queries=5,
+    resolve_every_queries=7,
+    window_queries=30,
+    observe_share=0.1,
+    max_attempts=2,
+    reservation_ms=10_000,
+    checkpoint_every=4,
+    seed=1,
+    index="index",
+)
+
 decode = msgspec.msgpack.Decoder(Decision).decode
 
 
-def config(**changes: object) -> Configuration:
+class ConfigurationChanges(TypedDict, total=False):
+    """Fields of a Configuration."""
+
+    llms: tuple[str, ...]
+    budget_micros: dict[str, int]
+    margins: tuple[float, ...]
+    policy: str
+    horizon_queries: int
+    horizon_floor_queries: int
+    resolve_every_queries: int
+    window_queries: int
+    observe_share: float
+    max_attempts: int
+    reservation_ms: int
+    checkpoint_every: int
+    seed: int
+    index: str
+
+
+class QueryChanges(TypedDict, total=False):
+    """Fields of an Arrived."""
+
+    at_ms: int
+    quality: list[float]
+    cost_micros: list[int]
+    deadline_ms: int | None
+    query: msgspec.Raw
+
+
+class CompletionChanges(TypedDict, total=False):
+    """Fields of a Completed."""
+
+    at_ms: int
+    ok: bool
+    cost_micros: int | None
+    basis: Literal["cost", "usage", "none"]
+    quality: float | None
+    error: str | None
+    retry: Arrived | None
+
+
+def config(**changes: Unpack[ConfigurationChanges]) -> Configuration:
     """A configuration of three LLMs, with `changes`."""
-    defaults = {
-        "llms": LLMS,
-        "budget_micros": {"large": 20_000, "medium": 10_000, "small": 5_000},
-        "margins": (1.2, 1.2, 1.2),
-        "policy": "priced",
-        "horizon_queries": 60,
-        "horizon_floor_queries": 5,
-        "resolve_every_queries": 7,
-        "window_queries": 30,
-        "observe_share": 0.1,
-        "max_attempts": 2,
-        "reservation_ms": 10_000,
-        "checkpoint_every": 4,
-        "seed": 1,
-        "index": "index",
-    }
-    return Configuration(**{**defaults, **changes})
+    return replace(CONFIGURATION, **changes)
 
 
-def query(offset: int, *, at_ms: int | None = None, query_id: str | None = None, **changes: object) -> Arrived:
-    """A query whose estimates vary with its offset, in a way that needs no random numbers."""
-    quality = [0.5 + (offset * 7 % 50) / 100, 0.3 + (offset * 11 % 60) / 100, 0.1 + (offset * 13 % 40) / 100]
-    cost = [600 + offset * 37 % 700, 200 + offset * 53 % 300, 20 + offset * 17 % 60]
-    fields = {"quality": quality, "cost_micros": cost, "deadline_ms": None, "query": QUERY}
-    at_ms = offset * 100 if at_ms is None else at_ms
-    return Arrived(offset=offset, at_ms=at_ms, query_id=query_id or f"q{offset}", **{**fields, **changes})
+def query(offset: int, *, query_id: str | None = None, **changes: Unpack[QueryChanges]) -> Arrived:
+    """A query with `changes`. Its estimates vary with its offset, in a way that needs no random numbers."""
+    arrived = Arrived(
+        offset=offset,
+        at_ms=offset * 100,
+        query_id=query_id or f"q{offset}",
+        quality=[0.5 + (offset * 7 % 50) / 100, 0.3 + (offset * 11 % 60) / 100, 0.1 + (offset * 13 % 40) / 100],
+        cost_micros=[600 + offset * 37 % 700, 200 + offset * 53 % 300, 20 + offset * 17 % 60],
+        deadline_ms=None,
+        query=QUERY,
+    )
+    return replace(arrived, **changes)
 
 
-def completion(offset: int, dispatch_id: str, llm: str, **changes: object) -> Completed:
+def completion(offset: int, dispatch_id: str, llm: str, **changes: Unpack[CompletionChanges]) -> Completed:
     """A good answer that cost 100 micro-dollars, with `changes`."""
-    fields = {"at_ms": offset * 100, "ok": True, "cost_micros": 100, "basis": "cost", "quality": 1.0}
-    return Completed(offset=offset, dispatch_id=dispatch_id, llm=llm, **{**fields, **changes})
+    return replace(Completed(offset, offset * 100, dispatch_id, llm, True, 100, "cost", quality=1.0), **changes)
 
 
 class Drive:
@@ -85,15 +141,19 @@ class Drive:
         self.decisions += [decode(record) for _, record in effects.decisions]
         return effects
 
-    def run(self, inputs: Iterable[object]) -> Drive:
-        """Feed events one batch each (a list is one batch), crashing where the input says so."""
+    def run(self, inputs: Iterable[Input]) -> Self:
+        """Commit each event as a batch of its own, and each sequence of events as one batch; crash at a Crash."""
         for item in inputs:
-            if item is CRASH:
+            if isinstance(item, Crash):
                 self.router = restore(0, PRIOR, self.rows)
             else:
-                self.commit(item if isinstance(item, list) else [item])
+                self.commit(item if isinstance(item, Sequence) else [item])
             self.router.ledger.check()
         return self
+
+    def decided(self, kind: type[Kind]) -> list[Kind]:
+        """The decisions of one kind, in order."""
+        return [decision for decision in self.decisions if isinstance(decision, kind)]
 
     def outcome(self) -> tuple[object, ...]:
         """Everything that must not depend on batches and crashes."""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tests.drive import Drive
 from worker.contract import codec
-from worker.contract.record import StoredRecord
+from worker.contract.messages import Configuration
+from worker.contract.record import Headers, StoredRecord
 from worker.contract.topic_names import TopicNames
 from worker.core.events import Arrived, Completed, Effects, Event, Refused
 
@@ -15,18 +16,24 @@ NAMES = TopicNames()
 Log = dict[str, list[StoredRecord]]
 
 
-def record(topic: str, offset: int, key: str | None, value: bytes | None, headers: codec.Headers = ()) -> StoredRecord:
+def record(topic: str, offset: int, key: str | None, value: bytes | None, headers: Headers = ()) -> StoredRecord:
     """A record of partition 0."""
     return StoredRecord(topic, 0, offset, 0, key.encode() if key else None, value, headers)
+
+
+def value(stored: StoredRecord) -> bytes:
+    """The value of a record that is no tombstone."""
+    assert stored.value is not None, f"{stored.topic}/{stored.partition}: offset {stored.offset} is a tombstone"
+    return stored.value
 
 
 class Recorded(Drive):
     """A Drive that also writes every topic. Inputs that repeat an offset are the same record read twice."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, settings: Configuration | None = None) -> None:
         self.log: Log = defaultdict(list)
         self._inputs: dict[tuple[str, int], StoredRecord] = {}
-        super().__init__(*arguments)
+        super().__init__(settings)
 
     def commit(self, events: Sequence[Event]) -> Effects:
         """As a Drive, and publish."""

@@ -16,7 +16,7 @@ def history(rows: int, seed: int) -> History:
     draw = np.random.default_rng(seed)
     topics = draw.integers(0, len(SKILLS), rows)
     centres = np.random.default_rng(0).normal(size=(len(SKILLS), 16))
-    tokens = np.round(np.exp(draw.normal(5.0, 0.5, rows)))
+    tokens = np.exp(draw.normal(5.0, 0.5, rows)).round()
     return History(
         ids=[f"{seed}-{row}" for row in range(rows)],
         llms=LLMS,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 
 from tests.simulation.log import Log
+from worker.audit.evidence import Evidence
 from worker.audit.input_check import Originals, Stream
 from worker.audit.recorded_prices import Solutions
-from worker.audit.replay import Evidence, Replay
+from worker.audit.replay import Replay
 from worker.audit.verify import Proof
 from worker.contract import codec
 from worker.contract.messages import Configuration

@@ -83,8 +83,10 @@ def test_the_replay_compares_with_the_inputs() -> None:
     routed = [decision for decision in decisions(world.log) if isinstance(decision, Routed) and decision.attempt == 1]
     entries, offset = world.log.entries["queries", 0], routed[-1].offset
     [place] = [number for number, entry in enumerate(entries) if entry.offset == offset]
-    forged = codec.encode(Query(id="another", text="x"))
-    entries[place] = entries[place]._replace(record=entries[place].record._replace(value=forged))
+    record = entries[place].record
+    assert record is not None, f"a marker stands at offset {offset} of queries/0"
+    forged = record._replace(value=codec.encode(Query(id="another", text="x")))
+    entries[place] = entries[place]._replace(record=forged)
     found = replayed(world.log, 0, prior_for(config.llms), config, 0.0).divergence
     assert found is not None
     assert (found.field, found.recomputed) == ("query_id", "another")

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from tests.drive import config
+from msgspec.structs import replace
+
+from tests.drive import ConfigurationChanges, config
 from tests.simulation.auditor import Auditor, Violation
 from tests.simulation.broker import Broker, SimulatedProducer
 from tests.simulation.log import FencedError, Log, Transaction
@@ -225,8 +227,8 @@ class World:
 
     def _configs(self) -> list[Configuration]:
         pick = self.random.choice
-        llms = pick((("large", "medium", "small"), ("large", "medium", "small", "tiny")))
-        changes = {
+        llms = ("large", "medium", "small", "tiny")[: pick((3, 4))]
+        changes: ConfigurationChanges = {
             "llms": llms,
             "index": f"index of {len(llms)}",
             "margins": (pick((1.0, 1.2)),) * len(llms),
@@ -239,7 +241,7 @@ class World:
         }
         scale = pick((1, 5, 20))
         budgets = [{llm: self.random.randrange(200, 1_500) * scale for llm in llms} for _ in range(self.partitions)]
-        return [config(budget_micros=budget, **changes) for budget in budgets]
+        return [replace(config(**changes), budget_micros=budget) for budget in budgets]
 
     # What the auditor hears
 
