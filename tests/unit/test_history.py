@@ -60,7 +60,7 @@ TABLES = [
         HEADER + "q1,one,0.5\n",
         "cannot be read as csv: CSV parse error: Expected 4 columns, go",
     ),
-    ("no LLM", "query_id,prompt\nq1,one\n", "no column ends in '|total_cost'; each LLM needs"),
+    ("no LLM", "query_id,prompt\nq1,one\n", "no column ends in '|total_cost'; history has one row for each query"),
     ("no scores", "query_id,prompt,a|total_cost\nq1,one,1\n", "no score column 'a' for the column 'a|total_cost'"),
     (
         "an LLM without a name",
@@ -70,9 +70,17 @@ TABLES = [
     ("a column twice", "query_id,prompt,a,a,a|total_cost\nq1,one,1,1,1\n", "more than one column 'a'"),
     ("a score above 1", GOOD + "q4,four,1.5,0\n", "row 4: 'a' is 1.5, not in 0..1"),
     ("a negative score", GOOD + "q4,four,-0.1,0\n", "row 4: 'a' is -0.1, not in 0..1"),
-    ("a score in words", GOOD + "q4,four,good,0\n", "column 'a' holds something that is no number: "),
-    ("a negative cost", GOOD + "q4,four,1,-1\n", "row 4: 'a|total_cost' is -1.0, not in 0..1e+06"),
-    ("an infinite cost", GOOD + "q4,four,1,inf\n", "row 4: 'a|total_cost' is inf, not in 0..1e+06"),
+    ("a score in words", GOOD + "q4,four,good,0\n", "row 4: 'a' is 'good', which is not a number"),
+    (
+        "a negative cost",
+        GOOD + "q4,four,1,-1\n",
+        "row 4: 'a|total_cost' is -1.0, not in 0..1000; costs are in US dollars",
+    ),
+    (
+        "an infinite cost",
+        GOOD + "q4,four,1,inf\n",
+        "row 4: 'a|total_cost' is inf, not in 0..1000; costs are in US dollars",
+    ),
     ("an id twice", GOOD + "q2,four,1,1\n", "row 4: 'query_id' is 'q2', as in row 2; an id names one row"),
 ]
 
@@ -155,4 +163,7 @@ def test_the_command_says_it_in_one_line(
     with pytest.raises(SystemExit) as caught:
         main.main()
     said = capsys.readouterr().err
-    assert (caught.value.code, said) == (4, f"tollgate: {file}: row 4: 'a' is 2.0, not in 0..1\n")
+    assert (caught.value.code, said) == (
+        4,
+        f"tollgate: {file}: row 4: 'a' is 2.0, not in 0..1; divide scores of 0..100 by 100\n",
+    )

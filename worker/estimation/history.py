@@ -8,6 +8,7 @@ An empty cell means that this LLM never saw this query.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +17,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import csv, json, parquet
 
 from worker.contract.errors import FixSetting
 from worker.contract.tokens import approximate_tokens
+from worker.estimation import tables
 
 COST_SUFFIX = "|total_cost"
 ID_COLUMNS = ("query_id", "index", "sample_id")
 CATEGORY_COLUMNS = ("source", "category", "eval_name")
 MICROS_PER_USD = 1_000_000
+EMBEDDING_COLUMN = "embedding"
+RESERVED = {"prompt", "input_tokens", EMBEDDING_COLUMN, *ID_COLUMNS}
 # Far above any real one; what lies beyond is a mistake of units.
-MOST_USD, MOST_TOKENS = 1e6, 1e9
+MOST_USD, MOST_TOKENS, MOST_PERCENT = 1_000.0, 1e9, 100.0
+# Half of a company's queries do not cost more than this, each.
+TYPICAL_USD = 10.0
+ROUNDING = 1e-6
+JSON_MESSAGES = ('[{"', '[ {"', "[\n")
+PYTHON_LISTS = ("[{'",)
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -74,21 +82,21 @@ class History:
 
 
 def read_table(path: Path, embeddings: Path | None = None, embed: Embed | None = None) -> History:
-    """Read history from a parquet, CSV or JSONL file, or from a directory that holds one as `data.*`.
+    """Read history from a table (`tables.READ` lists the formats), from a directory that holds one as `data.*`, or
+    from a directory whose files are its parts.
 
-    `embeddings` is a .npy file, float [n, d]; without it, the one `embeddings*.npy` beside the table is taken; without
-    that, `embed` makes them from the `prompt` column. Raises FixSetting for a table that does not have the layout,
-    naming the file, and the column or the row (the first is row 1).
+    `embeddings` is a .npy file, float [n, d]. Without it, the table's column `embedding` or the one `embeddings*.npy`
+    in its directory is taken where `embed` is None; else `embed` makes them from the `prompt` column. Raises FixSetting
+    for a table that does not have the layout, naming the file, and the column or the row (the first is row 1).
     """
-    file = _table_file(path)
-    table = _read(file)
-    llms = tuple(name.removesuffix(COST_SUFFIX) for name in table.column_names if name.endswith(COST_SUFFIX))
-    _check_columns(file, table, llms)
-    quality = np.stack([_numbers(file, table, llm, most=1.0) for llm in llms], axis=1)
-    cost = np.stack([_numbers(file, table, llm + COST_SUFFIX, MOST_USD) for llm in llms], axis=1) * MICROS_PER_USD
-    ids = _ids(file, table)
-    vectors = _vectors(file, table, embeddings, embed)
-    return History(ids, llms, vectors, quality, cost, _input_tokens(file, table), _categories(table))
+    table = tables.read(path)
+    table = table.rename_columns([_trimmed(name) for name in table.column_names])
+    llms = _llms(path, table)
+    quality = np.stack([_scores(path, table, llm) for llm in llms], axis=1)
+    cost = np.stack([_costs(path, table, llm) for llm in llms], axis=1) * MICROS_PER_USD
+    ids = _ids(path, table)
+    vectors = _vectors(path, table, embeddings, embed)
+    return History(ids, llms, vectors, quality, cost, _input_tokens(path, table), _categories(table))
 
 
 def no_embeddings(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -96,69 +104,98 @@ def no_embeddings(texts: Sequence[str]) -> NDArray[np.float32]:
     return np.ones((len(texts), 1), dtype=np.float32)
 
 
-def _table_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    found = sorted(path.glob("data.*")) if path.is_dir() else []
-    if len(found) != 1:
-        raise FixSetting(f"{path}: no table here; name a parquet, CSV or JSONL file, or a directory with one data.*")
-    return found[0]
+def _trimmed(name: str) -> str:
+    """A column's name without blanks around the LLM's name."""
+    if name.endswith(COST_SUFFIX):
+        return name.removesuffix(COST_SUFFIX).strip() + COST_SUFFIX
+    return name
 
 
-def _read(file: Path) -> pa.Table:
-    readers = {".parquet": parquet.read_table, ".csv": csv.read_csv, ".jsonl": json.read_json}
-    if file.suffix not in readers:
-        raise FixSetting(f"{file}: history is read from {', '.join(readers)}, not from {file.suffix or 'this'}")
-    try:
-        table: pa.Table = readers[file.suffix](file)
-    except (pa.ArrowException, OSError) as error:
-        raise FixSetting(f"{file}: cannot be read as {file.suffix[1:]}: {_line(error)}") from error
-    return table
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _check_columns(file: Path, table: pa.Table, llms: tuple[str, ...]) -> None:
+def _llms(file: Path, table: pa.Table) -> tuple[str, ...]:
+    """The LLMs of a table. Raises FixSetting where its columns are not those of history."""
     names = table.column_names
     if len(names) == 1:
         raise FixSetting(f"{file}: has one column, {names[0]!r}; a CSV file's columns are separated by commas")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise FixSetting(f"{file}: more than one column {twice[0]!r}")
+    llms = tuple(name.removesuffix(COST_SUFFIX).strip() for name in names if name.endswith(COST_SUFFIX))
     if not llms:
-        raise FixSetting(f"{file}: no column ends in {COST_SUFFIX!r}; each LLM needs `<llm>` and `<llm>{COST_SUFFIX}`")
+        raise FixSetting(
+            f"{file}: no column ends in {COST_SUFFIX!r}; history has one row for each query, and for each LLM the "
+            f"columns `<llm>` (score in [0, 1]) and `<llm>{COST_SUFFIX}` (US dollars)"
+        )
     if missing := [llm for llm in llms if not llm or llm not in names]:
         raise FixSetting(f"{file}: no score column {missing[0]!r} for the column {missing[0] + COST_SUFFIX!r}")
+    if taken := [llm for llm in llms if llm in RESERVED]:
+        raise FixSetting(f"{file}: an LLM cannot be called {taken[0]!r}: that column holds the {taken[0]} of a query")
     if table.num_rows == 0:
         raise FixSetting(f"{file}: the table has no rows")
+    return llms
 
 
-def _numbers(file: Path, table: pa.Table, name: str, most: float) -> NDArray[np.float64]:
-    """A column's numbers in 0..most, nan for an empty cell."""
-    try:
-        column = table.column(name).cast(pa.float64())
-    except pa.ArrowException as error:
-        raise FixSetting(f"{file}: column {name!r} holds something that is no number: {_line(error)}") from error
-    numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+def _scores(file: Path, table: pa.Table, llm: str) -> NDArray[np.float64]:
+    """An LLM's scores in 0..1, nan for an empty cell."""
+    scores = tables.numbers(file, table, llm)
+    # A mean of scores of 1 may be 1 and a rounding error.
+    scores = np.where((scores > 1) & (scores <= 1 + ROUNDING), 1.0, scores)
+    highest = np.nanmax(scores, initial=0.0)
+    hint = "; divide scores of 0..100 by 100" if 1 < highest <= MOST_PERCENT else ""
+    return _within(file, llm, scores, most=1.0, hint=hint)
+
+
+def _costs(file: Path, table: pa.Table, llm: str) -> NDArray[np.float64]:
+    """What each query cost with an LLM, in US dollars, nan for an empty cell."""
+    name = llm + COST_SUFFIX
+    costs = tables.numbers(file, table, name)
+    known = costs[(costs > 0) & np.isfinite(costs)]
+    if len(known) and (median := float(np.median(known))) > TYPICAL_USD:
+        raise FixSetting(
+            f"{file}: half of the queries cost more than {median:.4g} US dollars in {name!r}; costs are in US dollars "
+            "a query; divide micro-dollars by 1,000,000"
+        )
+    return _within(file, name, costs, MOST_USD, "; costs are in US dollars")
+
+
+def _within(file: Path, name: str, numbers: NDArray[np.float64], most: float, hint: str) -> NDArray[np.float64]:
     outside = np.flatnonzero((numbers < 0) | (numbers > most))
     if len(outside):
         row = int(outside[0])
-        raise FixSetting(f"{file}: row {row + 1}: {name!r} is {numbers[row]}, not in 0..{most:g}")
+        raise FixSetting(f"{file}: row {row + 1}: {name!r} is {numbers[row]}, not in 0..{most:g}{hint}")
     return numbers
 
 
 def _vectors(file: Path, table: pa.Table, embeddings: Path | None, embed: Embed | None) -> NDArray[np.float32]:
-    beside = sorted(file.parent.glob("embeddings*.npy"))
-    if embeddings is None and embed is None and len(beside) == 1:
-        embeddings = beside[0]
+    own = EMBEDDING_COLUMN in table.column_names
+    near = sorted((file if file.is_dir() else file.parent).glob("embeddings*.npy"))
+    if embeddings is None and embed is None and not own and len(near) == 1:
+        embeddings = near[0]
     if embeddings is not None:
         vectors = _array(embeddings)
     elif embed is not None and "prompt" in table.column_names:
         vectors = embed(_prompts(file, table))
+    elif own:
+        vectors = _column_of_vectors(file, table)
     else:
-        raise FixSetting(f"{file}: no embeddings; give an embeddings .npy file, or a `prompt` column and an embedder")
+        raise FixSetting(
+            f"{file}: no embeddings; give an embeddings .npy file, a column {EMBEDDING_COLUMN!r}, or a `prompt` column "
+            "and an embedder"
+        )
     return normalised(_checked(embeddings or file, vectors, table.num_rows))
+
+
+def _column_of_vectors(file: Path, table: pa.Table) -> NDArray[Any]:
+    """A column of lists of numbers as float32 [n, d]."""
+    column = table.column(EMBEDDING_COLUMN)
+    if not (
+        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    ):
+        raise FixSetting(f"{file}: column {EMBEDDING_COLUMN!r} holds {column.type}, not lists of numbers")
+    rows = column.to_pylist()
+    lengths = {0 if row is None else len(row) for row in rows}
+    if len(lengths) > 1:
+        row = next(number for number, row in enumerate(rows, start=1) if len(row or []) != len(rows[0] or []))
+        raise FixSetting(f"{file}: row {row}: {EMBEDDING_COLUMN!r} has another length than in row 1")
+    return np.array(rows, dtype=np.float32)
 
 
 def _array(file: Path) -> NDArray[Any]:
@@ -168,7 +205,7 @@ def _array(file: Path) -> NDArray[Any]:
     except OSError as error:
         raise FixSetting(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, MemoryError) as error:
-        raise FixSetting(f"{file}: is no .npy file of numbers: {_line(error)}") from error
+        raise FixSetting(f"{file}: is no .npy file of numbers: {tables.line_of(error)}") from error
     return found
 
 
@@ -198,30 +235,48 @@ def _ids(file: Path, table: pa.Table) -> list[str]:
     if name is None:
         return [str(row) for row in range(1, table.num_rows + 1)]
     first: dict[str, int] = {}
-    for row, value in enumerate(table.column(name).to_pylist(), start=1):
+    for row, value in enumerate(tables.texts(table, name), start=1):
         if value is None:
             raise FixSetting(f"{file}: row {row}: {name!r} is empty")
-        if (same := first.setdefault(str(value), row)) != row:
-            raise FixSetting(f"{file}: row {row}: {name!r} is {str(value)!r}, as in row {same}; an id names one row")
+        if (same := first.setdefault(value, row)) != row:
+            raise FixSetting(f"{file}: row {row}: {name!r} is {value!r}, as in row {same}; an id names one row")
     return list(first)
 
 
 def _input_tokens(file: Path, table: pa.Table) -> NDArray[np.float64]:
     if "input_tokens" in table.column_names:
-        return _numbers(file, table, "input_tokens", MOST_TOKENS)
+        return _within(file, "input_tokens", tables.numbers(file, table, "input_tokens"), MOST_TOKENS, "")
     if "prompt" in table.column_names:
-        texts = table.column("prompt").to_pylist()
-        return np.array([np.nan if text is None else approximate_tokens(str(text)) for text in texts], dtype=np.float64)
+        prompts = tables.texts(table, "prompt")
+        return np.array([np.nan if text is None else approximate_tokens(text) for text in prompts], dtype=np.float64)
     return np.full(table.num_rows, np.nan)
 
 
 def _prompts(file: Path, table: pa.Table) -> list[str]:
-    texts = table.column("prompt").to_pylist()
-    if None in texts:
-        raise FixSetting(f"{file}: row {texts.index(None) + 1}: 'prompt' is empty, and there is nothing to embed")
-    return [str(text) for text in texts]
+    prompts = []
+    for row, text in enumerate(tables.texts(table, "prompt"), start=1):
+        if text is None:
+            raise FixSetting(f"{file}: row {row}: 'prompt' is empty, and there is nothing to embed")
+        if text.lstrip().startswith(PYTHON_LISTS):
+            raise FixSetting(
+                f"{file}: row {row}: 'prompt' is a Python list of messages; write it as JSON, or as its text"
+            )
+        prompts.append(_of_messages(text))
+    return prompts
+
+
+def _of_messages(prompt: str) -> str:
+    """The text of chat messages that stand in a cell as JSON; other prompts as they are."""
+    if not prompt.lstrip().startswith(JSON_MESSAGES):
+        return prompt
+    try:
+        return tables.text_of(json.loads(prompt))
+    except (ValueError, RecursionError):
+        return prompt
 
 
 def _categories(table: pa.Table) -> list[str] | None:
-    name = next((column for column in CATEGORY_COLUMNS if column in table.column_names), None)
-    return None if name is None else [str(row) for row in table.column(name).to_pylist()]
+    columns = [
+        name for name in CATEGORY_COLUMNS if name in table.column_names and name + COST_SUFFIX not in table.column_names
+    ]
+    return [str(category) for category in tables.texts(table, columns[0])] if columns else None
