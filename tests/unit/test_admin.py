@@ -12,13 +12,13 @@ from confluent_kafka.admin import NewTopic
 from worker.contract import codec
 from worker.contract.errors import CheckBroker
 from worker.contract.messages import Deferred, Dispatch, Origin
-from worker.contract.record import StoredRecord
+from worker.contract.record import Headers, StoredRecord
 from worker.contract.settings import LimitSettings, Settings
 from worker.kafka import admin, clients
 from worker.kafka.clients import MAX_MESSAGE_BYTES
 
 BATCH_OVERHEAD_BYTES = 100
-SETTINGS = Settings(llms={"a": {"budget_usd": 1}})
+SETTINGS = Settings.model_validate({"llms": {"a": {"budget_usd": 1}}})
 LEAST = {"max_query_bytes": 1_000, "max_completion_bytes": 1_000, "max_dead_letter_bytes": 1_000}
 LIMITS = [
     ("the defaults", {}),
@@ -28,7 +28,7 @@ LIMITS = [
 ]
 
 
-def size(key: bytes | str | None, value: bytes | None, headers: codec.Headers) -> int:
+def size(key: bytes | str | None, value: bytes | None, headers: Headers) -> int:
     """What a record takes up, at most."""
     own = sum(codec.HEADER_LENGTHS_BYTES + len(name) + len(said or b"") for name, said in headers)
     return BATCH_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + own
@@ -44,8 +44,9 @@ def growing(limits: LimitSettings) -> StoredRecord:
 
 @pytest.mark.parametrize("changes", [c[1] for c in LIMITS], ids=[c[0] for c in LIMITS])
 def test_what_is_accepted_can_be_published(changes: dict[str, int]) -> None:
-    """The largest query as a dispatch and deferred, and records of any size as dead letters."""
-    settings = Settings(llms={"a": {"budget_usd": 1}}, limits=changes)
+    """Topics take the largest query as a dispatch and as a deferred query, and a record of any size as a dead
+    letter."""
+    settings = Settings(llms=SETTINGS.llms, limits=LimitSettings.model_validate(changes))
     limits, names, wanted = settings.limits, settings.topics, admin.wanted(settings)
     record = growing(limits)
     codec.check_headers(record, limits.max_header_bytes)
@@ -62,18 +63,20 @@ def test_what_is_accepted_can_be_published(changes: dict[str, int]) -> None:
         names.dead_letters: size(letter.key, letter.value, letter.headers),
     }
     limit = {topic: int(config.get("max.message.bytes", 0)) for topic, config in wanted.items()}
-    assert {topic: length for topic, length in sizes.items() if length > limit[topic]} == {}
-    assert min(limit[topic] for topic in names.written(settings.llms)) >= admin.BATCH_BYTES
+    too_large = {topic: length for topic, length in sizes.items() if length > limit[topic]}
+    assert too_large == {}, f"limits {limit}"
+    too_small = {topic: limit[topic] for topic in names.written(settings.llms) if limit[topic] < admin.BATCH_BYTES}
+    assert too_small == {}, f"a batch has {admin.BATCH_BYTES} bytes"
 
 
 def test_the_producers_limit_is_above_every_topics() -> None:
-    """With every limit as large as it may be set."""
+    """The producer takes what the topics take, also when every limit is set as high as it may be."""
     most = {
         name: next(bound.le for bound in field.metadata if hasattr(bound, "le"))
         for name, field in LimitSettings.model_fields.items()
         if name.startswith("max_") and name.endswith("_bytes")
     }
-    wanted = admin.wanted(Settings(llms={"a": {"budget_usd": 1}}, limits=most))
+    wanted = admin.wanted(Settings(llms=SETTINGS.llms, limits=LimitSettings.model_validate(most)))
     assert max(int(config.get("max.message.bytes", 0)) for config in wanted.values()) <= MAX_MESSAGE_BYTES
 
 
@@ -97,14 +100,15 @@ class Racing:
 
 
 def test_a_topic_that_another_made_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two who create at the same time both succeed; each says what it made itself."""
+    """Two processes that create the topics at the same time both succeed; each returns the topics that it made
+    itself."""
     monkeypatch.setattr(clients, "admin_client", lambda _: Racing(KafkaError.TOPIC_ALREADY_EXISTS))
     made = admin.create(SETTINGS)
     assert set(admin.wanted(SETTINGS)) - set(made) == {"ledger"}
 
 
 def test_a_topic_that_the_broker_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any other answer is an error of the broker."""
+    """Any other refusal raises CheckBroker."""
     monkeypatch.setattr(clients, "admin_client", lambda _: Racing(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     with pytest.raises(CheckBroker, match="could not be created"):
         admin.create(SETTINGS)

@@ -33,12 +33,12 @@ DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 
 @pytest.fixture
 def settings() -> Settings:
-    """What the containers are set to."""
+    """The settings of the containers."""
     return load_settings(ROOT / "deploy" / "tollgate.toml")
 
 
 def words(service: dict[str, Any]) -> list[str]:
-    """What a service runs, behind `tollgate`."""
+    """The arguments of `tollgate` that a service runs."""
     if "command" in service:
         return list(service["command"])
     _, _, script = service["entrypoint"]
@@ -47,13 +47,14 @@ def words(service: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_service_runs_a_command_that_exists(name: str) -> None:
-    """With options that it has."""
+    """Each service runs an existing command with existing options."""
     result = CliRunner().invoke(main.app, [*words(SERVICES[name]), "--help"])
-    assert (result.exit_code, "Usage:" in result.output) == (0, True)
+    assert result.exit_code == 0, result.output
+    assert "Usage:" in result.output
 
 
 def test_what_runs() -> None:
-    """Kafka, a job for the topics, one for the index, two workers, inference workers and a producer."""
+    """Kafka, a job that makes the topics, a job that builds the index, two workers, inference workers, a producer."""
     replicas = {name: service.get("deploy", {}).get("replicas", 1) for name, service in SERVICES.items()}
     assert replicas == {"kafka": 1, "topics": 1, "index": 1, "worker": 2, "inference": 2, "producer": 1}
 
@@ -69,7 +70,7 @@ WAITS = [
 
 
 def test_nothing_starts_before_what_it_needs() -> None:
-    """Topics before workers, an index before workers, and queries last."""
+    """Workers start after the topics and the index exist, and the producer starts last."""
     waits = [
         (name, other, how["condition"])
         for name, service in SERVICES.items()
@@ -80,59 +81,66 @@ def test_nothing_starts_before_what_it_needs() -> None:
 
 @pytest.mark.parametrize("name", sorted({other for _, other, condition in WAITS if condition == "service_healthy"}))
 def test_what_is_waited_for_says_when_it_is_healthy(name: str) -> None:
-    """Else the others would wait for ever."""
+    """A service that others wait for has a health check, or they would wait for ever."""
     assert SERVICES[name]["healthcheck"]["test"]
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_containers_may_do_little(name: str) -> None:
-    """No capabilities, nothing written outside the volumes, no new privileges."""
+    """Our containers have no capabilities, write only to volumes and gain no privileges."""
     service = SERVICES[name]
-    secured = (service["read_only"], service["cap_drop"], service["security_opt"])
-    assert secured == (True, ["ALL"], ["no-new-privileges:true"])
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 def test_one_broker_is_enough_for_transactions() -> None:
-    """Internal topics have one replica, and topics are made by `tollgate topics create` alone."""
+    """Internal topics have one replica, and the broker creates no topic by itself."""
     environment = SERVICES["kafka"]["environment"]
     replicas = {name: value for name, value in environment.items() if "REPLICATION_FACTOR" in name or "MIN_ISR" in name}
-    assert (len(replicas), set(replicas.values()), environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"]) == (5, {1}, "false")
+    assert len(replicas) == 5, f"a replication setting is missing or new: {replicas}"
+    assert set(replicas.values()) == {1}, replicas
+    assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
 
 
 def test_nothing_is_published_beyond_this_machine() -> None:
-    """Ports are bound to 127.0.0.1."""
+    """All published ports are bound to 127.0.0.1."""
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
 def test_the_settings_fit_the_broker(settings: Settings) -> None:
-    """The workers are told the address that Kafka advertises inside."""
+    """The workers connect to the address that Kafka advertises inside."""
     advertised = SERVICES["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
     assert f"INSIDE://{settings.kafka.bootstrap_servers}" in advertised.split(",")
 
 
 def test_the_settings_fit_the_index(settings: Settings) -> None:
-    """A budget for each LLM of the demo's data, and the index where its job puts it."""
+    """Each LLM of the demo's data has a budget, and the workers read the index where its job writes it."""
     llms = demo_data.load().llms
-    assert (sorted(settings.llms), str(settings.index.directory)) == (sorted(llms), words(SERVICES["index"])[-1])
+    assert sorted(settings.llms) == sorted(llms)
+    assert str(settings.index.directory) == words(SERVICES["index"])[-1]
 
 
 def test_the_settings_fit_the_health_check(settings: Settings) -> None:
-    """The worker is asked on the port it listens on."""
+    """The health check asks the worker on its own port."""
     assert f"http://127.0.0.1:{settings.web.port}/readyz" in SERVICES["worker"]["healthcheck"]["test"][-1]
 
 
 def test_the_image_is_built_once_from_the_lock_file() -> None:
-    """One service builds it; the packages are those of the lock file, with their hashes; it does not run as root."""
+    """One service builds the image, its packages come from the lock file with their hashes, and it does not run as
+    root."""
     built = [name for name in SERVICES if "build" in SERVICES[name]]
     install = "pip install --require-hashes --only-binary=:all: -r requirements.lock"
     last = DOCKERFILE.rpartition("\nFROM ")[2]
     users = re.findall(r"^USER (\S+)$", last, re.MULTILINE)
-    assert (built, install in DOCKERFILE, users) == (["topics"], True, ["10001"])
+    assert built == ["topics"]
+    assert install in DOCKERFILE
+    assert users == ["10001"]
 
 
 def needed(requirements: Iterable[str]) -> set[str]:
-    """The packages that these need, themselves included, as they are installed here."""
+    """The packages of these requirements and all that they require, as installed here."""
     todo, found = [Requirement(text) for text in requirements], set()
     while todo:
         one = todo.pop()
@@ -146,18 +154,21 @@ def needed(requirements: Iterable[str]) -> set[str]:
 
 
 def test_the_image_has_what_runs_and_no_tools() -> None:
-    """Every tool of the developers is taken out again, and nothing that is needed to run."""
+    """The image removes every developer tool and no package that `tollgate` needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     tools, runs = set(project["optional-dependencies"]["dev"]), needed(project["dependencies"])
     (line,) = re.findall(r"pip uninstall --yes (.*)", DOCKERFILE.replace("\\\n", " "))
     taken = set(line.split())
-    assert (taken & runs, tools - runs - taken) == (set(), set())
+    assert taken & runs == set(), "the image removes packages that tollgate needs"
+    assert tools - runs - taken == set(), "the image keeps developer tools"
 
 
 def test_the_build_is_given_what_it_copies() -> None:
-    """Whatever the Dockerfile copies from the repository is there, and .dockerignore lets it through."""
+    """Each file that the Dockerfile copies exists, and .dockerignore does not hide it."""
     lines = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
     copied = {name for line in lines for name in line.split()}
     let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    missing = {name for name in copied if not any(fnmatch(name, pattern) for pattern in let_through)}
-    assert (missing, {name for name in copied if not (ROOT / name).exists()}) == (set(), set())
+    hidden = {name for name in copied if not any(fnmatch(name, pattern) for pattern in let_through)}
+    missing = {name for name in copied if not (ROOT / name).exists()}
+    assert hidden == set(), ".dockerignore hides files that the Dockerfile copies"
+    assert missing == set(), "the Dockerfile copies files that do not exist"

@@ -29,41 +29,43 @@ TEXTS = [
 
 @pytest.mark.parametrize("row", range(len(TEXTS)))
 def test_a_text_alone_is_as_in_a_batch(embedder: WordLlamaEmbedder, row: int) -> None:
-    """Bit for bit: a retry estimates the same text alone."""
+    """A text has the same embedding alone and in a batch, bit for bit: a retry embeds its text alone."""
     together, _ = embedder.embed(TEXTS)
     alone, _ = embedder.embed([TEXTS[row]])
     assert alone[0].tobytes() == together[row].tobytes()
 
 
 def test_an_embedding_is_a_unit_vector_or_has_a_problem(embedder: WordLlamaEmbedder) -> None:
-    """256 dimensions of length 1, or zeros and the reason."""
+    """A row has 256 dimensions and length 1; a text that has a problem has a row of zeros."""
     rows, problems = embedder.embed(TEXTS)
     lengths = np.round(np.linalg.norm(rows.astype(np.float64), axis=1), 6)
-    codes = [problem and problem.code for problem in problems]
-    assert (rows.shape, lengths.tolist()) == ((len(TEXTS), 256), [0.0 if code else 1.0 for code in codes])
+    assert rows.shape == (len(TEXTS), 256)
+    assert lengths.tolist() == [0.0 if problem else 1.0 for problem in problems]
 
 
 def test_nothing_is_no_text(embedder: WordLlamaEmbedder) -> None:
-    """An empty text has no embedding, and says so."""
+    """An empty text has the problem `no_text`, another text has no problem."""
     _, (problem, fine) = embedder.embed(["", "hello"])
-    assert (problem and problem.code, fine) == ("no_text", None)
+    assert problem is not None
+    assert problem.code == "no_text"
+    assert fine is None
 
 
 def test_a_long_text_is_cut(embedder: WordLlamaEmbedder) -> None:
-    """What lies behind the limit changes nothing, and costs no time."""
+    """Characters after the limit do not change the embedding."""
     long = "abcd " * (MAX_CHARACTERS // 5)
     rows, _ = embedder.embed([long, long + "something else entirely"])
     assert rows[0].tobytes() == rows[1].tobytes()
 
 
 def test_similar_texts_are_near(embedder: WordLlamaEmbedder) -> None:
-    """The weights are those of the model: a paraphrase is nearer than another subject."""
+    """A paraphrase is nearer than a text on another subject: the weights are those of the model."""
     rows, _ = embedder.embed(["How old is the universe?", "What is the age of the cosmos?", "Bake bread at home"])
     assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.2
 
 
 def test_names_of_embedders() -> None:
-    """An index of supplied embeddings has none; a name that is not known is refused."""
+    """An index of supplied embeddings has no embedder; an unknown name is refused."""
     with pytest.raises(FixSetting, match="'bert' is neither 'wordllama' nor 'supplied'"):
         load_embedder("bert")
     assert load_embedder(SUPPLIED) is None

@@ -33,17 +33,19 @@ def written(folder: Path, content: str, name: str = "table.csv") -> Path:
 
 
 def test_a_table(tmp_path: Path) -> None:
-    """Ids, scores, costs in micro-dollars; an empty cell is unknown."""
+    """A table gives ids, scores, and costs in micro-dollars; an empty cell is unknown (NaN)."""
     history = read_table(written(tmp_path, GOOD), embed=embed)
-    found = (history.ids, history.llms, history.quality[[0, 2], 0].tolist(), history.cost_micros[[0, 2], 0].tolist())
-    unknown = np.isnan(history.quality[1, 0]) and np.isnan(history.cost_micros[1, 0])
-    assert (*found, bool(unknown)) == (["q1", "q2", "q3"], ("a",), [0.5, 1.0], [1000.0, 0.0], True)
+    assert history.ids == ["q1", "q2", "q3"]
+    assert history.llms == ("a",)
+    assert history.quality[:, 0].tolist() == pytest.approx([0.5, np.nan, 1.0], nan_ok=True)
+    assert history.cost_micros[:, 0].tolist() == pytest.approx([1000.0, np.nan, 0.0], nan_ok=True)
 
 
 def test_a_table_without_ids_is_numbered(tmp_path: Path) -> None:
-    """From 1, and RouterBench's name of a category is one."""
+    """Rows without ids are numbered from 1. RouterBench's column `eval_name` holds the category."""
     history = read_table(written(tmp_path, "eval_name,prompt,a,a|total_cost\nmath,one,1,1\nlaw,two,1,1\n"), embed=embed)
-    assert (history.ids, history.categories) == (["1", "2"], ["math", "law"])
+    assert history.ids == ["1", "2"]
+    assert history.categories == ["math", "law"]
 
 
 TABLES = [
@@ -87,12 +89,12 @@ TABLES = [
 
 @pytest.mark.parametrize(("content", "problem"), [c[1:] for c in TABLES], ids=[c[0] for c in TABLES])
 def test_a_table_that_has_not_the_layout(tmp_path: Path, content: str, problem: str) -> None:
-    """What is wrong, and where."""
+    """The error names the file, what is wrong and where, in one line."""
     file = written(tmp_path, content)
     with pytest.raises(FixSetting) as caught:
         read_table(file, embed=embed)
-    said = str(caught.value)
-    assert (said[: len(f"{file}: {problem}")], "\n" in said) == (f"{file}: {problem}", False)
+    assert str(caught.value).startswith(f"{file}: {problem}")
+    assert "\n" not in str(caught.value)
 
 
 EMPTY = [
@@ -103,16 +105,16 @@ EMPTY = [
 
 @pytest.mark.parametrize(("columns", "problem"), [c[1:] for c in EMPTY], ids=[c[0] for c in EMPTY])
 def test_an_empty_cell_that_is_needed(tmp_path: Path, columns: dict[str, list[str | None]], problem: str) -> None:
-    """In a file that has real nulls."""
+    """A null in a column that must not be empty is refused by its row."""
     file = tmp_path / "table.parquet"
     parquet.write_table(pa.table({**columns, "a": [1.0, 1.0], "a|total_cost": [1.0, 1.0]}), file)
     with pytest.raises(FixSetting) as caught:
         read_table(file, embed=embed)
-    assert str(caught.value)[: len(f"{file}: {problem}")] == f"{file}: {problem}"
+    assert str(caught.value).startswith(f"{file}: {problem}")
 
 
 def test_a_prompt_that_nothing_can_be_made_of(tmp_path: Path) -> None:
-    """The embedder names the row."""
+    """A text that cannot be embedded is refused by its row."""
     file = written(tmp_path, GOOD + '"q4","",1,1\n')
     with pytest.raises(FixSetting, match=r"^history: row 4: text: holds nothing that can be embedded"):
         read_table(file, embed=embed_with(WORDLLAMA))
@@ -139,16 +141,16 @@ GIVEN: list[tuple[str, Callable[[Path], object], str]] = [
 
 @pytest.mark.parametrize(("write", "problem"), [c[1:] for c in GIVEN], ids=[c[0] for c in GIVEN])
 def test_embeddings_that_are_none(tmp_path: Path, write: Callable[[Path], object], problem: str) -> None:
-    """The file is named; nothing of it is unpickled."""
+    """A file without usable embeddings is refused by its name; nothing in it is unpickled."""
     file = tmp_path / "vectors.npy"
     write(file)
     with pytest.raises(FixSetting) as caught:
         read_table(written(tmp_path, GOOD), file)
-    assert str(caught.value)[: len(f"{file}: {problem}")] == f"{file}: {problem}"
+    assert str(caught.value).startswith(f"{file}: {problem}")
 
 
 def test_the_demo_has_embeddings_of_its_own(tmp_path: Path) -> None:
-    """Others are refused rather than passed over."""
+    """`index build demo` refuses --embeddings instead of ignoring it."""
     with pytest.raises(FixSetting, match="--embeddings: the data in the package has its own"):
         index.build(Path("demo"), tmp_path / "index", embeddings=tmp_path / "vectors.npy")
 
@@ -156,14 +158,12 @@ def test_the_demo_has_embeddings_of_its_own(tmp_path: Path) -> None:
 def test_the_command_says_it_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On standard error, with the exit code of a wrong setting."""
+    """The command prints the error in one line on standard error and ends with the exit code of a wrong setting."""
     file = written(tmp_path, GOOD + "q4,four,2,0\n")
     arguments = ["tollgate", "index", "build", str(file), str(tmp_path / "index"), "--embedder", "supplied"]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as caught:
         main.main()
     said = capsys.readouterr().err
-    assert (caught.value.code, said) == (
-        4,
-        f"tollgate: {file}: row 4: 'a' is 2.0, not in 0..1; divide scores of 0..100 by 100\n",
-    )
+    assert caught.value.code == 4
+    assert said == f"tollgate: {file}: row 4: 'a' is 2.0, not in 0..1; divide scores of 0..100 by 100\n"

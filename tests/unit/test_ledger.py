@@ -29,7 +29,8 @@ RESERVES = [
 def test_reserve(amount: int, spent: int, result: Reserve, after: Account) -> None:
     """Money is held only if budget - spent - reserved covers it, to the micro-dollar."""
     ledger = Ledger({"a": Account(100, 0, spent, 0)})
-    assert (ledger.reserve(held(1, amount_micros=amount)), ledger.accounts["a"]) == (result, after)
+    assert ledger.reserve(held(1, amount_micros=amount)) == result
+    assert ledger.accounts["a"] == after
 
 
 CLOSES = [
@@ -43,11 +44,13 @@ CLOSES = [
 
 @pytest.mark.parametrize(("cost", "after", "overrun"), [c[1:] for c in CLOSES], ids=[c[0] for c in CLOSES])
 def test_close(cost: int, after: Account, overrun: int) -> None:
-    """Closing a reservation of 60 books what it cost, says what was charged beyond it, and records what of it is beyond
-    the budget."""
+    """Closing a reservation of 60 books the cost, returns the part of the cost above 60, and records the part above
+    the budget as overrun."""
     ledger = Ledger({"a": Account(100)})
     ledger.reserve(held(1, amount_micros=60))
-    assert (ledger.close(held(1, amount_micros=60), cost), ledger.accounts["a"], ledger.open) == (overrun, after, {})
+    assert ledger.close(held(1, amount_micros=60), cost) == overrun
+    assert ledger.accounts["a"] == after
+    assert ledger.open == {}
 
 
 LOWERED = [
@@ -62,7 +65,8 @@ LOWERED = [
 
 @pytest.mark.parametrize("steps", [case[1] for case in LOWERED], ids=[case[0] for case in LOWERED])
 def test_a_lowered_budget_is_no_overrun_of_a_provider(steps: list[tuple[int, Account]]) -> None:
-    """What it leaves uncovered goes when its reservations close without being spent, or when the budget is raised."""
+    """A budget below its reservations records an overrun. It shrinks as reservations close unspent, and a raise ends
+    it."""
     ledger = Ledger({"a": Account(100)})
     made = [held(1, amount_micros=60), held(2, amount_micros=40)]
     for reservation in made:
@@ -74,7 +78,8 @@ def test_a_lowered_budget_is_no_overrun_of_a_provider(steps: list[tuple[int, Acc
         ledger.close(reservation, cost)
         seen.append(ledger.accounts["a"])
     ledger.budget({"a": 200})
-    assert (seen, ledger.accounts["a"].overrun_micros) == ([after for _, after in steps], 0)
+    assert seen == [after for _, after in steps]
+    assert ledger.accounts["a"].overrun_micros == 0
 
 
 BROKEN = [
@@ -88,13 +93,13 @@ BROKEN = [
 
 @pytest.mark.parametrize(("accounts", "reservations"), [c[1:] for c in BROKEN], ids=[c[0] for c in BROKEN])
 def test_books_that_do_not_add_up_are_refused(accounts: dict[str, Account], reservations: list[Reservation]) -> None:
-    """A ledger is never opened on rows that break a rule."""
+    """A ledger does not open on rows that break a rule."""
     with pytest.raises(BrokenInvariant):
         Ledger(accounts, reservations)
 
 
 def test_a_reservation_closes_once() -> None:
-    """Closing what is not open is a bug of the caller, never a second booking."""
+    """Closing a reservation that is not open raises BrokenInvariant and books nothing."""
     ledger = Ledger({"a": Account(100)})
     ledger.reserve(held(1))
     ledger.close(held(1), 10)
@@ -103,13 +108,14 @@ def test_a_reservation_closes_once() -> None:
 
 
 def test_due_reservations_come_in_the_order_of_their_deadlines() -> None:
-    """Closed ones are not due, later ones not yet."""
+    """Due reservations are open, past their deadline, and come in the order of their deadlines."""
     ledger = Ledger({"a": Account(1_000)})
     deadlines = {1: 300, 2: 100, 3: 200, 4: 900}
     for number, deadline_ms in deadlines.items():
         ledger.reserve(held(number, deadline_ms=deadline_ms))
     ledger.close(held(3, deadline_ms=200), 0)
-    assert ([due.offset for due in ledger.due(300, most=5)], ledger.next_deadline_ms()) == ([2, 1], 900)
+    assert [due.offset for due in ledger.due(300, most=5)] == [2, 1]
+    assert ledger.next_deadline_ms() == 900
 
 
 STEPS = st.lists(
@@ -125,7 +131,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_any_history_keeps_the_books(steps: list[tuple[str, int, str, int]]) -> None:
-    """Whatever is reserved, closed and re-budgeted in whatever order, every rule holds after every step."""
+    """Every rule of the ledger holds after every reserve, close and budget, in any order."""
     ledger = Ledger({"a": Account(500), "b": Account(200)})
     for step, number, llm, amount in steps:
         reservation = ledger.open.get(f"0-{number}-1")
@@ -154,7 +160,7 @@ DEADLINES = [
 def test_the_next_deadline_is_that_of_an_open_reservation(
     deadlines: list[int], closed: list[int], earliest: int | None
 ) -> None:
-    """Closed reservations leave no deadline behind, in whatever order they close."""
+    """The next deadline is the earliest of the open reservations, in whatever order reservations close."""
     ledger = Ledger({"a": Account(1_000)})
     made = [held(number, deadline_ms=deadline_ms) for number, deadline_ms in enumerate(deadlines)]
     for reservation in made:

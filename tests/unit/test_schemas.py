@@ -48,20 +48,20 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
 
 
 def test_the_folder_is_current() -> None:
-    """`make schemas` would change nothing."""
+    """`make schemas` changes no file."""
     on_disk = {path.relative_to(FOLDER).as_posix(): path.read_text(encoding="utf-8") for path in FOLDER.rglob("*.json")}
     assert on_disk == schemas.files()
 
 
 def test_every_kind_of_decision_has_an_example() -> None:
-    """A kind that is added is described."""
+    """Every kind of decision has an example, a new kind too."""
     kinds = {kind.__struct_config__.tag for kind in Decision.__args__}
     assert {name.removeprefix("decision-") for name in examples.decisions()} == kinds
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_is_valid(name: str) -> None:
-    """Each example obeys its JSON Schema, which is itself a valid one."""
+    """Each JSON Schema is valid, and its example obeys it."""
     schema = written(f"{name}.schema.json")
     jsonschema.Draft202012Validator.check_schema(schema)
     assert [error.message for error in validator(schema).iter_errors(written(f"examples/{name}.json"))] == []
@@ -69,7 +69,7 @@ def test_an_example_is_valid(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_schema_refuses(name: str) -> None:
-    """A schema says something: each refuses its example without its first required field, or with one unknown."""
+    """A schema refuses its example without the first required field; if no field is required, with an unknown field."""
     schema, example = written(f"{name}.schema.json"), written(f"examples/{name}.json")
     required = schema["$defs"][type(examples.messages()[name]).__name__]["required"]
     broken = {**example, "unknown": 1} if not required else {k: v for k, v in example.items() if k != required[0]}
@@ -78,7 +78,7 @@ def test_a_schema_refuses(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_is_read_back(name: str) -> None:
-    """What is encoded decodes to the same message."""
+    """An encoded example decodes to the same message."""
     message = examples.messages()[name]
     decode = DECODERS.get(name, codec.decode_decision)
     assert decode(codec.encode(message)) == message
@@ -86,32 +86,33 @@ def test_an_example_is_read_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(examples.inputs()))
 def test_the_json_of_an_example_can_be_sent(name: str) -> None:
-    """A producer may send an input's example as it stands in the folder."""
+    """A producer may send the example of an input as the file has it."""
     assert DECODERS[name]((FOLDER / f"examples/{name}.json").read_bytes()) == examples.messages()[name]
 
 
 def test_the_example_of_a_dead_letter() -> None:
-    """It is refused for the reason that it gives, has the headers that the AsyncAPI document lists, and its key and
-    value are those that were received."""
+    """The example is refused for the reason in its headers, has the headers that the AsyncAPI document lists, and
+    holds the key and value that were received."""
     letter = examples.dead_letter()
     with pytest.raises(RejectRecord) as refused:
         decode_query(letter.value or b"")
     example = written("examples/dead-letter.json")
     headers = written("asyncapi.json")["components"]["messages"]["dead-letter"]["headers"]
-    said = (str(refused.value), f"tollgate.{refused.value.code}")
-    shown = tuple(example["headers"][f"__connect.errors.exception.{part}"] for part in ("message", "class.name"))
-    received = tuple(base64.b64decode(example[part]) for part in ("key", "value"))
-    assert (shown, received, list(validator(headers).iter_errors(example["headers"]))) == (said, letter[:2], [])
+    assert example["headers"]["__connect.errors.exception.message"] == str(refused.value)
+    assert example["headers"]["__connect.errors.exception.class.name"] == f"tollgate.{refused.value.code}"
+    assert base64.b64decode(example["key"]) == letter.key
+    assert base64.b64decode(example["value"]) == letter.value
+    assert [error.message for error in validator(headers).iter_errors(example["headers"])] == []
 
 
 def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
-    """Inside the document and to the schemas beside it."""
+    """Each `$ref` leads to a place in the document or to a schema file."""
     document = written("asyncapi.json")
     assert [reference for reference in references(document) if not leads_somewhere(reference, document)] == []
 
 
 def test_the_asyncapi_document_has_every_topic() -> None:
-    """Names of the topics are those that `tollgate topics create` makes."""
+    """The document has the topics that `tollgate topics create` makes."""
     addresses = {channel["address"] for channel in written("asyncapi.json")["channels"].values()}
     assert addresses == set(Settings().topics.all(["{llm}"])) - {"dispatch.-llm-"} | {"dispatch.{llm}"}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from worker.contract.errors import FixSetting
-from worker.contract.settings import LlmSettings, Settings, load_settings
+from worker.contract.settings import KafkaSettings, LlmSettings, RoutingSettings, Settings, load_settings
 from worker.contract.token_costs import PriceList
 from worker.core.partition_config import configuration
 from worker.estimation.manifest import Manifest
@@ -20,7 +20,7 @@ GROUP = "TOLLGATE_KAFKA__GROUP"
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests' own environment says nothing."""
+    """The environment of the tests sets nothing."""
     for name in list(os.environ):
         if name.lower().startswith("tollgate_"):
             monkeypatch.delenv(name)
@@ -38,20 +38,32 @@ def load(
 
 
 FILE = '[kafka]\ngroup = "file"\npartitions = 8\n'
-PRECEDENCE = [
-    ("default", "", {}, {}, ("tollgate", 4)),
-    ("file over default", FILE, {}, {}, ("file", 8)),
-    ("environment over file, name by name", FILE, {GROUP: "environment"}, {}, ("environment", 8)),
+PRECEDENCE: list[tuple[str, str, dict[str, str], dict[str, Any], dict[str, object]]] = [
+    ("default", "", {}, {}, {"group": "tollgate", "partitions": 4}),
+    ("file over default", FILE, {}, {}, {"group": "file", "partitions": 8}),
+    (
+        "environment over file, name by name",
+        FILE,
+        {GROUP: "environment"},
+        {},
+        {"group": "environment", "partitions": 8},
+    ),
     (
         "flag over environment, name by name",
         FILE,
         {GROUP: "environment", "TOLLGATE_KAFKA__PARTITIONS": "16"},
         {"kafka": {"group": "flag"}},
-        ("flag", 16),
+        {"group": "flag", "partitions": 16},
     ),
-    ("flag over file", FILE, {}, {"kafka": {"group": "flag"}}, ("flag", 8)),
-    ("small letters", FILE, {GROUP.lower(): "environment"}, {}, ("environment", 8)),
-    ("variables of others", "", {"TOLLGATE_PORT": "tcp://10.0.0.1:80", "TOLL__GATE": "1"}, {}, ("tollgate", 4)),
+    ("flag over file", FILE, {}, {"kafka": {"group": "flag"}}, {"group": "flag", "partitions": 8}),
+    ("small letters", FILE, {GROUP.lower(): "environment"}, {}, {"group": "environment", "partitions": 8}),
+    (
+        "variables of others",
+        "",
+        {"TOLLGATE_PORT": "tcp://10.0.0.1:80", "TOLL__GATE": "1"},
+        {},
+        {"group": "tollgate", "partitions": 4},
+    ),
 ]
 
 
@@ -64,11 +76,12 @@ def test_precedence(
     text: str,
     variables: dict[str, str],
     flags: dict[str, Any],
-    expected: tuple[str, int],
+    expected: dict[str, object],
 ) -> None:
-    """The nearer source wins, setting by setting."""
+    """A flag wins over the environment, the environment over the file, the file over the default, setting by
+    setting."""
     kafka = load(tmp_path, monkeypatch, text, variables, flags).kafka
-    assert (kafka.group, kafka.partitions) == expected
+    assert {"group": kafka.group, "partitions": kafka.partitions} == expected
 
 
 SASL = {"TOLLGATE_KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "TOLLGATE_KAFKA__SASL_USERNAME": "ada"}
@@ -181,7 +194,7 @@ REFUSED: list[tuple[str, str, dict[str, str], list[str]]] = [
 def test_a_mistake_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, variables: dict[str, str], lines: list[str]
 ) -> None:
-    """Each is named, with what is allowed in its place, one on a line."""
+    """Each mistake has a line, which names the setting and what is allowed."""
     with pytest.raises(FixSetting) as caught:
         load(tmp_path, monkeypatch, text, variables, {})
     wanted = [line.format(path=tmp_path / "tollgate.toml") for line in lines]
@@ -212,14 +225,14 @@ NO_SERVERS = [
 
 @pytest.mark.parametrize(("servers", "expected"), [c[1:] for c in SERVERS], ids=[c[0] for c in SERVERS])
 def test_addresses_of_brokers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: str, expected: str) -> None:
-    """Both clients read the same hosts and ports."""
+    """Blanks around the addresses are removed: both clients read the same hosts and ports."""
     kafka = load(tmp_path, monkeypatch, "", {"TOLLGATE_KAFKA__BOOTSTRAP_SERVERS": servers}, {}).kafka
     assert kafka.bootstrap_servers == expected
 
 
 @pytest.mark.parametrize(("servers", "problem"), [c[1:] for c in NO_SERVERS], ids=[c[0] for c in NO_SERVERS])
 def test_no_addresses_of_brokers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: str, problem: str) -> None:
-    """Refused by the setting's name, with what is wrong and what is right."""
+    """The error names the setting, the mistake and the remedy."""
     with pytest.raises(FixSetting) as caught:
         load(tmp_path, monkeypatch, "", {"TOLLGATE_KAFKA__BOOTSTRAP_SERVERS": servers}, {})
     remedy = "; give host:port, several separated by commas, IPv6 addresses in brackets"
@@ -242,7 +255,8 @@ NAMES = [
 def test_a_variable_sets_one_thing_of_an_llm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm: str, variable: str
 ) -> None:
-    """Whatever its name is; the rest stays as the file has it, and no other LLM appears."""
+    """A variable sets one setting of one LLM, whatever the LLM's name is. All other settings stay as the file has
+    them."""
     text = f'[llms."{llm}"]\nbudget_usd = 1\nmargin = 2\n[llms.other]\nbudget_usd = 5\n'
     llms = load(tmp_path, monkeypatch, text, {f"TOLLGATE_LLMS__{variable}__BUDGET_USD": "3"}, {}).llms
     found = {name: (one.budget_usd, one.margin) for name, one in llms.items()}
@@ -250,7 +264,7 @@ def test_a_variable_sets_one_thing_of_an_llm(
 
 
 def test_a_password_in_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of other bytes is refused by the setting that names it."""
+    """A password file that is not UTF-8 is refused by the setting that names it."""
     (tmp_path / "password").write_bytes(b"\xff\xfe")
     named = {**SASL, "TOLLGATE_KAFKA__SASL_PASSWORD_FILE": str(tmp_path / "password")}
     with pytest.raises(FixSetting, match=r"^kafka: sasl_password_file cannot be read: it is no UTF-8"):
@@ -258,7 +272,7 @@ def test_a_password_in_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_key_needs_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key alone would be ignored by both clients."""
+    """A key without a certificate is refused: both clients would ignore it."""
     key = tmp_path / "key.pem"
     key.touch()
     with pytest.raises(FixSetting, match="ssl_key_file needs the ssl_certificate_file"):
@@ -266,7 +280,7 @@ def test_a_key_needs_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """The message says how to name another."""
+    """The error says how to name another file."""
     with pytest.raises(FixSetting, match="No such file or directory; name the settings file with --config"):
         load_settings(tmp_path / "nowhere.toml")
 
@@ -279,11 +293,12 @@ PASSWORDS = [
 
 @pytest.mark.parametrize("variables", [c[1] for c in PASSWORDS], ids=[c[0] for c in PASSWORDS])
 def test_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    """It is read, without the end of its line, and never shown."""
+    """A password is read without the end of its line, and repr does not show it."""
     (tmp_path / "password").write_text("secret\n")
     named = {name: value.format(folder=tmp_path) for name, value in variables.items()}
     settings = load(tmp_path, monkeypatch, "", {**SASL, **named}, {})
-    assert (settings.kafka.password(), "secret" in repr(settings)) == ("secret", False)
+    assert settings.kafka.password() == "secret"
+    assert "secret" not in repr(settings)
 
 
 # What one partition decides by
@@ -291,14 +306,16 @@ def test_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: 
 
 def manifest(llms: tuple[str, ...] = ("a", "b")) -> Manifest:
     """An index of these LLMs."""
-    names = dict.fromkeys(Manifest.__struct_fields__)
-    return Manifest(**{**names, "llms": llms, "margins": tuple(1.5 for _ in llms), "index": "index"})
+    fields: dict[str, Any] = dict.fromkeys(Manifest.__struct_fields__)
+    return Manifest(**{**fields, "llms": llms, "margins": tuple(1.5 for _ in llms), "index": "index"})
 
 
 def budgets(partitions: int, usd: str, horizon: int = 0) -> Settings:
     """Settings of two LLMs with the same budget."""
     llms = {name: LlmSettings(budget_usd=Decimal(usd)) for name in ("a", "b")}
-    return Settings(kafka={"partitions": partitions}, routing={"horizon_queries": horizon}, llms=llms)
+    return Settings(
+        kafka=KafkaSettings(partitions=partitions), routing=RoutingSettings(horizon_queries=horizon), llms=llms
+    )
 
 
 SPLITS = [
@@ -318,20 +335,22 @@ def test_budgets_are_split_exactly(partitions: int, usd: str, shares: list[int])
 
 
 def test_the_horizon_is_split_as_budgets_are() -> None:
-    """Each partition expects its share of the queries."""
+    """The horizon of a partition is its share of the queries."""
     settings = budgets(3, "1", horizon=10)
     assert [configuration(settings, manifest(), partition).horizon_queries for partition in range(3)] == [4, 3, 3]
 
 
 def test_a_margin_of_the_settings_wins() -> None:
-    """Margins come from the index, unless the operator says otherwise; both in the order of the index."""
+    """The settings' margin replaces the index's margin. LLMs, margins and budgets have the order of the index."""
     llms = {"b": LlmSettings(budget_usd=Decimal(1), margin=2.0), "a": LlmSettings(budget_usd=Decimal(1))}
     made = configuration(Settings(llms=llms), manifest(), 0)
-    assert (made.llms, made.margins, list(made.budget_micros)) == (("a", "b"), (1.5, 2.0), ["a", "b"])
+    assert made.llms == ("a", "b")
+    assert made.margins == (1.5, 2.0)
+    assert list(made.budget_micros) == ["a", "b"]
 
 
 def test_an_index_of_other_llms_is_refused() -> None:
-    """The message names what each side has alone."""
+    """The error names the LLMs that only the index or only the settings have."""
     with pytest.raises(FixSetting, match=r"only in the index: \['c'\], only in the settings: \['b'\]"):
         configuration(budgets(1, "1"), manifest(("a", "c")), 0)
 
@@ -353,5 +372,5 @@ PRICE_LISTS = [
 
 @pytest.mark.parametrize(("prices", "price_list"), [c[1:] for c in PRICE_LISTS], ids=[c[0] for c in PRICE_LISTS])
 def test_a_price_list(prices: dict[str, str], price_list: PriceList | None) -> None:
-    """A price of zero is a price; no price is none."""
+    """A price list with prices of zero is a price list; an LLM without prices has no price list."""
     assert LlmSettings.model_validate({"budget_usd": 1, **prices}).price_list == price_list

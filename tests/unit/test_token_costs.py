@@ -75,7 +75,8 @@ PRICED = [
 
 @pytest.mark.parametrize(("used", "cost"), [c[1:] for c in PRICED], ids=[c[0] for c in PRICED])
 def test_usage_is_priced(used: dict[str, Any], cost: int) -> None:
-    """Cached tokens are counted once, whether a provider counts them in the input or beside it."""
+    """Each provider's usage has its cost. Cached tokens are counted once, whether the input count includes them or
+    not."""
     assert token_costs.cost_micros(used, PRICES) == cost
 
 
@@ -94,7 +95,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("used", [c[1] for c in UNKNOWN], ids=[c[0] for c in UNKNOWN])
 def test_what_is_missing_is_unknown(used: dict[str, Any]) -> None:
-    """No count is ever taken to be zero because it is missing."""
+    """The cost of usage that lacks a count is unknown: a missing count is not zero."""
     assert isinstance(token_costs.cost_micros(used, PRICES), Unknown)
 
 
@@ -114,13 +115,13 @@ REFUSED = [
 
 @pytest.mark.parametrize(("used", "named"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
 def test_counts_that_cannot_be_are_refused(used: dict[str, Any], named: str) -> None:
-    """The record goes to `dead-letters`, and the reason names the count."""
+    """Impossible counts raise RejectRecord, which names the count."""
     with pytest.raises(RejectRecord, match=named):
         token_costs.cost_micros(used, PRICES)
 
 
 def test_cached_input_without_a_price_costs_what_input_costs() -> None:
-    """Never less than what may have been charged."""
+    """Without a cached price, cached input costs the input price: the cost is not below the charge."""
     used = {"prompt_tokens": 100, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 60}}
     assert token_costs.cost_micros(used, NO_CACHE_PRICE) == 270
 
@@ -135,6 +136,6 @@ CEILINGS = [
 
 
 def test_ceilings() -> None:
-    """No query costs more than its own counts at list prices; what is not said caps nothing."""
+    """The maximum cost of a query is its own counts at list prices; without counts or prices it is infinite."""
     prices = [PRICES, PriceList(Decimal("0.1"), Decimal("0.1")), None]
     assert ceilings_micros([case[1] for case in CEILINGS], prices).tolist() == [case[2] for case in CEILINGS]
