@@ -55,7 +55,7 @@ def prepared(system: System, past: History, prefix: str) -> Settings:
 def told(system: System, *arguments: str) -> tuple[int | None, str, Any]:
     """Exit code, output and what was written as JSON by a command."""
     file = system.directory / f"{time.monotonic_ns()}.json"
-    code, said = run(system, *arguments, "--json", str(file))
+    code, said = run(system, *arguments, "--output", str(file))
     return code, said, json.loads(file.read_bytes()) if file.exists() else None
 
 
@@ -142,15 +142,15 @@ def test_one_query_is_explained(audited: System) -> None:
     decisions = [codec.decode_decision(r.value) for r in clients.read_partition(settings, settings.topics.decisions, 0)]
     closed = next(d for d in decisions if type(d).__name__ == "Closed" and d.outcome == "settled")
     code, said = run(audited, "explain", closed.query_id)
-    shown = [word in said for word in ("nearest in history", closed.llm, "score", "verdict", "settled at $")]
+    shown = [word in said for word in ("nearest past queries", closed.llm, "score", "verdict", "settled at $")]
     assert (code, shown, run(audited, "explain", "nobody")[0]) == (0, [True] * 5, 1), said
 
 
 CHANGES: list[tuple[str, ...]] = [
-    ("--budgets", "x0.5"),
+    ("--budget-factor", "0.5"),
     ("--policy", "port"),
     ("--without", "Yi-6B-Chat"),
-    ("--with-prices", "Yi-6B-Chat=100"),
+    ("--price", "Yi-6B-Chat=100"),
 ]
 
 

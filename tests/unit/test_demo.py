@@ -99,7 +99,7 @@ MISSES = [
 def test_a_missed_target_is_flagged(changes: dict[str, float], missed: list[str]) -> None:
     """Each beside its figure, and all of them below the table, which fits a terminal of 80 columns."""
     written = io.StringIO()
-    bench_command._show(Console(file=written, width=80), bench.Result(**{**FIGURES, **changes}))
+    bench_command.show(Console(file=written, width=80), bench.Result(**{**FIGURES, **changes}))
     said = written.getvalue()
     assert (said.count("MISSED"), "missed: " + ", ".join(missed) in said) == (len(missed), bool(missed)), said
     assert "…" not in said, said

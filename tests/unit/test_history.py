@@ -15,7 +15,8 @@ from pyarrow import parquet
 from worker.commands import index, main
 from worker.contract.errors import FixSetting
 from worker.estimation.embedder import WORDLLAMA, embed_with
-from worker.estimation.history import read_table
+from worker.estimation.history import read_queries, read_table
+from worker.local.load import query_of
 
 HEADER = "query_id,prompt,a,a|total_cost\n"
 GOOD = HEADER + "q1,one,0.5,0.001\nq2,two,,\nq3,three,1,0\n"
@@ -151,7 +152,7 @@ def test_embeddings_that_are_none(tmp_path: Path, write: Callable[[Path], object
 
 def test_the_demo_has_embeddings_of_its_own(tmp_path: Path) -> None:
     """`index build demo` refuses --embeddings instead of ignoring it."""
-    with pytest.raises(FixSetting, match="--embeddings: the data in the package has its own"):
+    with pytest.raises(FixSetting, match="--embeddings: the package's data has embeddings of its own"):
         index.build(Path("demo"), tmp_path / "index", embeddings=tmp_path / "vectors.npy")
 
 
@@ -167,3 +168,32 @@ def test_the_command_says_it_in_one_line(
     said = capsys.readouterr().err
     assert caught.value.code == 4
     assert said == f"tollgate: {file}: row 4: 'a' is 2.0, not in 0..1; divide scores of 0..100 by 100\n"
+
+
+QUERIES = [
+    (
+        "embeddings in a column",
+        '{"query_id": "q1", "embedding": [1.0, 0.0], "a": 1, "a|total_cost": 0.1}\n',
+        False,
+        True,
+    ),
+    ("embeddings in a file", '{"query_id": "q1", "prompt": "one", "a": 1, "a|total_cost": 0.1}\n', True, True),
+    ("only prompts", '{"query_id": "q1", "prompt": "one"}\n', False, False),
+]
+
+
+@pytest.mark.parametrize(("content", "file", "embedded"), [c[1:] for c in QUERIES], ids=[c[0] for c in QUERIES])
+def test_queries_are_read_with_embeddings_or_as_texts(tmp_path: Path, content: str, file: bool, embedded: bool) -> None:
+    """A table without embeddings gives the texts of its prompts, and needs no LLM's columns for that."""
+    if file:
+        np.save(tmp_path / "embeddings.npy", np.ones((1, 2), dtype=np.float32))
+    found = query_of(read_queries(written(tmp_path, content, "table.jsonl")), 0)
+    assert found.id == "q1"
+    assert (found.embedding is not None) == embedded
+    assert found.text == (None if embedded else "one")
+
+
+def test_a_table_without_queries_is_refused(tmp_path: Path) -> None:
+    """It has neither texts nor embeddings."""
+    with pytest.raises(FixSetting, match="has neither a column `prompt` nor embeddings; add one of them"):
+        read_queries(written(tmp_path, "query_id\nq1\n"))

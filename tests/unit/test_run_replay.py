@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from tests.unit.test_verify import story
 from worker.audit import anchors, run_replay
 from worker.audit.evidence import Anchor
 from worker.audit.run_replay import Limit, Replayed, Rerun, Task
+from worker.commands import replay as replay_command
 from worker.commands.main import app
 from worker.contract.messages import Checkpoint
 from worker.contract.record import StoredRecord
@@ -224,7 +225,7 @@ RUNS = [
     ("proven", {"anchored": True}, OLD, (0, Anchor(0, 100, "aa")), "200"),
     ("the first", {"anchored": None}, None, (0, Anchor(0, 100, "aa")), "10.0"),
     ("a gap", {"anchored": False, "divergence": GAP, "head": None}, OLD, (1, OLD), "the chain ends here"),
-    ("a part without the anchor", {"anchored": False}, OLD, (0, OLD), "its anchor was not passed"),
+    ("a part without the anchor", {"anchored": False}, OLD, (0, OLD), "its anchor lies outside of what was replayed"),
     ("nothing to replay", {"first_offset": None, "head": None, "anchored": False}, OLD, (0, OLD), "nothing to replay"),
     ("at a checkpoint", {"whole": False, "first_offset": 7, "skipped": 0}, OLD, (0, Anchor(0, 100, "aa")), "offset 7"),
     (
@@ -252,7 +253,7 @@ def test_the_command_keeps_anchors_and_tells(
     if before is not None:
         anchors.write(file, [before])
     result = Replayed(**{**ORDINARY, **changes})
-    monkeypatch.setattr(run_replay, "replay", lambda *_: iter([result]))
+    monkeypatch.setattr(replay_command, "replay", lambda *_: iter([result]))
     done = CliRunner().invoke(app, ["replay", "--anchor", str(file)])
     assert (bool(done.exit_code), anchors.read(file)[0]) == (bool(expected[0]), expected[1])
     assert says in f"{done.output} {done.exception}", done.output
@@ -262,6 +263,6 @@ def test_an_anchor_of_another_partition_is_told(monkeypatch: pytest.MonkeyPatch,
     """As where the settings name fewer partitions than there are."""
     file = tmp_path / "heads.json"
     anchors.write(file, [OLD, Anchor(3, 5, "cc")])
-    monkeypatch.setattr(run_replay, "replay", partial(lambda result, *_: iter([result]), Replayed(**ORDINARY)))
+    monkeypatch.setattr(replay_command, "replay", lambda *_: iter([Replayed(**ORDINARY)]))
     done = CliRunner().invoke(app, ["replay", "--anchor", str(file)])
     assert (done.exit_code != 0, "[3]" in str(done.exception), set(anchors.read(file))) == (True, True, {0, 3})

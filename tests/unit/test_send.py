@@ -1,66 +1,175 @@
-"""What `tollgate send` shows of what became of a query."""
+"""What `tollgate send` shows of a query, and what it says if no decision or no answer came."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
 from worker.commands import main
 from worker.commands import send as command
-from worker.contract import examples
-from worker.contract.messages import Closed, Origin, Routed
+from worker.contract import codec, examples
+from worker.contract.messages import Closed, Completion, Decision, Origin, Query, Rejected, Routed
+from worker.contract.record import StoredRecord
+from worker.contract.settings import Settings
+from worker.kafka import clients
 from worker.local import send
-from worker.local.send import Reply
+from worker.local.send import Candidate, Missing, Reply
 
-ORIGIN = Origin(1, 1_234)
 ROUTED = examples.decisions()["decision-routed"]
 CLOSED = examples.decisions()["decision-closed"]
-NOTHING = Reply(ORIGIN, None, [], None, [])
-REFUSED = Reply(ORIGIN, None, [], "Object contains unknown field `txt` - at `$[...]`", [])
 assert isinstance(ROUTED, Routed)
 assert isinstance(CLOSED, Closed)
-ANSWERED = Reply(ORIGIN, ROUTED, send.candidates(examples.LLMS, ROUTED), None, [CLOSED])
+ORIGIN = Origin(1, ROUTED.offset)
+ID = send.dispatch_id(ORIGIN, ROUTED)
+SETTLED = msgspec.structs.replace(CLOSED, dispatch_id=ID)
+FAILED = msgspec.structs.replace(SETTLED, outcome="released", error="busy", spent_micros=0)
+AGAIN = msgspec.structs.replace(ROUTED, attempt=2, llm="small")
+GIVEN_UP = msgspec.structs.replace(ROUTED, attempt=2, llm=None, reason="failed")
+CANDIDATES = send.candidates(examples.LLMS, ROUTED)
+
+
+def reply(attempts: list[Routed], closed: list[Closed], cause: Any = None, detail: str = "") -> Reply:
+    """A reply to a query that was routed."""
+    return Reply(ORIGIN, attempts, CANDIDATES, None, closed, None if cause is None else Missing(cause, detail))
+
+
+REJECTED = Reply(ORIGIN, [], [], "Object contains unknown field `txt` - at `$[...]`", [])
+UNDECIDED = Reply(ORIGIN, [], [], None, [], Missing("not_decided"))
+ANSWERED = reply([ROUTED], [SETTLED])
+
+
+def shown(one: Reply) -> str:
+    """What is printed about a reply."""
+    written = io.StringIO()
+    command.show(Console(file=written, width=200, markup=False), one)
+    return written.getvalue()
+
 
 SHOWN = [
-    ("refused", REFUSED, "refused   Object contains unknown field `txt` - at `$[...]`"),
-    ("nothing in time", NOTHING, "no decision in time"),
-    ("routed", ANSWERED, "goes to   gpt-4o (best_score); 5,340 micro-dollars reserved"),
-    ("settled", ANSWERED, "settled   3,910 micro-dollars (usage)"),
+    ("rejected", REJECTED, ["rejected  Object contains unknown field `txt` - at `$[...]`"]),
+    ("routed", ANSWERED, ["goes to   gpt-4o (best_score); 5,340 micro-dollars reserved"]),
+    ("settled", ANSWERED, ["settled   3,910 micro-dollars (usage)"]),
+    (
+        "tried again",
+        reply([ROUTED, AGAIN], [FAILED]),
+        ["released  0 micro-dollars (usage); error: busy", "goes to   small (best_score, attempt 2)"],
+    ),
+    ("given up", reply([ROUTED, GIVEN_UP], [FAILED]), ["error: busy", "deferred  failed"]),
 ]
 
 
-@pytest.mark.parametrize(("reply", "line"), [c[1:] for c in SHOWN], ids=[c[0] for c in SHOWN])
-def test_what_became_of_a_query_is_shown(reply: Reply, line: str) -> None:
-    """A refusal with its reason, a decision with its LLM and what was settled; else what to look at."""
-    written = io.StringIO()
-    command._show(Console(file=written, width=200, markup=False), reply)
-    assert any(shown.startswith(line) for shown in written.getvalue().splitlines()), written.getvalue()
+@pytest.mark.parametrize(("one", "lines"), [c[1:] for c in SHOWN], ids=[c[0] for c in SHOWN])
+def test_a_reply_is_shown(one: Reply, lines: list[str]) -> None:
+    """A rejection with its reason; each attempt with its LLM, its end and its error."""
+    said = shown(one)
+    for line in lines:
+        assert line in said, f"{line!r} is not shown"
 
 
-def test_the_chosen_llm_is_among_those_shown() -> None:
-    """Also where many score more and could not reserve; what to ask for is said."""
-    best = [send.Candidate(f"llm-{number}", 1.0, 1, 0.0, 1.0) for number in range(10)]
-    chosen = send.Candidate(str(ROUTED.llm), 0.5, 1, 0.0, 0.5)
-    written = io.StringIO()
-    command._show(Console(file=written, width=200, markup=False), Reply(ORIGIN, ROUTED, [*best, chosen], None, []))
-    said = written.getvalue()
-    assert (f"│ {ROUTED.llm} " in said, "and 2 more" in said, f"`tollgate explain {ROUTED.query_id}`" in said) == (
-        True,
-        True,
-        True,
-    ), said
+def test_the_chosen_llm_is_shown_below_llms_with_a_higher_score() -> None:
+    """The command that explains why they could not reserve is named."""
+    best = [Candidate(f"llm-{number}", 1.0, 1, 0.0, 1.0) for number in range(10)]
+    chosen = Candidate(str(ROUTED.llm), 0.5, 1, 0.0, 0.5)
+    said = shown(Reply(ORIGIN, [ROUTED], [*best, chosen], None, []))
+    assert f"\n {ROUTED.llm} " in said, "the chosen LLM is not in the table"
+    assert "and 2 more" in said, "the others are not counted"
+    assert f"`tollgate explain {ROUTED.query_id}`" in said, "the remedy is not named"
 
 
-@pytest.mark.parametrize(("reply", "code"), [(REFUSED, 1), (NOTHING, 1), (ANSWERED, 0)])
-def test_the_exit_code_says_whether_it_was_decided(monkeypatch: pytest.MonkeyPatch, reply: Reply, code: int) -> None:
-    """1 for a query that was refused or that nobody decided in time."""
+MISSING = [
+    ("no worker", Reply(ORIGIN, [], [], None, [], Missing("no_worker")), ["no decision", "`tollgate run`"]),
+    ("a slow worker", UNDECIDED, ["no decision", "--wait", "`tollgate status`"]),
+    (
+        "no inference worker",
+        reply([ROUTED], [], "no_completion"),
+        [f"no answer came in 3 s to dispatch {ID}", "reads dispatch.gpt-4o", "`tollgate infer --llm gpt-4o`"],
+    ),
+    ("a wrong partition", reply([ROUTED], [], "other_partition", "3"), ["is in partition 3", "`origin.partition`"]),
+    ("no worker to apply it", reply([ROUTED], [], "not_applied"), ["no worker has applied it", "`tollgate run`"]),
+    ("a dead letter", reply([ROUTED], [], "rejected", "not JSON"), ["is a dead letter: not JSON"]),
+    ("the second attempt", reply([ROUTED, AGAIN], [FAILED], "no_completion"), ["reads dispatch.small"]),
+]
 
-    def sent(*_: Any) -> Reply:
-        return reply
 
-    monkeypatch.setattr(send, "send", sent)
-    assert CliRunner().invoke(main.app, ["send", "hello"]).exit_code == code
+@pytest.mark.parametrize(("one", "parts"), [c[1:] for c in MISSING], ids=[c[0] for c in MISSING])
+def test_what_did_not_come_is_said_with_its_reason_and_remedy(one: Reply, parts: list[str]) -> None:
+    """A missing answer also says until when its money is held."""
+    said = "\n".join(command.missing(Settings(), one, 3.0))
+    for part in parts:
+        assert part in said, f"{part!r} is not said"
+    assert ("The reservation is held until" in said) == bool(one.attempts), said
+
+
+CODES = [
+    ("answered", ANSWERED, 0),
+    ("deferred", reply([GIVEN_UP], []), 0),
+    ("rejected", REJECTED, 1),
+    ("not decided", UNDECIDED, 1),
+    ("not answered", reply([ROUTED], [], "no_completion"), 1),
+]
+
+
+@pytest.mark.parametrize(("one", "code"), [c[1:] for c in CODES], ids=[c[0] for c in CODES])
+def test_the_exit_code_is_1_if_something_is_missing(monkeypatch: pytest.MonkeyPatch, one: Reply, code: int) -> None:
+    """With --json too, which leaves nothing but JSON on standard output."""
+    monkeypatch.setattr(command, "send_query", lambda *_: one)
+    done = CliRunner().invoke(main.app, ["send", "hello", "--json"])
+    assert done.exit_code == code, done.output
+    assert msgspec.json.decode(done.stdout)["origin"] == {"partition": 1, "offset": ORIGIN.offset}
+
+
+# What the topics say
+
+
+class Topics:
+    """`decisions` and `completions` of two partitions, read as Kafka's are; the query lands in partition 1."""
+
+    def __init__(self, decisions: list[Decision], completions: dict[int, list[Completion]]) -> None:
+        self.decisions = decisions
+        self.completions = completions
+
+    def read(self, settings: Settings, topic: str, partition: int, start: int | None = None) -> list[StoredRecord]:
+        """The records of a partition from `start` on."""
+        values: list[Any] = self.completions.get(partition, []) if topic == "completions" else []
+        if topic == "decisions":
+            values = self.decisions if partition == ORIGIN.partition else []
+        records = [
+            StoredRecord(topic, partition, offset, 0, None, codec.encode(value), ())
+            for offset, value in enumerate(values)
+        ]
+        return records[start or 0 :]
+
+
+ANSWER = Completion(dispatch_id=ID, origin_partition=1, llm="gpt-4o", status="ok")
+OTHER = msgspec.structs.replace(ANSWER, dispatch_id=f"{ID}1")
+DEAD = Rejected(b"", 0, "completions", 0, "no usage")
+
+FOUND = [
+    ("answered", [ROUTED, SETTLED], {}, None),
+    ("nobody answered", [ROUTED], {1: [OTHER]}, Missing("no_completion")),
+    ("answered in another partition", [ROUTED], {0: [ANSWER]}, Missing("other_partition", "0")),
+    ("answered, not applied", [ROUTED], {1: [ANSWER]}, Missing("not_applied")),
+    ("the answer is a dead letter", [ROUTED, DEAD], {1: [ANSWER]}, Missing("rejected", "no usage")),
+    ("not decided", [], {}, Missing("no_worker")),
+]
+
+
+@pytest.mark.parametrize(("decisions", "completions", "missing"), [c[1:] for c in FOUND], ids=[c[0] for c in FOUND])
+def test_the_reason_is_read_from_the_topics(
+    monkeypatch: pytest.MonkeyPatch,
+    decisions: list[Decision],
+    completions: dict[int, list[Completion]],
+    missing: Missing | None,
+) -> None:
+    """A completion is looked for in every partition, and its rejection among the decisions."""
+    monkeypatch.setattr(clients, "end_offset", lambda *_: 0)
+    monkeypatch.setattr(clients, "read_partition", Topics(decisions, completions).read)
+    monkeypatch.setattr(send, "_produce", lambda *_: ORIGIN)
+    monkeypatch.setattr(send, "_llms", lambda *_: examples.LLMS)
+    monkeypatch.setattr(send, "_has_workers", lambda _: False)
+    assert send.send(Settings(), Query(text="hello"), 0.0).missing == missing

@@ -5,56 +5,70 @@ from __future__ import annotations
 import random
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from worker.commands.options import JsonOption, write_json
+from worker.commands.options import JsonOption, OutputOption, finite, more_help, new_app
+from worker.commands.output import errors, present
+from worker.local.broker import Broker
+from worker.local.chaos import Chaos, Plan, Result
+from worker.local.system import System
 
-if TYPE_CHECKING:
-    from worker.local.chaos import Result
+Minutes = Annotated[
+    float, typer.Option(callback=finite, min=0.1, help="Minutes during which queries are produced and faults happen.")
+]
+Rate = Annotated[float, typer.Option(callback=finite, min=1, help="Queries per second.")]
+Every = Annotated[float, typer.Option(callback=finite, min=1, help="Mean number of seconds between faults.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="Use this seed to repeat a run's faults. Without it a seed is chosen and printed.", show_default=False
+    ),
+]
 
-Minutes = Annotated[float, typer.Option(min=0.1, help="How long queries are produced and things are broken.")]
-Rate = Annotated[float, typer.Option(min=1, help="Queries a second.")]
-Every = Annotated[float, typer.Option(min=1, help="Mean seconds between blows.")]
-Seed = Annotated[int | None, typer.Option(help="Repeat the blows of a run; else drawn and shown.")]
+app = new_app()
 
 
+@app.command(
+    epilog=more_help("tollgate chaos --minutes 10 --seed 7", exit_1="a query was lost, doubled or decided wrongly")
+)
 def command(
-    minutes: Minutes = 2.0, rate: Rate = 150.0, every: Every = 8.0, seed: Seed = None, json: JsonOption = None
+    minutes: Minutes = 2.0,
+    rate: Rate = 150.0,
+    every: Every = 8.0,
+    seed: Seed = None,
+    json: JsonOption = False,
+    output: OutputOption = None,
 ) -> None:
-    """Break a whole Tollgate at random, then prove that nothing was lost, doubled or changed.
+    """Break a whole system at random and prove its books.
 
-    On a Kafka of its own: 3 workers over 6 partitions, 2 inference workers, a producer; SIGKILL, SIGSTOP for longer
-    than the session timeout, SIGTERM, and the broker killed and restarted. Ends with verify and replay; exit code 1 if
-    either finds anything. Example: `tollgate chaos --minutes 10 --seed 7`
+    The command starts a Kafka broker, 3 workers over 6 partitions, 2 inference workers and a producer. Then it kills
+    workers, stops them for longer than the session timeout, ends them with SIGTERM, and kills and restarts the broker.
+    At the end it runs the checks of `verify` and `replay`. The faults are printed on standard error as they happen.
     """
-    from rich.console import Console
-
-    from worker.local.broker import Broker
-    from worker.local.chaos import Chaos, Plan
-    from worker.local.system import System
-
-    console = Console()
     plan = Plan(minutes, rate, every, random.SystemRandom().randrange(2**32) if seed is None else seed)
-    console.print(f"seed {plan.seed}")
+    progress = errors().print
+    progress(f"seed {plan.seed}")
     with (
         tempfile.TemporaryDirectory(prefix="tollgate-chaos-") as place,
         Broker(Path(place) / "kafka") as broker,
         System(Path(place), broker) as system,
     ):
-        result = Chaos(system, plan, console.print).run()
-    _show(console, result)
-    write_json(json, result)
+        result = Chaos(system, plan, progress).run()
+    present(result, json, output, lambda console: show(console, result))
     if not result.ok:
         raise typer.Exit(1)
 
 
-def _show(console: Any, result: Result) -> None:
+def show(console: Console, result: Result) -> None:
+    """The faults, what became of the queries, and the result."""
     counts = result.report.counts
-    blows = ", ".join(f"{count} x {blow}" for blow, count in result.blows.items())
+    faults = ", ".join(f"{count} x {fault}" for fault, count in result.blows.items())
     exits = ", ".join(f"{count} x {code}" for code, count in sorted(result.exits.items()))
-    console.print(f"blows     {blows}; {result.restarts} restarts (exit codes: {exits})")
+    console.print(f"seed      {result.seed}")
+    console.print(f"faults    {faults}; {result.restarts} restarts (exit codes: {exits})")
     console.print(
         f"queries   {result.queries:,} produced = {counts.dispatched:,} dispatched + {counts.deferred:,} deferred + "
         f"{counts.dead_letters:,} dead letters; {counts.transactions:,} transactions"

@@ -4,79 +4,92 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from worker.commands.options import JsonOption, write_json
+from worker.audit.report import LlmTotals
+from worker.commands.options import JsonOption, OutputOption, finite, more_help, new_app, writable_directory
+from worker.commands.output import errors, present
+from worker.commands.tables import Figures
+from worker.estimation.demo_data import demo_directory
+from worker.local import demo
+from worker.local.demo import Result, Stage
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from worker.audit.report import LlmTotals
-    from worker.local.demo import Result
-
-Directory = Annotated[Path | None, typer.Option(help="Where it keeps Kafka's data and its logs; made anew.")]
-Queries = Annotated[int, typer.Option(min=100, max=1_000_000, help="How many queries to route.")]
-Rate = Annotated[float, typer.Option(min=1, help="Queries a second.")]
-Workers = Annotated[int, typer.Option(min=1, max=4, help="Worker processes over the 4 partitions.")]
-Keep = Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C, for `tollgate send`.")]
-NoKill = Annotated[bool, typer.Option("--no-kill", help="Do not kill a worker midway.")]
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        help="The demo's directory, for Kafka's data and the logs. An old demo there is deleted first. Without it: a "
+        "directory for temporary files.",
+        callback=writable_directory,
+        show_default=False,
+    ),
+]
+Queries = Annotated[int, typer.Option(min=100, max=1_000_000, help="Number of queries to route.")]
+Rate = Annotated[float, typer.Option(callback=finite, min=1, help="Queries per second.")]
+Workers = Annotated[int, typer.Option(min=1, max=4, help="Number of workers; they share 4 partitions.")]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave the system running until Ctrl-C, for `tollgate send`.")]
+NoKill = Annotated[bool, typer.Option("--no-kill", help="Do not kill a worker.")]
 MONEY = ("budget", "spent", "reserved", "overrun")
 
+app = new_app()
 
+
+@app.command(
+    epilog=more_help(
+        "tollgate demo", "tollgate demo --keep", "tollgate demo --queries 5000 --json", exit_1="the proof failed"
+    )
+)
 def command(
     queries: Queries = 2_000,
     rate: Rate = 250.0,
     workers: Workers = 2,
     no_kill: NoKill = False,
     keep: Keep = False,
-    json: JsonOption = None,
+    json: JsonOption = False,
+    output: OutputOption = None,
     directory: Directory = None,
 ) -> None:
-    """Run the whole job on a real Kafka: route real queries, kill a worker midway, prove the books.
+    """Run the whole system on this machine and prove its books.
 
-    Starts a Kafka on 127.0.0.1, builds the index from the real history in the package, starts workers and an inference
-    worker, and ends all of them again. Exit code 1 if the proof fails. Example: `tollgate demo --queries 5000 --keep`
+    The demo starts a Kafka broker on 127.0.0.1, builds an index from the past queries in the package, and starts
+    workers and an inference worker. It routes real queries, and kills one worker on the way. Then it checks that no
+    query was lost or routed twice and that all money is accounted for. At the end it stops everything.
+
+    With --keep the system runs on after the proof. `tollgate send` and `tollgate status` in another terminal find it.
     """
-    from rich.console import Console
-
-    from worker.estimation.demo_data import demo_directory
-    from worker.local import demo
-
-    # Both alike; Python leaves SIGINT ignored where a script started the demo in the background.
+    # Both signals end the demo alike. Python ignores SIGINT in a process that a script started in the background.
     for end in (signal.SIGINT, signal.SIGTERM):
         signal.signal(end, signal.default_int_handler)
-    # Names and findings may hold brackets, which are no markup.
-    console = Console(markup=False)
     place = demo.own_directory(directory or demo_directory())
-    stages = _Stages(console)
+    stages = Stages()
     with demo.Demo(place, demo.Plan(queries, rate, workers, kill=not no_kill), stages.show) as running:
         with stages:
             settings = running.start()
             result = running.result(settings, running.route(settings))
-        _show(console, result)
-        write_json(json, result)
+        present(result, json, output, lambda console: show(console, result))
         if keep and result.report.ok:
-            _wait(console)
+            _wait()
     if not result.report.ok:
-        console.print(f"the logs are in {place}")
+        typer.echo(f"the logs are in {place}", err=True)
         raise typer.Exit(1)
     demo.forget(place)
 
 
-class _Stages:
-    """One progress line for each stage, as they come."""
+class Stages:
+    """One progress bar for each stage of the demo, on standard error if that is a terminal."""
 
-    def __init__(self, console: Any) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    def __init__(self) -> None:
+        console = errors()
         columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console)
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._name = ""
-        self._task: Any = None
+        self._task = TaskID(0)
 
-    def show(self, stage: Any) -> None:
+    def show(self, stage: Stage) -> None:
+        """Show how far the demo is."""
         name = "getting ready" if stage.steps else stage.name
         if name != self._name:
             self._name, self._task = name, self._progress.add_task(name, total=stage.total)
@@ -90,7 +103,8 @@ class _Stages:
         self._progress.stop()
 
 
-def _show(console: Any, result: Result) -> None:
+def show(console: Console, result: Result) -> None:
+    """The accounts, the quality beside that of other policies, the speed and the proof."""
     console.print(_accounts(result))
     rivals = ", ".join(
         f"{result.quality / other - 1:+.0%} over {name} ({other:,.1f})" for name, other in result.rivals.items()
@@ -105,16 +119,13 @@ def _show(console: Any, result: Result) -> None:
     _show_proof(console, result)
 
 
-def _accounts(result: Result) -> Table:
-    from worker.audit.report import LlmTotals
-    from worker.commands.tables import figures
-
+def _accounts(result: Result) -> Figures:
     llms = result.report.llms
     rows = [_account(llm, total, total.mean_quality) for llm, total in llms.items()]
     sums = {f"{name}_micros": sum(getattr(total, f"{name}_micros") for total in llms.values()) for name in MONEY}
     dispatched = sum(total.dispatched for total in llms.values())
     rows.append(_account("all", LlmTotals(**sums, dispatched=dispatched), None))
-    return figures(("micro-dollars", *MONEY, "dispatched", "quality"), rows)
+    return Figures(("micro-dollars", *MONEY, "dispatched", "quality"), rows)
 
 
 def _account(llm: str, total: LlmTotals, quality: float | None) -> list[str]:
@@ -122,7 +133,7 @@ def _account(llm: str, total: LlmTotals, quality: float | None) -> list[str]:
     return [llm, *(f"{figure:,}" for figure in (*money, total.dispatched)), "" if quality is None else f"{quality:.3f}"]
 
 
-def _show_proof(console: Any, result: Result) -> None:
+def _show_proof(console: Console, result: Result) -> None:
     report, counts = result.report, result.report.counts
     if not report.ok:
         console.print(f"proof     FAILED, {report.wrong} wrong; the first: {report.findings[0]}", style="bold red")
@@ -130,15 +141,17 @@ def _show_proof(console: Any, result: Result) -> None:
     console.print(
         f"proof     {counts.queries:,} queries = {counts.dispatched:,} dispatched + {counts.deferred:,} deferred + "
         f"{counts.dead_letters:,} dead letters; nothing twice; {counts.settled:,} settled, {counts.released:,} "
-        f"released, {counts.expired:,} expired, {counts.open:,} open; ledger = settled + reserved; no overrun but what "
-        f"was charged beyond reservations; chain of {counts.decisions:,} decisions whole",
+        f"released, {counts.expired:,} expired, {counts.open:,} open; ledger = settled + reserved; each overrun is a "
+        f"charge above its reservation; chain of {counts.decisions:,} decisions whole",
         style="bold green",
     )
 
 
-def _wait(console: Any) -> None:
-    console.print('\nstill running: try `tollgate send "any question of yours"`, `tollgate status`; Ctrl-C ends it')
+def _wait() -> None:
+    typer.echo(
+        'still running: try `tollgate send "a question of yours"` or `tollgate status`; Ctrl-C ends it', err=True
+    )
     try:
         signal.pause()
     except KeyboardInterrupt:
-        console.print("ending")
+        typer.echo("ending", err=True)

@@ -3,65 +3,79 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from worker.commands.options import ConfigOption, settings_from
+from worker.audit.explain import Attempt, Explanation
+from worker.audit.run_explain import find, with_neighbours
+from worker.commands.options import ConfigOption, JsonOption, OutputOption, more_help, new_app, settings_from
+from worker.commands.output import present, reading
+from worker.commands.tables import USD_PER_MICRO, Figures
+from worker.contract.errors import CheckFailed
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+QueryId = Annotated[
+    str,
+    typer.Argument(
+        help="The query's id. A query without an id, or one that could not be read, is called <partition>-<offset>."
+    ),
+]
+Count = Annotated[int, typer.Option("--neighbours", min=0, help="Number of past queries to show.")]
 
-    from worker.audit.explain import Attempt, Explanation
-
-QueryId = Annotated[str, typer.Argument(help="The query's id; one that had none is called <partition>-<offset>.")]
-Count = Annotated[int, typer.Option("--neighbours", min=0, help="How many neighbours in history to show.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the explanation as JSON.")]
-
-USD = 1e-6
+app = new_app()
 
 
-def command(query_id: QueryId, config: ConfigOption = None, count: Count = 5, as_json: AsJson = False) -> None:
-    """Tell one query's way: its neighbours in history, the estimates, prices and scores, who could reserve, the end.
+@app.command(
+    epilog=more_help(
+        "tollgate explain my-query-17", "tollgate explain 3-1042 --json", exit_1="nothing was decided about this query"
+    )
+)
+def command(
+    query_id: QueryId,
+    config: ConfigOption = None,
+    count: Count = 5,
+    json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Explain the decisions about one query.
 
-    A score is quality - price x cost; the best one above 0 whose LLM can reserve is chosen. Costs are in micro-dollars,
-    prices in quality per dollar; an LLM is affordable if it has left what it would have to hold. Exit 1 if nothing was
-    ever decided about it. Example: `tollgate explain my-query-17`
+    The command shows the nearest past queries, and for each attempt the quality, cost, price and score of each LLM,
+    which LLMs had enough budget, and the outcome.
+
+    A score is quality - price x cost. The LLM with the best score above 0 that can reserve is chosen. Costs and
+    reservations are in micro-dollars, prices in quality per dollar.
     """
-    import msgspec
-    from rich.console import Console
-
-    from worker.audit.run_explain import find, with_neighbours
-    from worker.commands.verify import watching
-    from worker.contract.errors import CheckFailed
-
-    settings, console = settings_from(config), Console()
-    with watching(console) as progress:
+    settings = settings_from(config)
+    with reading() as progress:
         explanations = find(settings, query_id, progress)
     if not explanations:
-        raise CheckFailed(f"{query_id}: nothing was decided about it; is it still waiting? `tollgate status` tells")
+        raise CheckFailed(
+            f"{query_id}: nothing was decided about this query. Check the id; a query that could not be read (a dead "
+            "letter) is called <partition>-<offset>. `tollgate status` shows how many queries are waiting"
+        )
     if count:
         explanations = with_neighbours(settings, explanations, count)
-    if as_json:
-        typer.echo(msgspec.json.encode(explanations))
-        return
-    for explanation in explanations:
-        show(console, explanation)
+
+    def tables(console: Console) -> None:
+        for explanation in explanations:
+            show(console, explanation)
+
+    present(explanations, json, output, tables)
 
 
 def show(console: Console, explanation: Explanation) -> None:
     """The explanation of one query, attempt by attempt."""
     place = f"partition {explanation.partition}, offset {explanation.query_offset}"
-    _say(console, f"query {explanation.query_id}, {place}")
+    console.print(f"query {explanation.query_id}, {place}")
     if explanation.refused is not None:
-        _say(console, f"it is a dead letter: {explanation.refused}")
+        console.print(f"it is a dead letter: {explanation.refused}")
         return
     if explanation.neighbours_unknown is not None:
-        _say(console, f"neighbours unknown: {explanation.neighbours_unknown}")
+        console.print(f"neighbours unknown: {explanation.neighbours_unknown}")
     elif explanation.neighbours:
         told = ", ".join(f"{row} ({similarity:.3f})" for row, similarity in explanation.neighbours)
-        _say(console, f"nearest in history: {told}")
+        console.print(f"nearest past queries (similarity): {told}")
     for attempt in explanation.attempts:
         _show_attempt(console, attempt)
 
@@ -69,29 +83,22 @@ def show(console: Console, explanation: Explanation) -> None:
 def _show_attempt(console: Console, attempt: Attempt) -> None:
     routed = attempt.decision
     when = datetime.fromtimestamp(routed.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    console.print()
-    _say(console, f"attempt {routed.attempt} at {when}, decisions offset {attempt.offset}: {attempt.why}")
+    console.print(f"\nattempt {routed.attempt} at {when}, decisions offset {attempt.offset}: {attempt.why}")
     if attempt.note is not None:
-        _say(console, f"note: {attempt.note}")
+        console.print(f"note: {attempt.note}")
     if attempt.candidates:
         console.print(_candidates(attempt))
     if routed.llm is not None:
-        _say(console, _ending(attempt))
+        console.print(_ending(attempt))
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False)
-
-
-def _candidates(attempt: Attempt) -> Table:
-    from worker.commands.tables import figures
-
+def _candidates(attempt: Attempt) -> Figures:
     rows = [
         (
             candidate.llm,
             f"{candidate.quality:.3f}",
             f"{candidate.cost_micros:,}",
-            f"{candidate.price / USD:,.0f}",
+            f"{candidate.price / USD_PER_MICRO:,.0f}",
             f"{candidate.score:.3f}",
             f"{candidate.reserve_micros:,}",
             "?" if candidate.available_micros is None else f"{candidate.available_micros:,}",
@@ -100,15 +107,15 @@ def _candidates(attempt: Attempt) -> Table:
         )
         for candidate in attempt.candidates
     ]
-    headers = ("LLM", "quality", "cost", "price", "score", "to hold", "left", "enough", "verdict")
-    return figures(headers, rows)
+    return Figures(("LLM", "quality", "cost", "price", "score", "reserve", "left", "enough", "verdict"), rows)
 
 
 def _ending(attempt: Attempt) -> str:
-    reserved, closed = attempt.decision.reserved_micros * USD, attempt.closed
+    reserved, closed = attempt.decision.reserved_micros * USD_PER_MICRO, attempt.closed
     if closed is None:
         return f"reserved ${reserved:.6f}; not answered yet"
-    told = f"reserved ${reserved:.6f}, {closed.outcome} at ${closed.spent_micros * USD:.6f} (basis: {closed.basis})"
+    spent = closed.spent_micros * USD_PER_MICRO
+    told = f"reserved ${reserved:.6f}, {closed.outcome} at ${spent:.6f} (basis: {closed.basis})"
     if closed.quality is not None:
         told += f", quality {closed.quality:.3f}"
     return f"{told}, error: {closed.error}" if closed.error else told

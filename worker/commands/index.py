@@ -1,99 +1,141 @@
-"""`tollgate index build|inspect`: makes the index of history that queries are compared with."""
+"""`tollgate index build|inspect`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from worker.estimation.manifest import Manifest
+from worker.commands.options import JsonOption, OutputOption, more_help, new_app, new_directory
+from worker.commands.output import present, working
+from worker.commands.tables import Figures
+from worker.contract.errors import FixSetting
+from worker.estimation import demo_data, index
+from worker.estimation.embedder import embed_with
+from worker.estimation.history import read_table
+from worker.estimation.manifest import Manifest
 
 DEMO = Path("demo")
 
-app = typer.Typer(help="Build and inspect the index of history.", no_args_is_help=True)
-
 TablePath = Annotated[
-    Path, typer.Argument(metavar="TABLE", help="Parquet, CSV or JSONL: one row per past query; or `demo`.")
+    Path,
+    typer.Argument(
+        metavar="TABLE",
+        help="A table with one row per past query: Parquet, CSV, TSV, JSON lines or a JSON array, also gzipped; or a "
+        "directory of such files; or `demo`: the package's data.",
+    ),
 ]
+NewDirectory = Annotated[Path, typer.Argument(help="The directory to create for the index.", callback=new_directory)]
 Directory = Annotated[Path, typer.Argument(help="The index's directory.")]
-Embedder = Annotated[str, typer.Option(help="What embeds a text: wordllama, or supplied (every query brings its own).")]
-Embeddings = Annotated[Path | None, typer.Option(help="The table's embeddings, .npy [rows, d]; else it is embedded.")]
-Neighbours = Annotated[int | None, typer.Option(min=1, help="Neighbours asked; without it, leave-one-out chooses.")]
-Seed = Annotated[int, typer.Option(help="Seed of the samples and folds of the calibration.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")]
+Embedder = Annotated[
+    Literal["wordllama", "supplied"],
+    typer.Option(help="What embeds the text of a query. With supplied, each query brings its own embedding."),
+]
+Embeddings = Annotated[
+    Path | None,
+    typer.Option(
+        help="A .npy file with the table's embeddings, float [rows, d]. Without it: the embedder's, of the column "
+        "`prompt`. With --embedder supplied: the column `embedding`, or embeddings*.npy beside the table.",
+        show_default=False,
+    ),
+]
+Neighbours = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of nearest past queries per estimate. Without it: the best on the table.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the samples and folds that calibrate the index.")]
+
+app = new_app(no_args_is_help=True)
 
 
-@app.command()
+@app.callback(epilog=more_help("tollgate index build history.parquet ./index", "tollgate index inspect ./index"))
+def group() -> None:
+    """Build the index of past queries, or inspect it.
+
+    Workers estimate the quality and cost of each LLM's answer from this index.
+    """
+
+
+@app.command(
+    epilog=more_help(
+        "tollgate index build demo ./index",
+        "tollgate index build history.parquet ./index",
+        "tollgate index build history.csv ./index --embedder supplied --embeddings vectors.npy",
+    )
+)
 def build(
     table: TablePath,
-    directory: Directory,
+    directory: NewDirectory,
     embedder: Embedder = "wordllama",
     embeddings: Embeddings = None,
     neighbours: Neighbours = None,
     seed: Seed = 0,
+    json: JsonOption = False,
+    output: OutputOption = None,
 ) -> None:
-    """Build an index from a table of past queries, calibrated on it. `demo` is the data in the package."""
-    from rich.console import Console
+    """Build an index from a table of past queries.
 
-    from worker.contract.errors import FixSetting
-    from worker.estimation import demo_data, index
-    from worker.estimation.embedder import embed_with
-    from worker.estimation.history import read_table
+    The table has for each LLM a column `<llm>` (the score of its answer, from 0 to 1) and a column `<llm>|total_cost`
+    (US dollars). An empty cell is allowed. Optional columns: `prompt` (the text), `query_id`, `input_tokens`.
 
+    The index is calibrated on the table itself: held-out rows show how well it estimates. The same table, embedder and
+    seed give the same index.
+    """
     if table == DEMO and embeddings is not None:
-        raise FixSetting("--embeddings: the data in the package has its own; name a table, or leave it out")
-    console = Console()
-    with console.status(f"reading {table}") as status:
+        raise FixSetting("--embeddings: the package's data has embeddings of its own; name a table, or omit the option")
+    with working(f"reading {table}") as progress:
         if table == DEMO:
             history, _ = demo_data.split(demo_data.load())
         else:
             history = read_table(table, embeddings, embed_with(embedder))
-        status.update(f"calibrating on {len(history.ids):,} rows of {len(history.llms)} LLMs")
+        progress(f"calibrating on {len(history.ids):,} rows of {len(history.llms)} LLMs")
         manifest = index.build(history, directory, embedder, neighbours, seed)
-    _show(console, directory, manifest)
+    present(manifest, json, output, lambda console: show(console, directory, manifest))
 
 
-@app.command()
-def inspect(directory: Directory, as_json: AsJson = False) -> None:
-    """Check every hash of an index and show what it is made of and how well it estimates."""
-    from rich.console import Console
+@app.command(epilog=more_help("tollgate index inspect ./index", "tollgate index inspect ./index --json"))
+def inspect(directory: Directory, json: JsonOption = False, output: OutputOption = None) -> None:
+    """Check each file of an index, and show how well it estimates.
 
-    from worker.estimation import index
-    from worker.estimation.manifest import encode
-
-    manifest = index.load(directory).manifest
-    if as_json:
-        typer.echo(encode(manifest).decode())
-    else:
-        _show(Console(), directory, manifest)
+    Every file is compared with its hash in the manifest. The errors are those on rows that were held out.
+    """
+    with working(f"checking {directory}"):
+        manifest = index.load(directory).manifest
+    present(manifest, json, output, lambda console: show(console, directory, manifest))
 
 
-def _show(console: Console, directory: Path, manifest: Manifest) -> None:
+def show(console: Console, directory: Path, manifest: Manifest) -> None:
+    """What an index is made of, and its errors by LLM."""
     parameters, errors = manifest.parameters, manifest.errors
-    console.print(f"{directory}: {manifest.rows:,} rows, {len(manifest.llms)} LLMs, {manifest.embedder}", style="bold")
+    console.print(
+        f"{directory}: {manifest.rows:,} rows, {len(manifest.llms)} LLMs; "
+        f"embeddings of {manifest.dimension} dimensions ({manifest.embedder})",
+        style="bold",
+    )
     console.print(f"hash {manifest.index}")
     console.print(
         f"{parameters.neighbours} neighbours, temperature {parameters.temperature}, recall {errors.recall:.1%}; "
         f"{parameters.landmarks} landmarks, kernel width {parameters.kernel_width}"
     )
-    console.print(
-        f"held-out error of quality {errors.quality:.4f} (neighbours alone {errors.quality_neighbours:.4f}, "
-        f"means {errors.quality_mean:.4f}); of log cost {errors.log_cost:.4f} "
-        f"({errors.log_cost_neighbours:.4f}, {errors.log_cost_mean:.4f})"
-    )
+    rows = [
+        ("estimates", f"{errors.quality:.4f}", f"{errors.log_cost:.4f}"),
+        ("neighbours alone", f"{errors.quality_neighbours:.4f}", f"{errors.log_cost_neighbours:.4f}"),
+        ("means alone", f"{errors.quality_mean:.4f}", f"{errors.log_cost_mean:.4f}"),
+    ]
+    console.print(Figures(("error on held-out rows", "quality", "log cost"), rows))
     console.print(_by_llm(manifest))
 
 
-def _by_llm(manifest: Manifest) -> Table:
-    from rich.table import Table
-
-    table = Table("LLM", "rows", "quality error", "log cost error", "margin")
-    rows = zip(manifest.llms, manifest.llm_rows, manifest.errors.by_llm, manifest.margins, strict=True)
-    for llm, seen, (quality, cost), margin in rows:
-        table.add_row(llm, f"{seen:,}", f"{quality:.4f}", f"{cost:.4f}", f"{margin:.3f}")
-    return table
+def _by_llm(manifest: Manifest) -> Figures:
+    figures = zip(manifest.llms, manifest.llm_rows, manifest.errors.by_llm, manifest.margins, strict=True)
+    rows = [
+        (llm, f"{seen:,}", f"{quality:.4f}", f"{cost:.4f}", f"{margin:.3f}")
+        for llm, seen, (quality, cost), margin in figures
+    ]
+    return Figures(("LLM", "rows", "quality error", "log cost error", "margin"), rows)

@@ -8,15 +8,32 @@ from typing import Annotated
 
 import typer
 
-from worker.commands.options import ConfigOption, settings_from
+from worker.commands.options import ConfigOption, finite, more_help, new_app, settings_from
+from worker.contract.errors import FixSetting
+from worker.estimation import demo_data
+from worker.estimation.history import no_embeddings, read_table
+from worker.inference.worker import InferenceWorker, Recorded, Rules
+from worker.service import log
 
-Llms = Annotated[list[str] | None, typer.Option("--llm", help="Answer for this LLM only; may be given several times.")]
-Table = Annotated[Path | None, typer.Option(help="Recorded answers: a table as for `index build`; else the demo's.")]
-LatencyMs = Annotated[float, typer.Option(min=0, help="Mean time of an answer.")]
-ErrorRate = Annotated[float, typer.Option(min=0, max=1, help="Share of dispatches that fail.")]
-Seed = Annotated[int, typer.Option(help="Seed of latencies and errors.")]
+Llms = Annotated[
+    list[str] | None,
+    typer.Option("--llm", help="Answer for this LLM only; may be repeated. Without it: all.", show_default=False),
+]
+Table = Annotated[
+    Path | None,
+    typer.Option(
+        help="The recorded answers: a table as for `tollgate index build`. Without it: the package's data.",
+        show_default=False,
+    ),
+]
+LatencyMs = Annotated[float, typer.Option(callback=finite, min=0, help="Mean latency of an answer in milliseconds.")]
+ErrorRate = Annotated[float, typer.Option(callback=finite, min=0, max=1, help="Share of dispatches that fail.")]
+Seed = Annotated[int, typer.Option(help="Seed of the latencies and errors.")]
+
+app = new_app()
 
 
+@app.command(epilog=more_help("tollgate infer", "tollgate infer --llm gpt-4o --latency-ms 200 --error-rate 0.02"))
 def command(
     config: ConfigOption = None,
     llm: Llms = None,
@@ -25,22 +42,19 @@ def command(
     error_rate: ErrorRate = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Answer dispatches with recorded costs and scores: an inference worker for trying things out.
+    """Run an inference worker that answers from a table.
 
-    A real one calls its LLM instead; the rest is the same. Safe to kill. Example:
-    `tollgate infer --llm gpt-4o --latency-ms 200 --error-rate 0.02`
+    It reads the dispatches of its LLMs, and answers each with the cost and score that the table records. A real
+    inference worker calls its LLM instead. It runs until SIGTERM or Ctrl-C, and may be killed at any time: a dispatch
+    that was not answered is answered by another inference worker, or after a restart.
     """
-    from worker.contract.errors import FixSetting
-    from worker.estimation import demo_data
-    from worker.estimation.history import no_embeddings, read_table
-    from worker.inference.worker import InferenceWorker, Recorded, Rules
-    from worker.service import log
-
     settings = settings_from(config)
     log.configure(settings.log)
     llms = llm or list(settings.llms)
     if unknown := [name for name in llms if name not in settings.llms]:
-        raise FixSetting(f"--llm: {', '.join(unknown)} not among the configured: {', '.join(settings.llms)}")
+        raise FixSetting(
+            f"--llm: {', '.join(unknown)} is not configured; the LLMs in [llms] are {', '.join(settings.llms)}"
+        )
     recorded = Recorded.of(demo_data.load() if history is None else read_table(history, embed=no_embeddings))
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):

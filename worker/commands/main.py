@@ -1,71 +1,136 @@
-"""The command line `tollgate`. Verbs live in worker/commands; what they need is imported when they are called."""
+"""The command line `tollgate`: the list of its verbs, and what an error becomes.
+
+Each verb is a module of this package with a Typer app. The module is imported when its verb is called, because Kafka,
+NumPy and FAISS take a second to load and `tollgate --help` needs none of them.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from worker.commands import (
-    bench,
-    broker,
-    chaos,
-    demo,
-    evaluate,
-    explain,
-    index,
-    infer,
-    produce,
-    replay,
-    run,
-    send,
-    status,
-    topics,
-    verify,
-    what_if,
-)
-from worker.contract.errors import TollgateError
+from worker.contract.errors import CheckBroker, FixSetting, TollgateError
+
+# In the order of a first week: try it, run it, ask about it, prove it, improve it.
+VERBS = {
+    "demo": "Run the whole system on this machine and prove its books.",
+    "send": "Send one query, and show its decision and its answer.",
+    "run": "Run a worker that routes queries.",
+    "infer": "Run an inference worker that answers from a table.",
+    "produce": "Produce the queries of a table at a steady rate.",
+    "topics": "Create the topics, or check them.",
+    "index": "Build the index of past queries, or inspect it.",
+    "broker": "Start and stop a Kafka broker for development.",
+    "status": "Show budgets, prices and the progress of each partition.",
+    "explain": "Explain the decisions about one query.",
+    "verify": "Prove the books from the topics.",
+    "replay": "Decide everything again and compare each record.",
+    "what-if": "Route the same queries with other budgets or LLMs.",
+    "evaluate": "Compare routing policies on recorded answers.",
+    "bench": "Measure the speed of one worker on this machine.",
+    "chaos": "Break a whole system at random and prove its books.",
+}
+REMEDIES = {
+    errno.ENOENT: "create it, or name another",
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+    errno.EROFS: "name a place that can be written",
+    errno.ENOTDIR: "a part of this path is a file; name another path",
+    errno.EISDIR: "name a file",
+    errno.EEXIST: "name another",
+    errno.ENOSPC: "free some space, or name another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def lazy(verb: str) -> Any:
+    """The command of a verb. Its module is imported here, so that no other verb waits for what it needs."""
+    command = typer.main.get_command(import_module(f"worker.commands.{verb.replace('-', '_')}").app)
+    command.name = verb
+    return command
+
+
+class Verbs(TyperGroup):
+    """The verbs as a group of commands that lists them without importing any."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return lazy(cmd_name) if cmd_name in VERBS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
 
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Route LLM queries on Kafka under budgets. Begin with `tollgate demo`.",
-    epilog="Exit codes: 0 done, 1 a check failed, 2 usage, 3 broker unreachable or refused, 4 settings. "
-    "With --debug, errors show where they came from.",
+    # Typer's markup would take `[rows, d]` for a style and `*` for emphasis.
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 100},
+    epilog="Begin with `tollgate demo`. Each command has --help. Exit codes: 0 done, 1 a check failed, 2 wrong usage, "
+    "3 the broker cannot be reached or refused a request, 4 a setting or a file is wrong. With --debug, an error also "
+    "shows where it was raised.",
 )
-app.command("demo")(demo.command)
-app.command("run")(run.command)
-app.command("send")(send.command)
-app.command("infer")(infer.command)
-app.command("produce")(produce.command)
-app.command("status")(status.command)
-app.command("verify")(verify.command)
-app.command("replay")(replay.command)
-app.command("explain")(explain.command)
-app.command("what-if")(what_if.command)
-app.command("evaluate", help=evaluate.HELP)(evaluate.command)
-app.command("bench")(bench.command)
-app.command("chaos")(chaos.command)
-app.add_typer(broker.app, name="broker")
-app.add_typer(topics.app, name="topics")
-app.add_typer(index.app, name="index")
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end, if it is wanted."""
+    if wanted:
+        typer.echo(f"tollgate {version('tollgate')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Route LLM queries on Kafka under budgets, and prove every decision."""
 
 
 def main() -> None:
     """Run the command line; an error becomes one message on standard error and an exit code."""
-    # Before numpy and faiss are loaded: our threads and processes share the cores, and pools of their own would fight.
+    # Before NumPy and FAISS are loaded: our threads and processes share the cores with the thread pools of BLAS.
     for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(pool, "1")
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug, arguments = without_debug(sys.argv[1:])
     try:
         app(arguments, prog_name="tollgate")
-    except TollgateError as error:
-        if len(arguments) < len(sys.argv) - 1:
+    except (TollgateError, OSError) as error:
+        if debug:
             traceback.print_exc()
-        print(f"tollgate: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        known = error if isinstance(error, TollgateError) else named(error)
+        print(f"tollgate: {known}", file=sys.stderr)
+        sys.exit(known.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def without_debug(arguments: list[str]) -> tuple[bool, list[str]]:
+    """Whether --debug is among the options, and the arguments without it. After `--` there are no options."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [argument for argument in arguments[:end] if argument != "--debug"]
+    return len(options) < end, options + arguments[end:]
+
+
+def named(error: OSError) -> TollgateError:
+    """An error of the operating system as one of ours: the file, the problem and the remedy."""
+    place = f"{error.filename}: " if error.filename is not None else ""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return CheckBroker(f"{place}{error.strerror or error}; check kafka.bootstrap_servers, or try again")
+    remedy = REMEDIES.get(error.errno or 0, "run again with --debug to see where it was raised")
+    return FixSetting(f"{place}{error.strerror or error}; {remedy}")

@@ -9,36 +9,47 @@ from typing import Annotated
 
 import typer
 
-from worker.commands.options import ConfigOption, settings_from
+from worker.commands.options import ConfigOption, finite, more_help, new_app, settings_from
+from worker.commands.output import working
+from worker.estimation import demo_data
+from worker.estimation.history import read_queries
+from worker.local.load import Feeder
 
-Count = Annotated[int, typer.Option(min=1, max=10_000_000, help="How many queries.")]
-Rate = Annotated[float, typer.Option(min=0, help="Queries a second; 0: as fast as it goes.")]
-Table = Annotated[Path | None, typer.Option(help="Queries: a table as for `index build`, with embeddings beside it.")]
+Count = Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of queries.")]
+Rate = Annotated[float, typer.Option(min=0, callback=finite, help="Queries per second; 0: as fast as possible.")]
+Table = Annotated[
+    Path | None,
+    typer.Option(
+        help="The queries: a table as for `tollgate index build`. Its embeddings are sent: the column `embedding`, or "
+        "embeddings*.npy beside it. If it has none, the texts of its column `prompt` are sent. Without "
+        "--history: the questions that `tollgate index build demo` "
+        "leaves out.",
+        show_default=False,
+    ),
+]
 POLL_SECONDS = 0.2
 
+app = new_app()
 
+
+@app.command(
+    epilog=more_help("tollgate produce --count 2000 --rate 100", "tollgate produce --history history.parquet --rate 0")
+)
 def command(config: ConfigOption = None, count: Count = 10_000, rate: Rate = 50.0, history: Table = None) -> None:
-    """Produce recorded queries at a steady rate, for trying things out.
+    """Produce the queries of a table at a steady rate.
 
-    Without a table, the questions that `tollgate index build demo` leaves out; past the last one it begins again.
-    Ends early on SIGTERM or Ctrl-C. Example: `tollgate produce --count 2000 --rate 100`
+    After the last row it begins again at the first. It ends early on SIGTERM or Ctrl-C.
     """
-    from rich.console import Console
-
-    from worker.estimation import demo_data
-    from worker.estimation.history import read_table
-    from worker.local.load import Feeder
-
     settings = settings_from(config)
-    live = demo_data.split(demo_data.load())[1] if history is None else read_table(history)
+    live = demo_data.split(demo_data.load())[1] if history is None else read_queries(history)
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopped.append(received))
-    feeder, console = Feeder(settings, live, count, rate), Console()
+    feeder = Feeder(settings, live, count, rate)
     feeder.start()
-    with console.status("producing") as status:
+    with working("producing") as progress:
         while feeder.running and not stopped:
-            status.update(f"{len(feeder.sent):,} of {count:,} queries")
+            progress(f"{len(feeder.sent):,} of {count:,} queries")
             time.sleep(POLL_SECONDS)
         feeder.stop()
-    console.print(f"{feeder.finish():,} queries on {settings.topics.queries}")
+    typer.echo(f"{feeder.finish():,} queries on {settings.topics.queries}")

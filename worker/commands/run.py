@@ -6,23 +6,38 @@ from typing import Annotated, Any
 
 import typer
 
-from worker.commands.options import ConfigOption, settings_from
+from worker.commands.options import ConfigOption, more_help, new_app, settings_from
+from worker.service import app as service
+from worker.service import log
+
+WebPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65_535,
+        help="Port of /metrics, /healthz and /readyz; 0 takes a free one. Without it: web.port.",
+        show_default=False,
+    ),
+]
+
+app = new_app()
 
 
-def command(
-    config: ConfigOption = None,
-    web_port: Annotated[
-        int | None, typer.Option(help="Port of /metrics, /healthz and /readyz; 0 takes a free one.")
-    ] = None,
-) -> None:
-    """Run a worker: route the queries of its partitions until SIGTERM or Ctrl-C.
+@app.command(
+    epilog=more_help(
+        "tollgate run --config tollgate.toml",
+        "tollgate run --web-port 0",
+        exit_0="ended by SIGTERM or Ctrl-C",
+        exit_3="the broker cannot be reached, or a transaction failed: start the worker again",
+    )
+)
+def command(config: ConfigOption = None, web_port: WebPort = None) -> None:
+    """Run a worker that routes queries.
 
-    Start as many as you like with the same settings: they share the partitions as one consumer group, and take over
-    from each other when one ends. Example: `tollgate run --config tollgate.toml`
+    It runs until SIGTERM or Ctrl-C. Start as many workers as there are partitions, with the same settings: they share
+    the partitions as one consumer group. When a worker ends, the others take over its partitions.
     """
-    from worker.service import app, log
-
     flags: dict[str, Any] = {} if web_port is None else {"web": {"port": web_port}}
     settings = settings_from(config, flags)
     log.configure(settings.log)
-    app.run(settings)
+    service.run(settings)

@@ -2,66 +2,76 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from collections.abc import Iterable
+from typing import Annotated
 
+import msgspec
 import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
 
-from worker.commands.options import ConfigOption, settings_from
+from worker.audit.follow import statuses
+from worker.audit.status import LlmStatus, Status
+from worker.commands.options import ConfigOption, JsonOption, OutputOption, more_help, new_app, settings_from
+from worker.commands.output import console, present
+from worker.commands.tables import Figures, usd
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again every second, until Ctrl-C.")]
 
-    from worker.audit.status import LlmStatus, Status
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the status as JSON, one object.")]
-Watch = Annotated[bool, typer.Option("--watch", "-w", help="Keep showing it until Ctrl-C.")]
-
-USD = 1e-6
+app = new_app()
 
 
-def command(config: ConfigOption = None, as_json: AsJson = False, watch: Watch = False) -> None:
-    """Show what every LLM's budget has left, its price, and how far each partition is.
+@app.command(epilog=more_help("tollgate status", "tollgate status --watch", "tollgate status --watch --json"))
+def command(
+    config: ConfigOption = None, json: JsonOption = False, output: OutputOption = None, watch: Watch = False
+) -> None:
+    """Show budgets, prices and the progress of each partition.
 
-    Read from the ledger topic alone, so it needs no worker. A price is the quality that a dollar must buy: 0 for a
-    budget that is not scarce. `behind` counts what has come in and is not decided yet. Example:
-    `tollgate status --watch`
+    The status is read from the ledger topic, so no worker has to run. A price is the quality that one dollar must buy;
+    it is 0 for a budget that is not scarce. `behind` counts the records that arrived and are not decided yet.
+
+    With --watch, --json prints one object per line.
     """
-    import msgspec
-    from rich.console import Console
-    from rich.live import Live
-
-    from worker.audit.follow import statuses
-
+    if watch and output is not None:
+        raise typer.BadParameter("--output writes one status; omit --watch", param_hint="--output")
     states = statuses(settings_from(config))
-    if not watch:
-        found = next(states)
-        if as_json:
-            typer.echo(msgspec.json.encode(found))
-        else:
-            Console().print(_tables(found))
-        return
-    with Live(refresh_per_second=4) as live:
+    if watch:
+        _follow(states, json)
+    else:
+        found = next(iter(states))
+        present(found, json, output, lambda console: console.print(tables(found)))
+
+
+def _follow(states: Iterable[Status], as_json: bool) -> None:
+    if as_json:
         for found in states:
-            live.update(_tables(found))
+            typer.echo(msgspec.json.encode(found))
+            sys.stdout.flush()
+        return
+    screen = console()
+    if not screen.is_terminal:
+        for found in states:
+            screen.print(tables(found))
+        return
+    with Live(console=screen, refresh_per_second=4) as live:
+        for found in states:
+            live.update(tables(found))
 
 
-def _tables(status: Status) -> RenderableType:
-    from rich.console import Group
-
+def tables(status: Status) -> RenderableType:
+    """The LLMs and the partitions."""
     if not status.partitions:
         return "no partition has decided anything yet: start a worker with `tollgate run`"
     return Group(_llms(status), _partitions(status))
 
 
-def _llms(status: Status) -> Table:
-    from worker.commands.tables import figures
-
+def _llms(status: Status) -> Figures:
     rows = []
     for llm, state in status.llms.items():
         money = (state.budget_micros, state.spent_micros, state.reserved_micros)
-        rows.append((llm, *(f"{micros * USD:.4f}" for micros in money), _left(state), _prices(state.prices)))
-    return figures(("LLM", "budget $", "spent $", "held $", "left", "price"), rows)
+        rows.append((llm, *map(usd, money), _left(state), _prices(state.prices)))
+    return Figures(("LLM", "budget $", "spent $", "reserved $", "left", "price"), rows)
 
 
 def _left(state: LlmStatus) -> str:
@@ -76,9 +86,7 @@ def _prices(prices: list[float]) -> str:
     return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} - {high:.0f}"
 
 
-def _partitions(status: Status) -> Table:
-    from worker.commands.tables import figures
-
+def _partitions(status: Status) -> Figures:
     rows = [
         (
             str(state.partition),
@@ -92,5 +100,5 @@ def _partitions(status: Status) -> Table:
         )
         for state in status.partitions
     ]
-    headers = ("partition", "queries", "behind", "answers", "behind", "dispatches", "open", "prices")
-    return figures(headers, [*rows, *((str(partition), *[""] * 7) for partition in status.silent)])
+    headers = ("partition", "queries", "behind", "completions", "behind", "dispatches", "open", "prices")
+    return Figures(headers, [*rows, *((str(partition), *[""] * 7) for partition in status.silent)])

@@ -1,4 +1,4 @@
-"""Tables that fit a terminal of 80 columns."""
+"""Tables of names and figures, and money in them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,35 @@ from collections.abc import Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-WIDTH = 80
 PADDING = 2
 SHORTEST_NAME = 12
+USD_PER_MICRO = 1e-6
 
 
-def figures(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of a name and figures: nothing wraps, figures stand right and whole, names give way."""
-    table = Table(*headers, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for row in rows:
-        table.add_row(*row)
-    left = WIDTH - PADDING
-    for header, column in zip(headers[1:], table.columns[1:], strict=True):
-        column.justify, column.no_wrap = "right", True
-        column.min_width = max(cell_len(str(cell)) for cell in (header, *column.cells))
-        left -= column.min_width + PADDING
-    table.columns[0].no_wrap, table.columns[0].max_width = True, max(SHORTEST_NAME, left)
-    return table
+class Figures:
+    """A table of names and figures that never wraps. Figures are right-aligned and whole; on a narrow terminal the
+    names in the first column are shortened."""
+
+    def __init__(self, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        self._headers = headers
+        self._rows = [tuple(row) for row in rows]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(*self._headers, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for row in self._rows:
+            table.add_row(*row)
+        left = options.max_width - PADDING
+        for header, column in zip(self._headers[1:], table.columns[1:], strict=True):
+            column.justify, column.no_wrap = "right", True
+            column.min_width = max(cell_len(str(cell)) for cell in (header, *column.cells))
+            left -= column.min_width + PADDING
+        table.columns[0].no_wrap, table.columns[0].max_width = True, max(SHORTEST_NAME, left)
+        yield table
+
+
+def usd(micros: float) -> str:
+    """Micro-dollars as dollars."""
+    return f"{micros * USD_PER_MICRO:.4f}"

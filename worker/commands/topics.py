@@ -1,31 +1,36 @@
-"""`tollgate topics`."""
+"""`tollgate topics create|check`."""
 
 from __future__ import annotations
 
 import typer
 
-from worker.commands.options import ConfigOption, settings_from
+from worker.commands.options import ConfigOption, more_help, new_app, settings_from
+from worker.kafka import admin
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Create or check the topics.")
+app = new_app(no_args_is_help=True)
 
 
-@app.command()
+@app.callback(epilog=more_help("tollgate topics create", "tollgate topics check", exit_1="a topic is not correct"))
+def group() -> None:
+    """Create the topics, or check them.
+
+    Every topic has `kafka.partitions` partitions; partition p of all topics belongs together.
+    """
+
+
+@app.command(epilog=more_help("tollgate topics create --config tollgate.toml"))
 def create(config: ConfigOption = None) -> None:
-    """Create every topic that is missing; what exists is left as it is. Example: `tollgate topics create -c t.toml`"""
-    from worker.kafka import admin
-
+    """Create each topic that does not exist. A topic that exists is not changed."""
     made = admin.create(settings_from(config))
     typer.echo(f"{len(made)} topics created" + "".join(f"\n  {name}" for name in made))
 
 
-@app.command()
+@app.command(epilog=more_help("tollgate topics check", exit_1="a topic is not correct"))
 def check(config: ConfigOption = None) -> None:
-    """Check every topic: partitions, compaction, record sizes. Exit 1 if one is not as it must be."""
-    from worker.kafka import admin
-
+    """Check the partitions, the compaction and the record sizes of each topic."""
     problems = admin.check(settings_from(config))
     for problem in problems:
         typer.echo(str(problem))
     if problems:
         raise typer.Exit(1)
-    typer.echo("all topics are as they must be")
+    typer.echo("all topics are correct")

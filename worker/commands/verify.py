@@ -2,109 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from worker.commands.options import ConfigOption, JsonOption, settings_from, write_json
+from worker.audit.report import Counts, Report
+from worker.audit.run_verify import verify
+from worker.commands.options import ConfigOption, JsonOption, OutputOption, more_help, new_app, settings_from
+from worker.commands.output import present, reading
+from worker.commands.tables import Figures, usd
+from worker.contract.errors import CheckFailed
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+SHOWN = 10
 
-    from worker.audit.report import Counts, Report
-    from worker.kafka.reader import Progress
-
-USD = 1e-6
+app = new_app()
 
 
-def command(config: ConfigOption = None, json: JsonOption = None) -> None:
-    """Prove the books from the topics, while the system runs or after it stopped.
+@app.command(epilog=more_help("tollgate verify", "tollgate verify --json > proof.json", exit_1="a row is wrong"))
+def command(config: ConfigOption = None, json: JsonOption = False, output: OutputOption = None) -> None:
+    """Prove the books from the topics.
 
-    Every query has exactly one first decision: dispatched, deferred or a dead letter, and what was decided is in its
-    topic exactly once. Every account is the sum of what was reserved and settled. The hash chain of the decisions is
-    whole. Exit 1 names the first row that is wrong. Example: `tollgate verify --json proof.json`
+    The command reads all topics, while the system runs or after it has stopped, and checks that:
+
+    \b
+    - each query has one first decision: dispatched, deferred or a dead letter;
+    - each decision is in its topic exactly once;
+    - each account is the sum of its reservations and settlements;
+    - the hash chain of the decisions is whole.
+
+    If a row is wrong, the command names the first one by its topic, partition and offset.
     """
-    from rich.console import Console
-
-    from worker.audit.run_verify import verify
-    from worker.contract.errors import CheckFailed
-
-    console = Console()
-    with watching(console) as progress:
+    with reading() as progress:
         report = verify(settings_from(config), progress)
-    write_json(json, report)
-    show(console, report)
+    present(report, json, output, lambda console: show(console, report))
     if not report.ok:
         raise CheckFailed(f"{report.wrong} rows are wrong, the first: {report.findings[0]}")
 
 
-@contextmanager
-def watching(console: Console) -> Iterator[Progress]:
-    """Shows what is being read, and how many records were."""
-    counts: dict[str, int] = {}
-    with console.status("reading") as status:
-
-        def progress(what: str, records: int) -> None:
-            counts[what] = counts.get(what, 0) + records
-            status.update(f"{what}: {counts[what]:,} records")
-
-        yield progress
-
-
 def show(console: Console, report: Report) -> None:
     """The report as tables."""
-    from rich.markup import escape
-
     console.print(accounts_table(report))
     console.print(_proof_table(report))
     for note in report.notes:
-        console.print(f"[yellow]note[/] {escape(note)}")
-    for finding in report.findings[:10]:
-        console.print(f"[red]wrong[/] {escape(str(finding))}")
-    if report.wrong > 10:
-        console.print(f"[red]and {report.wrong - 10:,} more[/]")
+        console.print(Text.assemble(("note", "yellow"), " ", note))
+    for finding in report.findings[:SHOWN]:
+        console.print(Text.assemble(("wrong", "red"), " ", str(finding)))
+    if report.wrong > SHOWN:
+        console.print(f"and {report.wrong - SHOWN:,} more", style="red")
 
 
-def accounts_table(report: Report) -> Table:
-    """One row for each LLM, and their sum."""
-    from worker.commands.tables import figures
-
+def accounts_table(report: Report) -> Figures:
+    """One row for each LLM."""
     rows = []
     for llm, total in report.llms.items():
         money = (total.budget_micros, total.spent_micros, total.reserved_micros, total.overrun_micros)
         quality = "" if total.mean_quality is None else f"{total.mean_quality:.3f}"
-        rows.append((llm, *(f"{micros * USD:.4f}" for micros in money), f"{total.dispatched:,}", quality))
-    return figures(("LLM", "budget $", "spent $", "held $", "over $", "dispatched", "quality"), rows)
+        rows.append((llm, *map(usd, money), f"{total.dispatched:,}", quality))
+    return Figures(("LLM", "budget $", "spent $", "reserved $", "overrun $", "dispatched", "quality"), rows)
 
 
 def _proof_table(report: Report) -> Table:
-    from rich.table import Table
-
     table = Table("proof", "", show_header=False, box=None)
     for claim, figures in _claims(report.counts):
         table.add_row(claim, figures)
-    table.add_row("books", "[green]proven: every row is right[/]" if report.ok else f"[red]{report.wrong:,} wrong[/]")
+    proven = Text("proven: every row is right", "green") if report.ok else Text(f"{report.wrong:,} wrong", "red")
+    table.add_row("books", proven)
     return table
 
 
 def _claims(counts: Counts) -> list[tuple[str, str]]:
+    later = counts.dispatches - counts.dispatched
     return [
         (
-            "queries in",
+            "queries",
             f"{counts.queries:,} = {counts.dispatched:,} dispatched + {counts.deferred:,} deferred"
             f" + {counts.dead_letters:,} dead letters",
         ),
-        ("dispatches", f"{counts.dispatches:,}, of them {counts.dispatches - counts.dispatched:,} later attempts"),
+        ("dispatches", f"{counts.dispatches:,}, of which {later:,} are later attempts"),
         (
-            "their ends",
+            "outcomes",
             f"{counts.settled:,} settled + {counts.released:,} released + {counts.expired:,} expired"
             f" + {counts.open:,} open",
         ),
         (
             "completions",
-            f"{counts.completions:,}, of them {counts.ignored:,} ignored, {counts.refused_completions:,} unusable",
+            f"{counts.completions:,}, of which {counts.ignored:,} were ignored and {counts.refused_completions:,} are "
+            "dead letters",
         ),
         ("chain", f"{counts.decisions:,} decisions in {counts.transactions:,} transactions"),
-        ("still to come", f"{counts.waiting_queries:,} queries, {counts.waiting_completions:,} completions"),
+        ("waiting", f"{counts.waiting_queries:,} queries, {counts.waiting_completions:,} completions"),
     ]

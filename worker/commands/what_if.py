@@ -3,115 +3,141 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-from worker.commands.options import ConfigOption, JsonOption, settings_from, write_json
+from worker.audit.outcomes import Served
+from worker.audit.propensity import Explored
+from worker.audit.run_what_if import Comparison, Side, what_if
+from worker.audit.what_if import Change
+from worker.commands.options import ConfigOption, JsonOption, OutputOption, finite, more_help, new_app, settings_from
+from worker.commands.output import present, reading
+from worker.commands.tables import USD_PER_MICRO, Figures, usd
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
-    from worker.audit.outcomes import Served
-    from worker.audit.run_what_if import Comparison, Side
+@dataclass(frozen=True)
+class LlmNumber:
+    """A number for one LLM."""
+
+    llm: str
+    number: Decimal
+
+
+def llm_number(text: str) -> LlmNumber:
+    """`LLM=NUMBER`, a number of at least 0. Raises typer.BadParameter."""
+    llm, _, number = text.rpartition("=")
+    if not llm:
+        raise typer.BadParameter(f"{text!r} names no LLM; write LLM=NUMBER")
+    if not number.replace(".", "", 1).isdecimal():
+        raise typer.BadParameter(f"{number!r} is not a number of at least 0")
+    return LlmNumber(llm, Decimal(number))
+
 
 Budgets = Annotated[
-    str | None, typer.Option(metavar="LLM=USD,...|xFACTOR", help="Other budgets in dollars, or all times a factor.")
+    list[LlmNumber] | None,
+    typer.Option(
+        "--budget",
+        metavar="LLM=USD",
+        parser=llm_number,
+        help="Another budget for this LLM, in dollars; may be repeated.",
+        show_default=False,
+    ),
 ]
-PolicyName = Annotated[str | None, typer.Option("--policy", help="Another policy: priced or port.")]
-Without = Annotated[list[str] | None, typer.Option(help="Without this LLM; may be repeated.")]
-WithPrices = Annotated[
-    str | None, typer.Option(metavar="LLM=PRICE,...", help="Fixed prices in quality per dollar; others are free.")
+Factor = Annotated[
+    float, typer.Option("--budget-factor", callback=finite, min=0.0, help="Multiply the recorded budgets by this.")
 ]
-IndexDirectory = Annotated[Path | None, typer.Option("--index", help="Estimate by this index instead.")]
+PolicyName = Annotated[
+    Literal["priced", "port"] | None, typer.Option("--policy", help="Another routing policy.", show_default=False)
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LLM", help="Route without this LLM; may be repeated.", show_default=False),
+]
+Prices = Annotated[
+    list[LlmNumber] | None,
+    typer.Option(
+        "--price",
+        metavar="LLM=PRICE",
+        parser=llm_number,
+        help="A fixed price for this LLM, in quality per dollar; may be repeated. Each other LLM then has price 0.",
+        show_default=False,
+    ),
+]
+IndexDirectory = Annotated[
+    Path | None,
+    typer.Option("--index", help="Estimate each query again, with the index in this directory.", show_default=False),
+]
 
-USD = 1e-6
+app = new_app()
 
 
+@app.command(
+    epilog=more_help(
+        "tollgate what-if --budget-factor 0.5",
+        "tollgate what-if --budget gpt-4o=100 --budget small=5",
+        "tollgate what-if --without gpt-4o --json",
+        exit_1="the decisions have lost their beginning and hold no checkpoint",
+    )
+)
 def command(
     config: ConfigOption = None,
-    budgets: Budgets = None,
+    budget: Budgets = None,
+    budget_factor: Factor = 1.0,
     policy: PolicyName = None,
     without: Without = None,
-    with_prices: WithPrices = None,
+    price: Prices = None,
     index: IndexDirectory = None,
-    json: JsonOption = None,
+    json: JsonOption = False,
+    output: OutputOption = None,
 ) -> None:
-    """Route the same queries under another configuration, beside what really happened. Writes to no topic.
+    """Route the same queries with other budgets or LLMs.
 
-    Quality is compared by the estimates of both sides; true quality is known for the answers that somebody judged, and
-    for the other side only where it chooses the LLM that was really asked. Example: `tollgate what-if --budgets x0.5`
+    The command shows what really happened, and what would have happened under the changes. It writes to no topic.
+
+    Only the chosen LLM's answer is known. The quality of both sides is therefore compared by estimates. True quality is
+    counted where an answer was judged, and on the other side only where it chooses the same LLM.
     """
-    from rich.console import Console
-
-    from worker.audit.run_what_if import what_if
-    from worker.audit.what_if import Change
-    from worker.commands.verify import watching
-
-    settings, console = settings_from(config), Console()
-    factor, amounts = _budgets(budgets)
-    prices = None if with_prices is None else {k: float(v) * USD for k, v in _pairs("--with-prices", with_prices)}
-    _check("--budgets", amounts, settings.llms)
-    _check("--without", without or (), settings.llms)
+    settings = settings_from(config)
+    budgets = {one.llm: one.number for one in budget or ()}
+    prices = {one.llm: float(one.number) * USD_PER_MICRO for one in price or ()}
+    for option, names in (("--budget", budgets), ("--without", without or ()), ("--price", prices)):
+        _check(option, names, settings.llms)
     if set(without or ()) >= set(settings.llms):
         raise typer.BadParameter("no LLM is left", param_hint="--without")
-    _check("--with-prices", prices or (), settings.llms)
-    if policy not in (None, "priced", "port"):
-        raise typer.BadParameter("one of: priced, port", param_hint="--policy")
-    change = Change(budget_factor=factor, policy=policy, without=tuple(without or ()), prices=prices)
-    with watching(console) as progress:
-        comparison = what_if(settings, change, amounts, index, progress)
-    write_json(json, comparison)
-    show(console, comparison)
-
-
-def _budgets(text: str | None) -> tuple[float, dict[str, Decimal]]:
-    if text is None:
-        return 1.0, {}
-    if text.startswith("x"):
-        return float(_number("--budgets", text[1:])), {}
-    return 1.0, dict(_pairs("--budgets", text))
-
-
-def _pairs(option: str, text: str) -> list[tuple[str, Decimal]]:
-    pairs = [part.rpartition("=") for part in text.split(",")]
-    if bare := [value for name, _, value in pairs if not name]:
-        raise typer.BadParameter(f"{bare[0]!r} names no LLM; write LLM=NUMBER (see --help)", param_hint=option)
-    return [(name, _number(option, value)) for name, _, value in pairs]
-
-
-def _number(option: str, text: str) -> Decimal:
-    if not text.replace(".", "", 1).isdecimal():
-        raise typer.BadParameter(f"{text!r} is not a number of at least 0", param_hint=option)
-    return Decimal(text)
+    change = Change(
+        budget_factor=budget_factor, policy=policy, without=tuple(without or ()), prices=prices if price else None
+    )
+    with reading() as progress:
+        comparison = what_if(settings, change, budgets, index, progress)
+    present(comparison, json, output, lambda console: show(console, comparison))
 
 
 def _check(option: str, names: Iterable[str], llms: Container[str]) -> None:
     if unknown := [name for name in names if name not in llms]:
-        raise typer.BadParameter(f"no such LLM: {', '.join(unknown)}", param_hint=option)
+        raise typer.BadParameter(f"{', '.join(unknown)} is not configured in [llms]", param_hint=option)
 
 
 def show(console: Console, comparison: Comparison) -> None:
-    """Both sides in total and by LLM, then what is known and what is estimated."""
-    from worker.audit.outcomes import Served
-    from worker.audit.propensity import Explored
-    from worker.commands.tables import figures
-
+    """Both sides in total and by LLM, and what is known of them."""
     nothing = Served()
     real, other = comparison.real, comparison.other
-    console.print(figures(("", "real", "what if"), _totals(comparison)))
+    console.print(Figures(("", "real", "what if"), _totals(comparison)))
     rows = [
         (name, said, *_figures(side.llms.get(llm, nothing)))
         for llm in dict.fromkeys((*real.llms, *other.llms))
         for name, said, side in ((llm, "real", real), ("", "what if", other))
     ]
-    console.print(figures(("LLM", "", "sent", "served", "cost $", "est. q", "judged", "true q"), rows))
+    console.print(Figures(("LLM", "", "sent", "served", "cost $", "est. q", "judged", "true q"), rows))
     if comparison.explored != Explored():
-        console.print(_explored(comparison), markup=False, highlight=False)
+        console.print(_explored(comparison))
     for note in comparison.notes:
-        console.print(f"[yellow]note[/] {note}")
+        console.print(Text.assemble(("note", "yellow"), " ", note))
 
 
 def _totals(comparison: Comparison) -> list[tuple[str, str, str]]:
@@ -124,18 +150,18 @@ def _totals(comparison: Comparison) -> list[tuple[str, str, str]]:
     return [
         row("queries", [f"{comparison.queries:,}"] * 2),
         row("dispatched", [f"{side.total.dispatched:,}" for side in sides]),
-        row("  of them served", [f"{side.total.served:,}" for side in sides]),
+        row("  served", [f"{side.total.served:,}" for side in sides]),
         *(row(f"deferred: {reason}", [f"{side.deferred.get(reason, 0):,}" for side in sides]) for reason in reasons),
-        row("cost $", [f"{side.total.cost_micros * USD:.4f}" for side in sides]),
+        row("cost $", [usd(side.total.cost_micros) for side in sides]),
         row("estimated quality", [f"{side.total.estimated_quality:,.1f}" for side in sides]),
         row("  per dollar", [_per_dollar(side) for side in sides]),
-        row("true quality, where judged", [f"{side.total.true_quality:,.1f}" for side in sides]),
-        row("  of so many answers", [f"{side.total.judged:,}" for side in sides]),
+        row("true quality of judged answers", [f"{side.total.true_quality:,.1f}" for side in sides]),
+        row("  judged answers", [f"{side.total.judged:,}" for side in sides]),
     ]
 
 
 def _per_dollar(side: Side) -> str:
-    cost = side.total.cost_micros * USD
+    cost = side.total.cost_micros * USD_PER_MICRO
     return f"{side.total.estimated_quality / cost:,.0f}" if cost else ""
 
 
@@ -143,7 +169,7 @@ def _figures(served: Served) -> tuple[str, ...]:
     return (
         f"{served.dispatched:,}",
         f"{served.served:,}",
-        f"{served.cost_micros * USD:.4f}",
+        usd(served.cost_micros),
         _mean(served.estimated_quality, served.served),
         f"{served.judged:,}",
         _mean(served.true_quality, served.judged),
@@ -157,12 +183,12 @@ def _mean(total: float, count: int) -> str:
 def _explored(comparison: Comparison) -> str:
     explored, quality = comparison.explored, comparison.explored_quality
     counts = {
-        "unjudged": explored.drawn - explored.judged,
-        "unaffordable": explored.unaffordable,
-        "left out, for what if would have drawn too": explored.shared,
+        "not judged": explored.drawn - explored.judged,
+        "not affordable": explored.unaffordable,
+        "left out, because what-if would also have drawn": explored.shared,
     }
     others = "".join(f"; {count:,} {name}" for name, count in counts.items() if count)
     return (
-        f"by inverse propensity: {'-' if quality is None else f'{quality:.3f}'} true quality per query under what if, "
+        f"by inverse propensity: {'-' if quality is None else f'{quality:.3f}'} true quality per query under what-if, "
         f"from {explored.judged:,} judged answers of LLMs drawn at random{others}"
     )

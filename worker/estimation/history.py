@@ -99,6 +99,35 @@ def read_table(path: Path, embeddings: Path | None = None, embed: Embed | None =
     return History(ids, llms, vectors, quality, cost, _input_tokens(path, table), _categories(table))
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """The texts of a table's queries and their ids, one a row."""
+
+    ids: list[str]
+    texts: list[str]
+
+
+def read_queries(path: Path) -> History | Prompts:
+    """Read a table whose rows are sent as queries: with its embeddings if it has any, else with the column `prompt`.
+
+    Embeddings are the column `embedding` or the one `embeddings*.npy` in the table's directory. Raises FixSetting as
+    `read_table` does.
+    """
+    table = tables.read(path)
+    if EMBEDDING_COLUMN in table.column_names or len(_near(path)) == 1:
+        return read_table(path)
+    if "prompt" not in table.column_names:
+        raise FixSetting(f"{path}: has neither a column `prompt` nor embeddings; add one of them")
+    if table.num_rows == 0:
+        raise FixSetting(f"{path}: the table has no rows")
+    return Prompts(_ids(path, table), _prompts(path, table))
+
+
+def _near(file: Path) -> list[Path]:
+    """The files of embeddings in a table's directory."""
+    return sorted((file if file.is_dir() else file.parent).glob("embeddings*.npy"))
+
+
 def no_embeddings(texts: Sequence[str]) -> NDArray[np.float32]:
     """In place of an embedder, where a table is only looked up by id and its embeddings are never looked at."""
     return np.ones((len(texts), 1), dtype=np.float32)
@@ -166,7 +195,7 @@ def _within(file: Path, name: str, numbers: NDArray[np.float64], most: float, hi
 
 def _vectors(file: Path, table: pa.Table, embeddings: Path | None, embed: Embed | None) -> NDArray[np.float32]:
     own = EMBEDDING_COLUMN in table.column_names
-    near = sorted((file if file.is_dir() else file.parent).glob("embeddings*.npy"))
+    near = _near(file)
     if embeddings is None and embed is None and not own and len(near) == 1:
         embeddings = near[0]
     if embeddings is not None:

@@ -13,19 +13,22 @@ from worker.contract import codec
 from worker.contract.errors import CheckBroker
 from worker.contract.messages import Query
 from worker.contract.settings import Settings
-from worker.estimation.history import History
+from worker.estimation.history import History, Prompts
 from worker.kafka import clients
 
 FLUSH_SECONDS = 120.0
 POLL_EVERY = 20
 
 
-def query_of(history: History, number: int) -> Query:
+def query_of(history: History | Prompts, number: int) -> Query:
     """Row `number` of a history as a query; past its end it begins again, with `<id>/<number>` as ids."""
     row = number % len(history.ids)
+    id_ = history.ids[row] if number < len(history.ids) else f"{history.ids[row]}/{number}"
+    if isinstance(history, Prompts):
+        return Query(id=id_, text=history.texts[row])
     tokens = history.input_tokens[row]
     return Query(
-        id=history.ids[row] if number < len(history.ids) else f"{history.ids[row]}/{number}",
+        id=id_,
         embedding=history.embeddings[row].astype("<f2").tobytes(),
         input_tokens=None if isnan(tokens) else int(tokens),
     )
@@ -39,7 +42,7 @@ class Feeder:
     `finish`.
     """
 
-    def __init__(self, settings: Settings, history: History, count: int, rate: float, first: int = 0) -> None:
+    def __init__(self, settings: Settings, history: History | Prompts, count: int, rate: float, first: int = 0) -> None:
         self.count = count
         self._first = first
         self.sent: dict[tuple[int, int], float] = {}

@@ -1,12 +1,13 @@
-"""Sends one query and follows what becomes of it, for a person who tries a system out."""
+"""Sends one query and follows it to its answer, for a person who tries a system out."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from msgspec import Struct
 
 from worker.contract import codec
@@ -19,6 +20,8 @@ from worker.kafka import clients
 PRODUCE_SECONDS = 15.0
 LOOK_SECONDS = 0.05
 
+Cause = Literal["no_worker", "not_decided", "no_completion", "other_partition", "not_applied", "rejected"]
+
 
 class Candidate(Struct, frozen=True):
     """One LLM in a decision: its estimates, `paid` = price x cost in quality, and score = quality - paid."""
@@ -30,34 +33,57 @@ class Candidate(Struct, frozen=True):
     score: float
 
 
+class Missing(Struct, frozen=True):
+    """Why a decision or an answer did not come in time, as far as the topics tell.
+
+    `no_worker`: the consumer group has no member. `not_decided`: it has. `no_completion`: no inference worker has
+    answered. `other_partition`: the completion went to partition `detail` instead of the query's. `not_applied`: the
+    completion waits for a worker. `rejected`: the completion is a dead letter, for the reason `detail`.
+    """
+
+    cause: Cause
+    detail: str = ""
+
+
 class Reply(Struct, frozen=True):
-    """What became of a query in the time given: `decision` and `rejected` None if nothing was decided."""
+    """What was decided about a query and answered in the time given.
+
+    `attempts` are the decisions about it, the first with the `candidates`; none if it was `rejected`. `closed` are the
+    ends of its dispatches. `missing` says why nothing was decided, or why a dispatch is still open.
+    """
 
     origin: Origin
-    decision: Routed | None
+    attempts: list[Routed]
     candidates: list[Candidate]
     rejected: str | None
     closed: list[Closed]
+    missing: Missing | None = None
+
+    @property
+    def open(self) -> Routed | None:
+        """The attempt whose dispatch is not answered yet; None if there is none."""
+        ended = {closed.dispatch_id for closed in self.closed}
+        routed = (one for one in self.attempts if one.llm is not None)
+        return next((one for one in routed if dispatch_id(self.origin, one) not in ended), None)
 
 
 def send(settings: Settings, query: Query, wait_seconds: float) -> Reply:
     """Produce `query`, wait for its decision, and then as long again for its answer. Raises CheckBroker."""
-    ends = [clients.end_offset(settings, settings.topics.decisions, p) for p in range(settings.kafka.partitions)]
+    partitions = range(settings.kafka.partitions)
+    decisions = [clients.end_offset(settings, settings.topics.decisions, partition) for partition in partitions]
+    completions = [clients.end_offset(settings, settings.topics.completions, partition) for partition in partitions]
     origin = _produce(settings, query)
-    follow = _Follow(settings, origin, ends[origin.partition])
-    first = follow.until(lambda one: isinstance(one, Routed | Rejected) and one.offset == origin.offset, wait_seconds)
-    if not isinstance(first, Routed):
-        return Reply(origin, None, [], first.reason if isinstance(first, Rejected) else None, [])
-    closed: list[Closed] = []
-    if first.llm is not None:
-        follow.until(lambda one: _is_answer(one, origin) and one.outcome != "released", wait_seconds)
-        closed = [one for one in follow.seen if _is_answer(one, origin)]
-    return Reply(origin, first, candidates(_llms(settings, origin.partition), first), None, closed)
+    follow = _Follow(settings, origin, decisions[origin.partition])
+    if not follow.until(lambda reply: bool(reply.attempts or reply.rejected is not None), wait_seconds):
+        return follow.reply(Missing("not_decided" if _has_workers(settings) else "no_worker"))
+    if not follow.until(lambda reply: reply.open is None, wait_seconds):
+        return follow.reply(_unanswered(settings, follow, completions))
+    return follow.reply()
 
 
-def _is_answer(decision: Decision, origin: Origin) -> TypeGuard[Closed]:
-    attempts = f"{origin.partition}-{origin.offset}-"
-    return isinstance(decision, Closed) and decision.dispatch_id.startswith(attempts)
+def dispatch_id(origin: Origin, routed: Routed) -> str:
+    """The id of the dispatch that an attempt published."""
+    return f"{origin.partition}-{origin.offset}-{routed.attempt}"
 
 
 def candidates(llms: tuple[str, ...], routed: Routed) -> list[Candidate]:
@@ -77,9 +103,39 @@ def _produce(settings: Settings, query: Query) -> Origin:
     )
     producer.flush(PRODUCE_SECONDS)
     if not delivered or isinstance(delivered[0], KafkaError):
-        raise CheckBroker(f"the query was not taken: {delivered[0] if delivered else 'no answer'}")
+        reason = delivered[0] if delivered else "no answer"
+        raise CheckBroker(f"{settings.topics.queries}: the broker did not accept the query: {reason}")
     origin: Origin = delivered[0]
     return origin
+
+
+def _has_workers(settings: Settings) -> bool:
+    """Whether a worker is a member of the consumer group. True if the broker does not say."""
+    group, admin = settings.kafka.group, clients.admin_client(settings)
+    try:
+        found = admin.describe_consumer_groups([group], request_timeout=clients.TIMEOUT_SECONDS)[group].result()
+    except KafkaException:
+        return True
+    return bool(found.members)
+
+
+def _unanswered(settings: Settings, follow: _Follow, starts: list[int]) -> Missing:
+    """Looks for the completion of the open dispatch in every partition, from `starts` on."""
+    opened = follow.reply().open
+    assert opened is not None, "only an open dispatch is unanswered"
+    origin, id_ = follow.origin, dispatch_id(follow.origin, opened)
+    # An id in a completion that cannot be decoded is found too.
+    named = re.compile(rb"(?<![0-9-])%s(?![0-9])" % id_.encode())
+    for partition, start in enumerate(starts):
+        for record in clients.read_partition(settings, settings.topics.completions, partition, start):
+            if named.search(record.value or b"") is None:
+                continue
+            if partition != origin.partition:
+                return Missing("other_partition", str(partition))
+            refusals = [one for one in follow.seen if isinstance(one, Rejected) and one.topic == "completions"]
+            reason = next((one.reason for one in refusals if one.offset == record.offset), None)
+            return Missing("not_applied") if reason is None else Missing("rejected", reason)
+    return Missing("no_completion")
 
 
 def _llms(settings: Settings, partition: int) -> tuple[str, ...]:
@@ -92,25 +148,47 @@ class _Follow:
     """The decisions of the query's partition, each read once; `seen` holds them."""
 
     def __init__(self, settings: Settings, origin: Origin, start: int) -> None:
-        self._settings = settings
-        self._origin = origin
-        self._next = start
+        self.origin = origin
         self.seen: list[Decision] = []
+        self._settings = settings
+        self._next = start
+        self._candidates: list[Candidate] | None = None
 
-    def until(self, wanted: Any, seconds: float) -> Decision | None:
-        """The first decision that is `wanted`, waiting for it; None after `seconds`."""
+    def until(self, wanted: Callable[[Reply], bool], seconds: float) -> bool:
+        """Read until the reply is as `wanted`. False if it is not after `seconds`."""
         end = time.monotonic() + seconds
         while True:
-            for decision in self._new():
-                self.seen.append(decision)
-            found = next((decision for decision in self.seen if wanted(decision)), None)
-            if found is not None or time.monotonic() > end:
-                return found
+            self.seen.extend(self._new())
+            if wanted(self.reply()):
+                return True
+            if time.monotonic() > end:
+                return False
             time.sleep(LOOK_SECONDS)
+
+    def reply(self, missing: Missing | None = None) -> Reply:
+        """What was decided about the query so far."""
+        offset, prefix = self.origin.offset, f"{self.origin.partition}-{self.origin.offset}-"
+        attempts = [one for one in self.seen if isinstance(one, Routed) and one.offset == offset]
+        rejected = [
+            one for one in self.seen if isinstance(one, Rejected) and (one.topic, one.offset) == ("queries", offset)
+        ]
+        return Reply(
+            origin=self.origin,
+            attempts=attempts,
+            candidates=self._of(attempts[0]) if attempts else [],
+            rejected=rejected[0].reason if rejected else None,
+            closed=[one for one in self.seen if isinstance(one, Closed) and one.dispatch_id.startswith(prefix)],
+            missing=missing,
+        )
+
+    def _of(self, routed: Routed) -> list[Candidate]:
+        if self._candidates is None:
+            self._candidates = candidates(_llms(self._settings, self.origin.partition), routed)
+        return self._candidates
 
     def _new(self) -> Iterator[Decision]:
         topic = self._settings.topics.decisions
-        for record in clients.read_partition(self._settings, topic, self._origin.partition, self._next):
+        for record in clients.read_partition(self._settings, topic, self.origin.partition, self._next):
             self._next = record.offset + 1
             if record.value is not None:
                 yield codec.decode_decision(record.value)
