@@ -71,6 +71,20 @@ def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
     assert (tmp_path / "theirs").exists()
 
 
+def test_files_that_are_not_a_demos_are_never_deleted(tmp_path: Path) -> None:
+    """A directory with other files is refused; an empty one and an old demo's are taken."""
+    place = tmp_path / "mine"
+    place.mkdir()
+    (place / "thesis.txt").touch()
+    with pytest.raises(FixSetting, match="mine holds files that are not a demo's; delete them, or name another"):
+        demo.own_directory(place)
+    assert (place / "thesis.txt").exists(), "the file is gone"
+    (place / "thesis.txt").unlink()
+    (demo.own_directory(place) / "old.log").touch()
+    demo.own_directory(place)
+    assert not (place / "old.log").exists(), "the old demo is still there"
+
+
 FIGURES = {
     "searches_per_second": 8_000.0,
     "decisions_per_second": 6_400.0,

@@ -16,12 +16,17 @@ from worker.local.bench import TARGETS, Bench, Plan, Result, missed
 from worker.local.broker import Broker
 from worker.local.system import System
 
-Queries = Annotated[int, typer.Option(min=1_000, help="Number of queries whose throughput is measured.")]
-Rate = Annotated[float, typer.Option(callback=finite, min=1, help="Queries per second while latency is measured.")]
-Seconds = Annotated[
-    float, typer.Option(callback=finite, min=5, help="Seconds of latency measurement, after 30 s of warming up.")
+Queries = Annotated[int, typer.Option(metavar="N", min=1_000, help="Number of queries whose throughput is measured.")]
+Rate = Annotated[
+    float, typer.Option(metavar="N", callback=finite, min=1, help="Queries per second while latency is measured.")
 ]
-LedgerRecords = Annotated[int, typer.Option(min=50_000, help="Number of records in the ledger that is restored.")]
+Seconds = Annotated[
+    float,
+    typer.Option(metavar="N", callback=finite, min=5, help="Seconds of latency measurement, after 30 s of warming up."),
+]
+LedgerRecords = Annotated[
+    int, typer.Option(metavar="N", min=50_000, help="Number of records in the ledger that is restored.")
+]
 
 app = new_app()
 

@@ -16,17 +16,20 @@ from worker.local.broker import Broker, running, stop_standing
 
 Directory = Annotated[
     Path | None,
-    typer.Option(help="The broker's directory. Without it: a directory in your cache.", show_default=False),
+    typer.Option(
+        metavar="DIRECTORY", help="The broker's directory. Without it: a directory in your cache.", show_default=False
+    ),
 ]
 NewDirectory = Annotated[
     Path | None,
     typer.Option(
+        metavar="DIRECTORY",
         help="The broker's directory, for its data and its log. Without it: a directory in your cache.",
         callback=writable_directory,
         show_default=False,
     ),
 ]
-Port = Annotated[int, typer.Option(min=0, max=65_535, help="The port on 127.0.0.1; 0 takes a free one.")]
+Port = Annotated[int, typer.Option(metavar="N", min=0, max=65_535, help="The port on 127.0.0.1; 0 takes a free one.")]
 
 app = new_app(no_args_is_help=True)
 

@@ -17,14 +17,21 @@ from worker.local.chaos import Chaos, Plan, Result
 from worker.local.system import System
 
 Minutes = Annotated[
-    float, typer.Option(callback=finite, min=0.1, help="Minutes during which queries are produced and faults happen.")
+    float,
+    typer.Option(
+        metavar="N", callback=finite, min=0.1, help="Minutes during which queries are produced and faults happen."
+    ),
 ]
-Rate = Annotated[float, typer.Option(callback=finite, min=1, help="Queries per second.")]
-Every = Annotated[float, typer.Option(callback=finite, min=1, help="Mean number of seconds between faults.")]
+Rate = Annotated[float, typer.Option(metavar="N", callback=finite, min=1, help="Queries per second.")]
+Every = Annotated[
+    float, typer.Option(metavar="N", callback=finite, min=1, help="Mean number of seconds between faults.")
+]
 Seed = Annotated[
     int | None,
     typer.Option(
-        help="Use this seed to repeat a run's faults. Without it a seed is chosen and printed.", show_default=False
+        metavar="N",
+        help="Use this seed to repeat a run's faults. Without it a seed is chosen and printed.",
+        show_default=False,
     ),
 ]
 

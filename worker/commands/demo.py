@@ -21,15 +21,16 @@ from worker.local.demo import Result, Stage
 Directory = Annotated[
     Path | None,
     typer.Option(
+        metavar="DIRECTORY",
         help="The demo's directory, for Kafka's data and the logs. An old demo there is deleted first. Without it: a "
         "directory for temporary files.",
         callback=writable_directory,
         show_default=False,
     ),
 ]
-Queries = Annotated[int, typer.Option(min=100, max=1_000_000, help="Number of queries to route.")]
-Rate = Annotated[float, typer.Option(callback=finite, min=1, help="Queries per second.")]
-Workers = Annotated[int, typer.Option(min=1, max=4, help="Number of workers; they share 4 partitions.")]
+Queries = Annotated[int, typer.Option(metavar="N", min=100, max=1_000_000, help="Number of queries to route.")]
+Rate = Annotated[float, typer.Option(metavar="N", callback=finite, min=1, help="Queries per second.")]
+Workers = Annotated[int, typer.Option(metavar="N", min=1, max=4, help="Number of workers; they share 4 partitions.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the system running until Ctrl-C, for `tollgate send`.")]
 NoKill = Annotated[bool, typer.Option("--no-kill", help="Do not kill a worker.")]
 MONEY = ("budget", "spent", "reserved", "overrun")

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 Data = Annotated[
     Path | None,
-    typer.Argument(metavar="[DATA]", help="The table. Without it: the package's data.", show_default=False),
+    typer.Argument(metavar="DATA", help="The table. Without it: the package's data.", show_default=False),
 ]
 PolicyNames = Annotated[
     list[str] | None,
@@ -62,20 +62,26 @@ RuleName = Annotated[
 ]
 Test = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of queries to route. Without it: 45 % of the rows.", show_default=False),
+    typer.Option(
+        metavar="N", min=1, help="Number of queries to route. Without it: 45 % of the rows.", show_default=False
+    ),
 ]
 Budget = Annotated[
     float,
     typer.Option(
-        min=0.0, callback=finite, help="The total budget, as a multiple of the cheapest LLM's cost for all queries."
+        metavar="N",
+        min=0.0,
+        callback=finite,
+        help="The total budget, as a multiple of the cheapest LLM's cost for all queries.",
     ),
 ]
 OrderName = Annotated[Order, typer.Option("--order", help="Order in which queries arrive; source: sorted by category.")]
 SplitName = Annotated[Split, typer.Option("--split", help="How the total budget is split over the LLMs.")]
-Seeds = Annotated[int, typer.Option(min=1, help="Number of random draws. The figures are their means.")]
+Seeds = Annotated[int, typer.Option(metavar="N", min=1, help="Number of random draws. The figures are their means.")]
 Embeddings = Annotated[
     Path | None,
     typer.Option(
+        metavar="FILE",
         help="A .npy file with the table's embeddings, float [rows, d]. Without it: embeddings*.npy beside the table, "
         "then the package's embedder on the column `prompt`.",
         show_default=False,
@@ -105,6 +111,7 @@ app = new_app()
         "tollgate evaluate --all",
         "tollgate evaluate history.parquet --policy priced --policy port --seeds 5",
         "tollgate evaluate history.parquet --experiment partitions --plot pictures/",
+        exit_3="",
     )
 )
 def command(

@@ -18,10 +18,11 @@ from worker.contract.errors import CheckFailed
 QueryId = Annotated[
     str,
     typer.Argument(
-        help="The query's id. A query without an id, or one that could not be read, is called <partition>-<offset>."
+        metavar="QUERY_ID",
+        help="The query's id. A query without an id, or one that could not be read, is called <partition>-<offset>.",
     ),
 ]
-Count = Annotated[int, typer.Option("--neighbours", min=0, help="Number of past queries to show.")]
+Count = Annotated[int, typer.Option("--neighbours", metavar="N", min=0, help="Number of past queries to show.")]
 
 app = new_app()
 

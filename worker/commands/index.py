@@ -27,15 +27,18 @@ TablePath = Annotated[
         "directory of such files; or `demo`: the package's data.",
     ),
 ]
-NewDirectory = Annotated[Path, typer.Argument(help="The directory to create for the index.", callback=new_directory)]
-Directory = Annotated[Path, typer.Argument(help="The index's directory.")]
+NewDirectory = Annotated[
+    Path, typer.Argument(metavar="DIRECTORY", help="The directory to create for the index.", callback=new_directory)
+]
+Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="The index's directory.")]
 Embedder = Annotated[
     Literal["wordllama", "supplied"],
-    typer.Option(help="What embeds the text of a query. With supplied, each query brings its own embedding."),
+    typer.Option(help="The embedder of query texts. supplied: each query brings its own embedding."),
 ]
 Embeddings = Annotated[
     Path | None,
     typer.Option(
+        metavar="FILE",
         help="A .npy file with the table's embeddings, float [rows, d]. Without it: the embedder's, of the column "
         "`prompt`. With --embedder supplied: the column `embedding`, or embeddings*.npy beside the table.",
         show_default=False,
@@ -44,17 +47,20 @@ Embeddings = Annotated[
 Neighbours = Annotated[
     int | None,
     typer.Option(
+        metavar="N",
         min=1,
         help="Number of nearest past queries per estimate. Without it: the best on the table.",
         show_default=False,
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of the samples and folds that calibrate the index.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the samples and folds that calibrate the index.")]
 
 app = new_app(no_args_is_help=True)
 
 
-@app.callback(epilog=more_help("tollgate index build history.parquet ./index", "tollgate index inspect ./index"))
+@app.callback(
+    epilog=more_help("tollgate index build history.parquet ./index", "tollgate index inspect ./index", exit_3="")
+)
 def group() -> None:
     """Build the index of past queries, or inspect it.
 
@@ -67,6 +73,7 @@ def group() -> None:
         "tollgate index build demo ./index",
         "tollgate index build history.parquet ./index",
         "tollgate index build history.csv ./index --embedder supplied --embeddings vectors.npy",
+        exit_3="",
     )
 )
 def build(
@@ -99,7 +106,7 @@ def build(
     present(manifest, json, output, lambda console: show(console, directory, manifest))
 
 
-@app.command(epilog=more_help("tollgate index inspect ./index", "tollgate index inspect ./index --json"))
+@app.command(epilog=more_help("tollgate index inspect ./index", "tollgate index inspect ./index --json", exit_3=""))
 def inspect(directory: Directory, json: JsonOption = False, output: OutputOption = None) -> None:
     """Check each file of an index, and show how well it estimates.
 

@@ -17,18 +17,25 @@ from worker.service import log
 
 Llms = Annotated[
     list[str] | None,
-    typer.Option("--llm", help="Answer for this LLM only; may be repeated. Without it: all.", show_default=False),
+    typer.Option(
+        "--llm", metavar="LLM", help="Answer for this LLM only; may be repeated. Without it: all.", show_default=False
+    ),
 ]
 Table = Annotated[
     Path | None,
     typer.Option(
+        metavar="TABLE",
         help="The recorded answers: a table as for `tollgate index build`. Without it: the package's data.",
         show_default=False,
     ),
 ]
-LatencyMs = Annotated[float, typer.Option(callback=finite, min=0, help="Mean latency of an answer in milliseconds.")]
-ErrorRate = Annotated[float, typer.Option(callback=finite, min=0, max=1, help="Share of dispatches that fail.")]
-Seed = Annotated[int, typer.Option(help="Seed of the latencies and errors.")]
+LatencyMs = Annotated[
+    float, typer.Option(metavar="N", callback=finite, min=0, help="Mean latency of an answer in milliseconds.")
+]
+ErrorRate = Annotated[
+    float, typer.Option(metavar="N", callback=finite, min=0, max=1, help="Share of dispatches that fail.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the latencies and errors.")]
 
 app = new_app()
 

@@ -105,6 +105,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         "-c",
+        metavar="FILE",
         help="The settings file. Without it: ./tollgate.toml if it exists, then the running demo's.",
         show_default=False,
     ),

@@ -15,11 +15,14 @@ from worker.estimation import demo_data
 from worker.estimation.history import read_queries
 from worker.local.load import Feeder
 
-Count = Annotated[int, typer.Option(min=1, max=10_000_000, help="Number of queries.")]
-Rate = Annotated[float, typer.Option(min=0, callback=finite, help="Queries per second; 0: as fast as possible.")]
+Count = Annotated[int, typer.Option(metavar="N", min=1, max=10_000_000, help="Number of queries.")]
+Rate = Annotated[
+    float, typer.Option(metavar="N", min=0, callback=finite, help="Queries per second; 0: as fast as possible.")
+]
 Table = Annotated[
     Path | None,
     typer.Option(
+        metavar="TABLE",
         help="The queries: a table as for `tollgate index build`. Its embeddings are sent: the column `embedding`, or "
         "embeddings*.npy beside it. If it has none, the texts of its column `prompt` are sent. Without "
         "--history: the questions that `tollgate index build demo` "

@@ -45,6 +45,7 @@ Partitions = Annotated[
     typer.Option(
         "--partition",
         "-p",
+        metavar="N",
         min=0,
         help="Replay this partition only; may be repeated. Without it: all.",
         show_default=False,

@@ -13,6 +13,7 @@ from worker.service import log
 WebPort = Annotated[
     int | None,
     typer.Option(
+        metavar="N",
         min=0,
         max=65_535,
         help="Port of /metrics, /healthz and /readyz; 0 takes a free one. Without it: web.port.",

@@ -21,10 +21,13 @@ SHOWN = 8
 
 Text = Annotated[str, typer.Argument(metavar="TEXT", help="The query's text. It is never logged.")]
 Wait = Annotated[
-    float, typer.Option(min=0, callback=finite, help="Seconds to wait for the decision, and again for the answer.")
+    float,
+    typer.Option(
+        metavar="N", min=0, callback=finite, help="Seconds to wait for the decision, and again for the answer."
+    ),
 ]
 MaxOutputTokens = Annotated[
-    int | None, typer.Option(min=1, help="The largest number of tokens of the answer.", show_default=False)
+    int | None, typer.Option(metavar="N", min=1, help="The largest number of tokens of the answer.", show_default=False)
 ]
 
 app = new_app()

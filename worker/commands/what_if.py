@@ -50,7 +50,10 @@ Budgets = Annotated[
     ),
 ]
 Factor = Annotated[
-    float, typer.Option("--budget-factor", callback=finite, min=0.0, help="Multiply the recorded budgets by this.")
+    float,
+    typer.Option(
+        "--budget-factor", metavar="N", callback=finite, min=0.0, help="Multiply the recorded budgets by this."
+    ),
 ]
 PolicyName = Annotated[
     Literal["priced", "port"] | None, typer.Option("--policy", help="Another routing policy.", show_default=False)
@@ -71,7 +74,12 @@ Prices = Annotated[
 ]
 IndexDirectory = Annotated[
     Path | None,
-    typer.Option("--index", help="Estimate each query again, with the index in this directory.", show_default=False),
+    typer.Option(
+        "--index",
+        metavar="DIRECTORY",
+        help="Estimate each query again, with the index in this directory.",
+        show_default=False,
+    ),
 ]
 
 app = new_app()
@@ -98,10 +106,10 @@ def command(
 ) -> None:
     """Route the same queries with other budgets or LLMs.
 
-    The command shows what really happened, and what would have happened under the changes. It writes to no topic.
+    The command shows two sides: the recorded decisions, and the decisions under your changes. It writes to no topic.
 
-    Only the chosen LLM's answer is known. The quality of both sides is therefore compared by estimates. True quality is
-    counted where an answer was judged, and on the other side only where it chooses the same LLM.
+    Only the chosen LLM's answer is known, so the quality of both sides is compared by estimates. True quality is
+    counted for judged answers. On the changed side it is counted only if the changed decision chooses the same LLM.
     """
     settings = settings_from(config)
     budgets = {one.llm: one.number for one in budget or ()}

@@ -30,6 +30,8 @@ PARTITIONS = 4
 MICROS_PER_USD = 1_000_000
 SETTLE_SECONDS = 120.0
 READ_AFTER_SECONDS = 0.25
+# In a directory that a demo made, and may delete.
+MARK = ".tollgate-demo"
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,21 @@ class Result(Struct, frozen=True):
 
 
 def own_directory(directory: Path) -> Path:
-    """Make the demo's directory anew, for this user alone. Raises FixSetting if it is not ours, or in use."""
+    """Make the demo's directory, for this user alone; an old demo in it is deleted.
+
+    Raises FixSetting if the directory is not this user's, is in use, or holds files that are not a demo's.
+    """
     if os.path.lexists(directory) and not demo_data.is_own(directory):
         raise FixSetting(f"{directory} is no directory of yours; name another with --directory")
     if (found := running(directory / "kafka")) is not None:
         raise FixSetting(f"a demo is running in {directory} (Kafka is process {found[0]}): end it, or use --directory")
+    if directory.exists() and any(directory.iterdir()) and not (directory / MARK).exists():
+        raise FixSetting(
+            f"{directory} holds files that are not a demo's; delete them, or name another with --directory"
+        )
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700, parents=True)
+    (directory / MARK).touch()
     return directory
 
 
