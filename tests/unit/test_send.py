@@ -171,5 +171,6 @@ def test_the_reason_is_read_from_the_topics(
     monkeypatch.setattr(clients, "read_partition", Topics(decisions, completions).read)
     monkeypatch.setattr(send, "_produce", lambda *_: ORIGIN)
     monkeypatch.setattr(send, "_llms", lambda *_: examples.LLMS)
-    monkeypatch.setattr(send, "_has_workers", lambda _: False)
+    monkeypatch.setattr(send, "_has_workers", lambda *_: False)
+    monkeypatch.setattr(clients, "admin_client", lambda _: None)
     assert send.send(Settings(), Query(text="hello"), 0.0).missing == missing

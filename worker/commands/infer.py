@@ -13,6 +13,7 @@ from worker.contract.errors import FixSetting
 from worker.estimation import demo_data
 from worker.estimation.history import no_embeddings, read_table
 from worker.inference.worker import InferenceWorker, Recorded, Rules
+from worker.kafka import clients
 from worker.service import log
 
 Llms = Annotated[
@@ -63,6 +64,8 @@ def command(
             f"--llm: {', '.join(unknown)} is not configured; the LLMs in [llms] are {', '.join(settings.llms)}"
         )
     recorded = Recorded.of(demo_data.load() if history is None else read_table(history, embed=no_embeddings))
+    # librdkafka would wait for the broker without a word.
+    clients.admin_client(settings)
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopped.append(received))

@@ -13,6 +13,7 @@ from worker.commands.options import ConfigOption, finite, more_help, new_app, se
 from worker.commands.output import working
 from worker.estimation import demo_data
 from worker.estimation.history import read_queries
+from worker.kafka import clients
 from worker.local.load import Feeder
 
 Count = Annotated[int, typer.Option(metavar="N", min=1, max=10_000_000, help="Number of queries.")]
@@ -48,6 +49,8 @@ def command(config: ConfigOption = None, count: Count = 10_000, rate: Rate = 50.
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopped.append(received))
+    # librdkafka would wait for the broker without a word.
+    clients.admin_client(settings)
     feeder = Feeder(settings, live, count, rate)
     feeder.start()
     with working("producing") as progress:

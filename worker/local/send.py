@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
 from worker.contract import codec
@@ -69,13 +70,14 @@ class Reply(Struct, frozen=True):
 
 def send(settings: Settings, query: Query, wait_seconds: float) -> Reply:
     """Produce `query`, wait for its decision, and then as long again for its answer. Raises CheckBroker."""
+    admin = clients.admin_client(settings)
     partitions = range(settings.kafka.partitions)
     decisions = [clients.end_offset(settings, settings.topics.decisions, partition) for partition in partitions]
     completions = [clients.end_offset(settings, settings.topics.completions, partition) for partition in partitions]
     origin = _produce(settings, query)
     follow = _Follow(settings, origin, decisions[origin.partition])
     if not follow.until(lambda reply: bool(reply.attempts or reply.rejected is not None), wait_seconds):
-        return follow.reply(Missing("not_decided" if _has_workers(settings) else "no_worker"))
+        return follow.reply(Missing("not_decided" if _has_workers(admin, settings.kafka.group) else "no_worker"))
     if not follow.until(lambda reply: reply.open is None, wait_seconds):
         return follow.reply(_unanswered(settings, follow, completions))
     return follow.reply()
@@ -109,9 +111,8 @@ def _produce(settings: Settings, query: Query) -> Origin:
     return origin
 
 
-def _has_workers(settings: Settings) -> bool:
+def _has_workers(admin: AdminClient, group: str) -> bool:
     """Whether a worker is a member of the consumer group. True if the broker does not say."""
-    group, admin = settings.kafka.group, clients.admin_client(settings)
     try:
         found = admin.describe_consumer_groups([group], request_timeout=clients.TIMEOUT_SECONDS)[group].result()
     except KafkaException:
