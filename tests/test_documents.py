@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
 
 from tests.test_repository import ROOT, text, tracked
-from worker.commands.main import VERBS
+from worker.commands.main import VERBS, lazy
+from worker.contract.errors import CheckBroker, CheckFailed, FixSetting, LeaveProcess
+from worker.contract.messages import DeferReason
 from worker.contract.settings import Settings
+from worker.contract.topic_names import TopicNames
 from worker.core.alarms import MEANINGS
+from worker.service.metrics import Metrics
 
 PAGE_LINES = 110
 
@@ -28,21 +33,64 @@ def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def test_the_readme_names_every_setting() -> None:
-    """By its dotted name, or beside another of its section by its last part."""
-    readme = text("README.md")
-    unnamed = {
-        name
-        for name in settings_of(Settings)
-        if f"`{name}`" not in readme and f"`{name.rpartition('.')[2]}`" not in readme
+def named(page: str) -> set[str]:
+    """All that stands in backticks on a reference page."""
+    return set(re.findall(r"`([^`]+)`", text(f"docs/reference/{page}.md")))
+
+
+def test_the_reference_names_every_setting() -> None:
+    """By its dotted name."""
+    assert set(settings_of(Settings)) - named("settings") == set()
+
+
+def test_the_reference_names_every_command() -> None:
+    """Also those of groups."""
+    commands = set()
+    for verb in VERBS:
+        group = getattr(lazy(verb), "commands", {})
+        commands |= {f"tollgate {verb} {name}" for name in group} or {f"tollgate {verb}"}
+    page = named("command-line")
+    # Of one group, only the first command stands with the group's name.
+    assert {name for name in commands if name not in page and name.rpartition(" ")[2] not in page} == set()
+
+
+def test_the_reference_names_every_exit_code() -> None:
+    """Those of errors and of wrong usage."""
+    codes = {0, 2, *(error.exit_code for error in (FixSetting, CheckBroker, LeaveProcess, CheckFailed))}
+    page = text("docs/reference/exit-codes.md")
+    assert {code for code in codes if f"| {code} |" not in page} == set()
+
+
+def test_the_reference_explains_every_alarm() -> None:
+    """Each in a row of its own."""
+    page = text("docs/reference/alarms.md")
+    assert {name for name in MEANINGS if f"| `{name}` |" not in page} == set()
+
+
+def test_the_reference_names_every_metric() -> None:
+    """As it is scraped, with its labels."""
+    metrics = Metrics()
+    metrics.watch(tuple)
+    scraped = {
+        f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.registry.collect()
     }
-    assert unnamed == set()
+    page = {name.partition("{")[0] for name in named("metrics")}
+    assert scraped - page == set()
 
 
-def test_the_readme_names_every_command() -> None:
-    """Also those that are groups of commands."""
-    readme = text("README.md")
-    assert {name for name in VERBS if f"`tollgate {name}" not in readme and f"`{name}`" not in readme} == set()
+def test_the_reference_names_every_topic() -> None:
+    """And every reason of a deferral."""
+    topics = {*TopicNames().all(["<llm>"])} - {TopicNames().dispatch("<llm>")} | {"dispatch.<llm>"}
+    page = named("topics-and-messages")
+    assert topics - page == set()
+    assert set(get_args(DeferReason)) - page == set()
+
+
+def test_every_page_can_be_reached() -> None:
+    """From the list of all pages."""
+    listed = text("docs/README.md")
+    pages = {path.removeprefix("docs/") for path in tracked("docs/*.md")} - {"README.md"}
+    assert {page for page in pages if f"]({page})" not in listed} == set()
 
 
 def test_the_architecture_is_one_page_and_maps_every_package() -> None:
@@ -53,16 +101,22 @@ def test_the_architecture_is_one_page_and_maps_every_package() -> None:
     assert {name for name in packages if f"| `{name}` |" not in page} == set()
 
 
+def headings(path: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", text(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("path", tracked("*.md"))
 def test_links_lead_somewhere(path: str) -> None:
-    """Every relative link of a document is a file of the repository, and no place is held for what is to come."""
+    """Every relative link of a document is a file of the repository, and its anchor is a heading there. No place is
+    held for later text."""
     content = text(path)
-    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", content) if "://" not in link]
-    lost = [link for link in links if not ((ROOT / path).parent / link).exists()]
-    assert (lost, "<!--" in content) == ([], False)
-
-
-def test_the_readme_explains_every_alarm() -> None:
-    """In the words of the log."""
-    readme = text("README.md")
-    assert {name for name, meaning in MEANINGS.items() if f"| `{name}` | {meaning} |" not in readme} == set()
+    assert "<!--" not in content
+    for link in re.findall(r"\]\(([^)]+)\)", content):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = ((ROOT / path).parent / file).resolve() if file else ROOT / path
+        assert target.exists(), f"{link} leads nowhere"
+        assert not anchor or anchor in headings(str(target.relative_to(ROOT))), f"{link} names no heading"
