@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from tests.drive import Drive
 from worker.contract import codec
@@ -11,6 +11,9 @@ from worker.contract.messages import Configuration
 from worker.contract.record import Headers, StoredRecord
 from worker.contract.topic_names import TopicNames
 from worker.core.events import Arrived, Completed, Effects, Event, Refused
+from worker.kafka.memory import Log as MemoryLog
+from worker.kafka.memory import MemoryReader
+from worker.kafka.reader import silent
 
 NAMES = TopicNames()
 Log = dict[str, list[StoredRecord]]
@@ -82,11 +85,12 @@ class Recorded(Drive):
         self.log[topic].append(record(topic, len(self.log[topic]), key, value, codec.CONTENT_TYPE))
 
 
-class Shelf:
-    """Stands in for a broker: `Reader` and `read_partition` find its records, which are all committed."""
+class Shelf(MemoryReader):
+    """A reader of `records`, which are all committed; opened, it is itself."""
 
     def __init__(self) -> None:
         self.records: list[StoredRecord] = []
+        self._progress = silent
 
     def __call__(self, *_: object) -> Shelf:
         return self
@@ -94,28 +98,8 @@ class Shelf:
     def __enter__(self) -> Shelf:
         return self
 
-    def __exit__(self, *_: object) -> None: ...
-
-    def oldest(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        """The first offset of each partition."""
-        return {place: min((stored.offset for stored in self._at(place)), default=0) for place in places}
-
-    def ends(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        """The offset after the last record of each partition."""
-        return {place: max((stored.offset + 1 for stored in self._at(place)), default=0) for place in places}
-
-    def read(self, starts: dict[tuple[str, int], int], take: Callable[[StoredRecord], None]) -> None:
-        """Hand every record of these partitions to `take`."""
-        for place in starts:
-            for stored in self._at(place):
-                take(stored)
-
-    def read_partition(
-        self, _: object, topic: str, partition: int, start: int | None = None, end: int | None = None
-    ) -> Iterator[StoredRecord]:
-        """The records from `start` to before `end`."""
-        records = self._at((topic, partition))
-        return (s for s in records if s.offset >= (start or 0) and (end is None or s.offset < end))
-
-    def _at(self, place: tuple[str, int]) -> list[StoredRecord]:
-        return [stored for stored in self.records if (stored.topic, stored.partition) == place]
+    @property
+    def _log(self) -> MemoryLog:  # type: ignore[override]
+        log = MemoryLog()
+        log.load(self.records)
+        return log

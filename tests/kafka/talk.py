@@ -14,6 +14,7 @@ from worker.contract.messages import Dispatch
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.kafka import clients
+from worker.kafka.reader import KafkaReader
 from worker.local.processes import wait_for
 
 WAIT_SECONDS = 60.0
@@ -56,7 +57,7 @@ class Talk:
 
     def read(self, topic: str) -> list[StoredRecord]:
         """Everything committed in the partition."""
-        return list(clients.read_partition(self.settings, topic, self.partition))
+        return list(KafkaReader(self.settings).read_partition(topic, self.partition))
 
     def decisions(self) -> list[Any]:
         """All decisions of the partition."""

@@ -21,7 +21,7 @@ from worker.contract.settings import Settings
 from worker.core.journal import record_hash
 from worker.estimation.history import History
 from worker.kafka import clients
-from worker.kafka.reader import Reader, silent
+from worker.kafka.reader import KafkaReader
 from worker.local.broker import Broker
 from worker.local.system import System
 
@@ -62,7 +62,7 @@ def told(system: System, *arguments: str) -> tuple[int | None, str, Any]:
 def ends(settings: Settings) -> dict[tuple[str, int], int]:
     """Where every topic ends now."""
     topics = [settings.topics.queries, settings.topics.completions, *settings.topics.written(settings.llms)]
-    with Reader(settings, silent) as reader:
+    with KafkaReader(settings) as reader:
         return reader.ends([(topic, partition) for topic in topics for partition in range(PARTITIONS)])
 
 
@@ -99,7 +99,7 @@ def test_everything_is_decided_again(audited: System, estimates: str) -> None:
 def test_a_replay_begins_at_a_checkpoint(audited: System) -> None:
     """From an offset or a time on: the first checkpoint there, and what lies before it is counted."""
     settings = settings_of(audited)
-    records = list(clients.read_partition(settings, settings.topics.decisions, 0))
+    records = list(KafkaReader(settings).read_partition(settings.topics.decisions, 0))
     half = len(records) // 2
     moment_ms = records[half].timestamp
     of_moment = next(n for n, record in enumerate(records) if record.timestamp >= moment_ms)
@@ -113,7 +113,7 @@ def test_a_replay_begins_at_a_checkpoint(audited: System) -> None:
 def test_a_replay_ends_where_it_is_told_to(audited: System) -> None:
     """Before an offset or a time: every record there is compared, and the head is that of the last one."""
     settings = settings_of(audited)
-    records = list(clients.read_partition(settings, settings.topics.decisions, 0))
+    records = list(KafkaReader(settings).read_partition(settings.topics.decisions, 0))
     middle = records[len(records) // 2]
     for end in (str(middle.offset), f"@{middle.timestamp}"):
         code, said, [result] = told(audited, "replay", "-p", "0", "--to", end)
@@ -139,7 +139,9 @@ def test_one_query_is_explained(audited: System) -> None:
     """Its neighbours, every LLM with estimate, price and score, why it went where it went, and what it cost; a query
     that nobody decided is an error."""
     settings = settings_of(audited)
-    decisions = [codec.decode_decision(r.value) for r in clients.read_partition(settings, settings.topics.decisions, 0)]
+    decisions = [
+        codec.decode_decision(r.value) for r in KafkaReader(settings).read_partition(settings.topics.decisions, 0)
+    ]
     closed = next(d for d in decisions if type(d).__name__ == "Closed" and d.outcome == "settled")
     code, said = run(audited, "explain", closed.query_id)
     shown = [word in said for word in ("nearest past queries", closed.llm, "score", "verdict", "settled at $")]
@@ -201,7 +203,7 @@ def test_decisions_that_lost_their_beginning(audited: System, tmp_path: Path) ->
     """By retention: replay and verify begin at the first checkpoint that is left and say so. An anchor before it is
     not proven (exit 1) and stays in its file, one after it is. A log that ends before its anchor fails."""
     settings = settings_of(audited)
-    records = list(clients.read_partition(settings, settings.topics.decisions, 1))
+    records = list(KafkaReader(settings).read_partition(settings.topics.decisions, 1))
     early, late, cut = tmp_path / "early.json", tmp_path / "late.json", tmp_path / "cut.json"
     assert run(audited, "replay", "-p", "1", "--to", str(records[2].offset), "--anchor", str(early))[0] == 0
     assert run(audited, "replay", "-p", "1", "--anchor", str(late))[0] == 0
@@ -222,7 +224,7 @@ def test_decisions_that_lost_their_beginning(audited: System, tmp_path: Path) ->
 
 def forge(settings: Settings, partition: int, follows: bool) -> None:
     """Append the last decision again, as a stranger would; linked to the one before if it `follows`."""
-    last = list(clients.read_partition(settings, settings.topics.decisions, partition))[-1]
+    last = list(KafkaReader(settings).read_partition(settings.topics.decisions, partition))[-1]
     decision = codec.decode_decision(last.value)
     if follows:
         decision = msgspec.structs.replace(decision, prev=record_hash(last.value or b""))

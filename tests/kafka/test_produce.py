@@ -9,7 +9,7 @@ from collections.abc import Callable
 from worker.contract import codec
 from worker.contract.settings import Settings
 from worker.estimation.history import History
-from worker.kafka import clients
+from worker.kafka.reader import KafkaReader
 from worker.local.system import System
 
 COUNT = 50
@@ -25,7 +25,7 @@ def test_produce(system: System, prepare: Callable[..., Settings], rows: tuple[H
     found = [
         codec.decode_query(record.value, settings.limits.max_query_bytes, settings.limits.max_nesting)
         for partition in range(settings.kafka.partitions)
-        for record in clients.read_partition(settings, settings.topics.queries, partition)
+        for record in KafkaReader(settings).read_partition(settings.topics.queries, partition)
     ]
     wanted = {
         id_: row.astype("<f2").tobytes() for id_, row in zip(rows[1].ids[:COUNT], rows[1].embeddings, strict=False)

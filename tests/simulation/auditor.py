@@ -6,13 +6,12 @@ fresh router must decide the same again. Then `tollgate verify` and `tollgate re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
-from tests.simulation.log import Log, Transaction
 from tests.simulation.reading import TOPICS, proven, replayed
 from worker.contract import codec
 from worker.contract.messages import (
@@ -29,10 +28,11 @@ from worker.contract.messages import (
     Routed,
 )
 from worker.contract.record import StoredRecord
-from worker.core.events import Reconfigured
+from worker.core.events import Event, Reconfigured
 from worker.core.journal import record_hash
 from worker.core.router import Prior, Router
 from worker.core.snapshot import restore
+from worker.kafka.memory import Log, Transaction
 
 NO_PRIOR = Prior(np.zeros((0, 0)), np.zeros((0, 0)))
 
@@ -75,8 +75,8 @@ class Books:
 class Auditor:
     """The books of all partitions. Each method raises Violation at the first thing that is wrong."""
 
-    def __init__(self, log: Log, partitions: int) -> None:
-        self.log = log
+    def __init__(self, log: Log, partitions: int, decided: Mapping[Transaction, Sequence[Event]]) -> None:
+        self.log, self.decided = log, decided
         self.books = [Books() for _ in range(partitions)]
 
     # Every transaction
@@ -249,7 +249,7 @@ class Auditor:
         for partition, offset in queries:
             require(offset in self.books[partition].queries, f"queries/{partition}: offset {offset} has no outcome")
         for partition, books in enumerate(self.books):
-            replay(partition, books.transactions)
+            replay(partition, [(one, self.decided[one]) for one in books.transactions])
             if books.config is not None:
                 self._check_readers(partition, books.config)
 
@@ -261,14 +261,14 @@ class Auditor:
             require(found.divergence is None, f"partition {partition}: replay says {found.divergence}")
 
 
-def replay(partition: int, transactions: Sequence[Transaction]) -> None:
+def replay(partition: int, transactions: Iterable[tuple[Transaction, Sequence[Event]]]) -> None:
     """Decide the same events with a fresh router: the same decision records and ledger rows, byte for byte."""
     router = Router(partition, NO_PRIOR)
-    for transaction in transactions:
-        for event in transaction.events:
+    for transaction, events in transactions:
+        for event in events:
             if isinstance(event, Reconfigured):
                 router.prior = prior_for(event.config.llms)
-        effects = router.handle(transaction.events)
+        effects = router.handle(events)
         recorded = [*_values(transaction.records, TOPICS.decisions)]
         for ours, theirs in zip([record for _, record in effects.decisions], recorded, strict=True):
             require(

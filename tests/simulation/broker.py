@@ -1,18 +1,18 @@
-"""What committers and intake see of the simulated log: a transactional producer, a reader, and queries read again."""
+"""The clients of the simulated log: those of the package, failing at random and stopping at every step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from random import Random
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
 
-from tests.simulation.log import FencedError, Log
 from tests.simulation.steps import gate
 from worker.contract.errors import CheckBroker
 from worker.contract.record import StoredRecord
-from worker.contract.settings import Settings
+from worker.core.events import Event
+from worker.kafka.memory import Log, MemoryProducer, MemoryReader, Transaction
 
 # Sending again is the most frequent failure: that many times as frequent as the others.
 SENT_AGAIN = 5
@@ -26,12 +26,16 @@ class LateEnd(NamedTuple):
 
 
 class Broker:
-    """One log, what is still on its way to it, and how often it fails whom."""
+    """One log, the requests that are still on their way to it, and how often a request fails.
+
+    `decided` are the events that were decided in each transaction, for the auditor.
+    """
 
     def __init__(self, log: Log, random: Random, seconds: Callable[[], float], failures: float) -> None:
         self.log, self.random, self.seconds = log, random, seconds
         self.failures = failures
         self.late: list[LateEnd] = []
+        self.decided: dict[Transaction, list[Event]] = {}
 
     def now_ms(self) -> int:
         """Simulated time in milliseconds."""
@@ -41,66 +45,61 @@ class Broker:
         """Whether this request goes wrong."""
         return self.random.random() < self.failures
 
-    def read_partition(self, settings: Settings, topic: str, partition: int) -> Iterator[StoredRecord]:
-        """As clients.read_partition: up to the end as it is at the start; the reader may be stopped on the way."""
+
+class SimulatedReader(MemoryReader):
+    """A reader that may be stopped on the way, and that may get no answer."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker.log)
+        self._broker = broker
+
+    def read_partition(
+        self, topic: str, partition: int, start: int | None = None, end: int | None = None
+    ) -> Iterator[StoredRecord]:
         gate("restore begins")
-        records = [*self.log.read((topic, partition))]
+        records = [*super().read_partition(topic, partition, start, end)]
         for number, record in enumerate(records):
             if number == len(records) // 2:
                 gate("restore")
             yield record
-        if self.fails():
+        self._may_fail(topic, partition)
+
+    def fetch_offsets(self, topic: str, partition: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
+        self._may_fail(topic, partition)
+        wanted = set(offsets)
+        return {record.offset: record for record in super().read_partition(topic, partition) if record.offset in wanted}
+
+    def _may_fail(self, topic: str, partition: int) -> None:
+        if self._broker.fails():
             raise CheckBroker(f"{topic}/{partition}: no answer")
 
-    def open_transactions(self, settings: Settings, topics: Sequence[str], partition: int) -> set[str]:
-        """As clients.open_transactions."""
-        return {topic for topic in topics if self.log.last_stable((topic, partition)) < self.log.ends[topic, partition]}
 
-    def last_value(self, settings: Settings, topic: str, partition: int, key: bytes) -> bytes | None:
-        """As clients.last_value."""
-        values = [record.value for record in self.read_partition(settings, topic, partition) if record.key == key]
-        return values[-1] if values else None
+class SimulatedProducer(MemoryProducer):
+    """A transactional producer whose requests and answers get lost, and where every step may be the last.
 
-    def fetch(self, partition: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
-        """As recall.Recall.fetch."""
-        wanted = set(offsets)
-        if self.fails():
-            raise CheckBroker(f"queries/{partition}: no answer")
-        return {record.offset: record for record in self.log.read(("queries", partition)) if record.offset in wanted}
+    `events` are those that its owner decides now.
+    """
 
-
-class SimulatedProducer:
-    """As confluent_kafka.Producer with a transactional id: errors surface at commit, and every step may be the last."""
-
-    def __init__(self, broker: Broker, config: dict[str, Any]) -> None:
-        self._broker, self._log = broker, broker.log
-        self._id: str = config["transactional.id"]
+    def __init__(self, broker: Broker, config: Mapping[str, Any]) -> None:
+        super().__init__(broker.log, config, broker.now_ms)
+        self._broker = broker
         self._on_error: Callable[[KafkaError], None] = config["error_cb"]
-        self._epoch = 0
-        self._failure: int | None = None
-        self.events: list[Any] = []
+        self.events: list[Event] = []
 
     def init_transactions(self, timeout: float) -> None:
         gate("before fence")
         if self._broker.fails():
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        self._epoch = self._log.begin_epoch(self._id)
+        super().init_transactions(timeout)
         gate("after fence")
 
     def begin_transaction(self) -> None:
         gate("before begin")
 
-    def produce(self, topic: str, value: bytes | None, key: Any, partition: int, **options: Any) -> None:
-        try:
-            now_ms = self._broker.now_ms()
-            transaction = self._log.transaction(self._id, self._epoch, now_ms)
-        except FencedError:
-            self._failure = KafkaError._FENCED
-            return
-        transaction.events = self.events
-        key = key.encode() if isinstance(key, str) else key
-        timestamp, headers = options.get("timestamp", now_ms), tuple(options.get("headers", ()))
-        self._log.append((topic, partition), key, value, headers, timestamp, transaction)
+    def produce(self, *arguments: Any, **named: Any) -> None:
+        super().produce(*arguments, **named)
+        if (transaction := self._log.open.get(self._transactional_id())) is not None and self.is_current:
+            self._broker.decided[transaction] = self.events
         if self._broker.random.random() < 0.05:
             gate("amid produce")
 
@@ -110,27 +109,10 @@ class SimulatedProducer:
         sent_again = any(self._broker.fails() for _ in range(SENT_AGAIN))
         if request_lost:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        self._end(self._log.end)
+        super().commit_transaction(timeout)
         gate("after EndTxn")
         if answer_lost:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         if sent_again:
-            self._broker.late.append(LateEnd(self._id, self._epoch))
+            self._broker.late.append(LateEnd(self._transactional_id(), self._epoch))
             self._on_error(KafkaError(KafkaError._TRANSPORT))
-
-    def abort_transaction(self, timeout: float) -> None:
-        self._end(self._log.abort)
-
-    def flush(self, timeout: float) -> int:
-        return 0
-
-    def poll(self, timeout: float) -> int:
-        return 0
-
-    def _end(self, how: Callable[[str, int], None]) -> None:
-        try:
-            if self._failure is not None:
-                raise FencedError
-            how(self._id, self._epoch)
-        except FencedError:
-            raise KafkaException(KafkaError(KafkaError._FENCED)) from None

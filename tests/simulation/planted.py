@@ -23,7 +23,7 @@ class SkipsTheFence(SimulatedProducer):
 
     def init_transactions(self, timeout: float) -> None:
         gate("no fence")
-        self._epoch = self._log.epochs[self._id]
+        self._epoch = self._log.epochs[self._transactional_id()]
 
 
 class SwapsMemoryBeforeCommit(Committer):

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from tests.simulation.auditor import prior_for
-from tests.simulation.broker import Broker, SimulatedProducer
-from tests.simulation.log import Place
+from tests.simulation.broker import Broker, SimulatedProducer, SimulatedReader
 from tests.simulation.steps import SteppedExecutor
 from tests.simulation.traffic import DIMENSION
 from worker.contract.errors import CheckBroker, LeaveProcess
@@ -24,6 +23,7 @@ from worker.contract.settings import LlmSettings, Settings
 from worker.core.events import Reconfigured
 from worker.core.router import Router
 from worker.kafka.clock import Clock
+from worker.kafka.reader import Place
 from worker.service.committer import Committer, Kafka
 from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes
@@ -57,6 +57,9 @@ class SimulatedClock:
 
     now_ms: Callable[[], int]
     monotonic: Callable[[], float]
+
+    def sleep(self, seconds: float) -> None:
+        raise NotImplementedError("no part of a worker that is simulated blocks its thread")
 
 
 class SteppedLanes(Lanes):
@@ -121,9 +124,7 @@ class Process:
         self.skew_ms = 0
         self.died_at: set[str] = set()
         self.work = SteppedExecutor()
-        self.kafka = Kafka(
-            partial(producer, broker), broker.read_partition, broker.open_transactions, broker.last_value
-        )
+        self.kafka = Kafka(SimulatedReader(broker), partial(producer, broker))
         self.clock = SimulatedClock(self.now_ms, broker.seconds)
         self.positions: dict[Place, int] = {}
         self.reached: dict[Place, int] = {}
@@ -210,7 +211,7 @@ class Process:
 
     def _intake(self) -> Intake:
         estimator: Any = Estimator(self.configs[0].llms)
-        return Intake(self.settings, Preparer(self.settings, estimator, None), self.broker, METRICS, self.clock)
+        return Intake(self.settings, Preparer(self.settings, estimator, None), self.kafka.reader, METRICS, self.clock)
 
     def _open(self, partition: int) -> Committer:
         committer = self.watched.open(partition, self.settings, self.kafka, self.clock)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from tests.simulation.log import Log
 from worker.audit.evidence import Evidence
 from worker.audit.input_check import Originals, Stream
 from worker.audit.recorded_prices import Solutions
@@ -17,6 +16,7 @@ from worker.contract.record import StoredRecord
 from worker.contract.settings import LimitSettings
 from worker.contract.topic_names import TopicNames
 from worker.core.pricing import Prior
+from worker.kafka.memory import Log
 
 TOPICS = TopicNames("")
 
@@ -26,7 +26,7 @@ def proven(log: Log, partition: int) -> Proof:
     proof = Proof(partition, TOPICS)
     for topic, number in sorted(log.entries):
         if number == partition:
-            proof.oldest[topic] = next((entry.offset for entry in log.entries[topic, number]), log.ends[topic, number])
+            proof.oldest[topic] = log.oldest((topic, number))
     for record in _records(log, partition, TOPICS.ledger):
         proof.ledger(record)
     for record in _records(log, partition, TOPICS.decisions):
@@ -54,8 +54,7 @@ def replayed(log: Log, partition: int, prior: Prior, config: Configuration, shar
 
 
 def _stream(log: Log, place: tuple[str, int]) -> Stream:
-    entries = log.entries[place]
-    return Stream(partial(log.read, place), entries[0].offset if entries else log.ends[place])
+    return Stream(partial(log.read, place), log.oldest(place))
 
 
 def _records(log: Log, partition: int, *prefixes: str) -> Iterator[StoredRecord]:

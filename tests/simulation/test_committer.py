@@ -10,12 +10,12 @@ from confluent_kafka import KafkaError, KafkaException
 from structlog.testing import capture_logs
 
 from tests.drive import LLMS, PRIOR, config, query
-from tests.simulation.broker import Broker, SimulatedProducer
-from tests.simulation.log import Log
+from tests.simulation.broker import Broker, SimulatedProducer, SimulatedReader
 from tests.simulation.process import METRICS, settings_for
 from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.record import StoredRecord
 from worker.core.events import Event, Reconfigured, Refused
+from worker.kafka.memory import Log
 from worker.service.committer import Committer, Kafka, open_committer
 from worker.service.intake import Input
 
@@ -60,10 +60,7 @@ class Partition:
     def owner(self) -> Committer:
         """Somebody who has just been assigned the partition."""
         kafka = Kafka(
-            lambda options: ScriptedProducer(self.broker, options, self.outcomes),
-            self.broker.read_partition,
-            self.broker.open_transactions,
-            self.broker.last_value,
+            SimulatedReader(self.broker), lambda options: ScriptedProducer(self.broker, options, self.outcomes)
         )
         return open_committer(0, settings_for(LLMS), PRIOR, METRICS, kafka)
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from tests.drive import LLMS, PRIOR, config
-from tests.simulation.broker import Broker, SimulatedProducer
-from tests.simulation.log import Log
+from tests.simulation.broker import Broker, SimulatedProducer, SimulatedReader
 from tests.simulation.process import METRICS, Estimator, SimulatedClock, settings_for
 from tests.simulation.steps import SimulatedLoop, SteppedExecutor
 from tests.simulation.traffic import DIMENSION
 from worker.contract.errors import LeaveProcess
 from worker.contract.record import StoredRecord
 from worker.core.events import Reconfigured
+from worker.kafka.memory import Log
 from worker.service.committer import Kafka, open_committer
 from worker.service.intake import Input, Intake
 from worker.service.lane import Lane
@@ -34,16 +34,11 @@ class Bench:
     def __init__(self) -> None:
         self.log = Log()
         broker = Broker(self.log, Random(0), lambda: 0.0, failures=0.0)
-        kafka = Kafka(
-            lambda options: SimulatedProducer(broker, options),
-            broker.read_partition,
-            broker.open_transactions,
-            broker.last_value,
-        )
+        kafka = Kafka(SimulatedReader(broker), lambda options: SimulatedProducer(broker, options))
         settings = settings_for(LLMS)
         estimator: Any = Estimator(LLMS)
         clock = SimulatedClock(lambda: 0, lambda: 0.0)
-        intake = Intake(settings, Preparer(settings, estimator, None), broker, METRICS, clock)
+        intake = Intake(settings, Preparer(settings, estimator, None), kafka.reader, METRICS, clock)
         committer = open_committer(0, settings, PRIOR, METRICS, kafka, clock)
         committer.commit([Input(Reconfigured(0, config()))])
         self.searches, self.commits = SteppedExecutor(), SteppedExecutor()

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.simulation.auditor import Violation, prior_for
-from tests.simulation.log import Log
 from tests.simulation.planted import BUGS
 from tests.simulation.quiet import quiet_log
 from tests.simulation.reading import replayed
 from tests.simulation.world import simulate
 from worker.contract import codec
 from worker.contract.messages import Decision, Query, Routed
+from worker.kafka.memory import Log
 
 SEEDS = 200
 # Ten tests of twenty seeds: a failure names its seed, and the rest still run.

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tests.simulation.log import Log, Transaction
 from worker.contract import codec
 from worker.contract.messages import Dispatch
+from worker.kafka.memory import Log, Transaction
 
 DIMENSION = 4
 NONSENSE = (b"", b"\x80", b"\xc1 nonsense", b"{", b'{"unknown": 1}', b"\x81\xa9embedding\xc4\x04abcd", None)

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 from tests.drive import ConfigurationChanges, config
 from tests.simulation.auditor import Auditor, Violation
 from tests.simulation.broker import Broker, SimulatedProducer
-from tests.simulation.log import FencedError, Log, Transaction
 from tests.simulation.process import Process, Watched
 from tests.simulation.steps import SimulatedLoop
 from tests.simulation.traffic import Traffic
 from worker.contract.messages import Configuration
+from worker.kafka.memory import FencedError, Log, Transaction
 from worker.service.committer import Committer
 
 STEPS = 500
@@ -49,7 +49,7 @@ class World:
         self.log = Log(self._committed)
         self.broker = Broker(self.log, self.random, loop.time, FAILURES)
         self.traffic = Traffic(self.log, self.random, self.partitions)
-        self.auditor = Auditor(self.log, self.partitions)
+        self.auditor = Auditor(self.log, self.partitions, self.broker.decided)
         self.watched = Watched(parts.committer, self._check_memory)
         self.configs = self._configs()
         self.processes: list[Process] = []
@@ -252,7 +252,7 @@ class World:
 
     def _check_memory(self, committer: Committer) -> None:
         producer: Any = committer._producer
-        if self.log.epochs[producer._id] == producer._epoch:
+        if producer.is_current:
             self._audit(lambda: self.auditor.check_memory(committer.router))
 
     def _acknowledged(self, topic: str, partition: int, offset: int) -> None:

@@ -9,6 +9,7 @@ import structlog
 
 from worker.contract import codec
 from worker.contract.messages import Completion, Dispatch, Origin
+from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.estimation.history import History
 from worker.inference.worker import Desk, InferenceWorker, Recorded, Rules, answer
@@ -79,12 +80,9 @@ def test_a_partition_that_went_is_forgotten() -> None:
     assert (len(desk.ready(2.0)), [(where.partition, where.offset) for where in desk.positions()]) == (1, [(1, 5)])
 
 
-class Said:
-    """A message as confluent-kafka hands it over."""
-
-    def __init__(self, offset: int, value: bytes | None) -> None:
-        self.error, self.topic, self.partition = lambda: None, lambda: "dispatch.a", lambda: 0
-        self.offset, self.value = lambda: offset, lambda: value
+def said(offset: int, value: bytes | None) -> StoredRecord:
+    """A record of the LLM's topic."""
+    return StoredRecord("dispatch.a", 0, offset, 0, None, value, ())
 
 
 @pytest.mark.parametrize("bad", [b"nonsense", b"", None, b"\x80"])
@@ -93,7 +91,7 @@ def test_what_is_no_dispatch_is_skipped(bad: bytes | None) -> None:
     worker = InferenceWorker(Settings(), ["a"], Recorded.of(HISTORY), Rules())
     good = [codec.encode(dispatch(number=number)) for number in (0, 2)]
     with structlog.testing.capture_logs() as logs:
-        worker._take([Said(0, good[0]), Said(1, bad), Said(2, good[1]), Said(3, bad)])
+        worker._take([said(0, good[0]), said(1, bad), said(2, good[1]), said(3, bad)])
     answered = [completion.dispatch_id for completion in worker._desk.ready(float("inf"))]
     positions = [where.offset for where in worker._desk.positions()]
     assert ([line["event"] for line in logs], sorted(answered), positions) == (

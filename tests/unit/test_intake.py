@@ -18,6 +18,7 @@ from worker.core.events import Arrived, Completed, Refused
 from worker.estimation import demo_data, index
 from worker.estimation.embedder import Embedder, WordLlamaEmbedder
 from worker.estimation.history import History
+from worker.kafka.memory import Log, MemoryReader
 from worker.service.intake import Intake
 from worker.service.metrics import Metrics
 from worker.service.prepare import Preparer
@@ -25,17 +26,19 @@ from worker.service.prepare import Preparer
 ROWS = 300
 
 
-class Shelf:
-    """Queries that can be read again, without a broker; `asked` is what was asked for."""
+class Shelf(MemoryReader):
+    """Queries that can be read again, without a broker; `asked` are the offsets that were asked for."""
 
     def __init__(self, records: Iterable[StoredRecord] = ()) -> None:
-        self._records = {record.offset: record for record in records}
+        log = Log()
+        log.load(records)
+        super().__init__(log)
         self.asked: list[int] = []
 
-    def fetch(self, partition: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
+    def fetch_offsets(self, topic: str, partition: int, offsets: Iterable[int]) -> dict[int, StoredRecord]:
         wanted = list(offsets)
         self.asked += wanted
-        return {offset: self._records[offset] for offset in wanted if offset in self._records}
+        return super().fetch_offsets(topic, partition, wanted)
 
 
 @pytest.fixture(scope="module")

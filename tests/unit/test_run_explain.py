@@ -12,7 +12,6 @@ import pytest
 
 from tests.drive import Drive, config, query
 from tests.topics import Shelf, record
-from worker.audit import run_explain
 from worker.audit.explain import Explanation
 from worker.audit.run_explain import find, with_neighbours
 from worker.contract import codec
@@ -23,11 +22,11 @@ from worker.contract.settings import IndexSettings, KafkaSettings, LlmSettings, 
 from worker.core.events import Refused
 from worker.estimation import index
 from worker.estimation.history import History, normalised
-from worker.kafka import clients
 from worker.kafka.reader import silent
 
 LLMS = ("large", "medium", "small")
 ROWS = 60
+SHELF = Shelf()
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +60,10 @@ def asked(settings: Settings) -> str:
 
 
 @pytest.fixture
-def topics(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def topics() -> Callable[..., None]:
     """Puts records where the reader reads."""
-    shelf = Shelf()
-    monkeypatch.setattr(run_explain, "Reader", shelf)
-    monkeypatch.setattr(clients, "read_partition", shelf.read_partition)
-    return shelf.records.extend
+    SHELF.records.clear()
+    return SHELF.records.extend
 
 
 def decided(drive: Drive) -> list[StoredRecord]:
@@ -82,14 +79,14 @@ def test_the_nearest_row_is_the_query_itself(past: History, settings: Settings, 
     """Two queries under one id have neighbours of their own."""
     drive = Drive(config(index=asked)).run([query(0, query_id="same"), query(1, query_id="same")])
     topics([*decided(drive), came(past, 0, row=7), came(past, 1, row=20)])
-    found = with_neighbours(settings, find(settings, "same", silent), 3)
+    found = with_neighbours(settings, find(settings, "same", silent, SHELF), 3, SHELF)
     told = [(one.query_offset, one.neighbours[0][0], len(one.neighbours), one.neighbours_unknown) for one in found]
     assert told == [(0, "row-7", 3, None), (1, "row-20", 3, None)]
 
 
 def why(settings: Settings, query_id: str) -> str | None:
     """Why the neighbours of a query cannot be told."""
-    [found] = with_neighbours(settings, find(settings, query_id, silent), 3)
+    [found] = with_neighbours(settings, find(settings, query_id, silent, SHELF), 3, SHELF)
     assert found.neighbours == []
     return found.neighbours_unknown
 
@@ -130,13 +127,13 @@ def test_a_record_that_is_no_decision_is_named(settings: Settings, topics: Calla
     """With its place."""
     topics([record("decisions", 3, None, b"\xc1")])
     with pytest.raises(CheckFailed, match="decisions/0 offset 3"):
-        find(settings, "q0", silent)
+        find(settings, "q0", silent, SHELF)
 
 
 def test_the_json_says_all(past: History, settings: Settings, asked: str, topics: Callable) -> None:
     """Why it went where it went, its neighbours, and who could reserve."""
     topics([*decided(Drive(config(index=asked)).run([query(0)])), came(past, 0, row=7)])
-    found = with_neighbours(settings, find(settings, "q0", silent), 1)
+    found = with_neighbours(settings, find(settings, "q0", silent, SHELF), 1, SHELF)
     [told] = msgspec.json.decode(msgspec.json.encode(found))
     [attempt] = told["attempts"]
     assert (told["neighbours"][0][0], "best score" in attempt["why"], attempt["candidates"][0]["affordable"]) == (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -18,10 +18,8 @@ from worker.audit.run_replay import Limit, Replayed, Rerun, Task
 from worker.commands import replay as replay_command
 from worker.commands.main import app
 from worker.contract.messages import Checkpoint
-from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.core.journal import record_hash
-from worker.kafka import clients
 
 D, L = NAMES.decisions, NAMES.ledger
 Place = tuple[str, int]
@@ -39,10 +37,6 @@ class Topics(Shelf):
     def oldest(self, places: Iterable[Place]) -> dict[Place, int]:
         """The first offset of each partition."""
         return {place: self._oldest if place[0] in (D, L) else 10**9 for place in places}
-
-    def read(self, starts: dict[Place, int], take: Callable[[StoredRecord], None], _: object = None) -> None:
-        """All of it, as it is now."""
-        super().read(starts, take)
 
 
 @cache
@@ -79,13 +73,12 @@ FIRST, MIDDLE, COUNT = CHECKPOINTS[0], CHECKPOINTS[5], len(log()[D])
 
 def rerunning(monkeypatch: pytest.MonkeyPatch, topics: Topics, task: Task, ledger: Log | None = None) -> Replayed:
     """The result of one partition; `ledger` is what was read of it before the replay began."""
-    monkeypatch.setattr(clients, "read_partition", topics.read_partition)
     monkeypatch.setattr(run_replay, "PATIENCE_SECONDS", 0.0 if ledger is None else 5.0)
     monkeypatch.setattr(run_replay, "prior_of", lambda _: PRIOR)
     settings = Settings()
-    reader: run_replay.Reader = Topics(ledger or topics.log)  # type: ignore[assignment]
+    reader = Topics(ledger or topics.log)
     witness = run_replay.read_ledger(settings, reader, [0])[0] if task.end is None else None
-    return Rerun(settings, task, None, 0, topics).run(witness, lambda *_: None)  # type: ignore[arg-type]
+    return Rerun(settings, task, None, 0, topics).run(witness, lambda *_: None)
 
 
 REMOVED = "the topic does not begin with the chain: its beginning was removed"

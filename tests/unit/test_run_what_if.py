@@ -13,7 +13,6 @@ from rich.console import Console
 
 from tests.drive import LLMS, Drive, completion, config, query
 from tests.topics import Shelf, record
-from worker.audit import run_what_if
 from worker.audit.run_what_if import CAVEAT, Comparison, what_if
 from worker.audit.what_if import Change
 from worker.commands.what_if import show
@@ -23,7 +22,6 @@ from worker.contract.messages import Checkpoint, Configured, Decision, Query
 from worker.contract.settings import IndexSettings, KafkaSettings, LlmSettings, Settings
 from worker.estimation import index
 from worker.estimation.history import History, normalised
-from worker.kafka import clients
 from worker.kafka.reader import silent
 
 ROWS, QUERIES = 60, 12
@@ -52,11 +50,9 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+def shelf() -> Shelf:
     """The topics: queries like rows of history, and nothing decided yet."""
     made = Shelf()
-    monkeypatch.setattr(run_what_if, "Reader", made)
-    monkeypatch.setattr(clients, "read_partition", made.read_partition)
     for offset, embedding in enumerate(history((1, 1, 1)).embeddings[:QUERIES]):
         made.records.append(record("queries", offset, None, codec.encode(Query(embedding=embedding.tobytes()))))
     return made
@@ -86,7 +82,7 @@ def compare(
         index=IndexSettings(directory=directories["first"]),
         kafka=KafkaSettings(partitions=1),
     )
-    return what_if(settings, Change(prices={}), {}, None if name is None else directories[name], silent)
+    return what_if(settings, Change(prices={}), {}, None if name is None else directories[name], silent, shelf)
 
 
 def test_another_index_chooses_by_its_own_estimates(shelf: Shelf, directories: dict[str, Path]) -> None:

@@ -17,6 +17,7 @@ from worker.contract.messages import Closed, Completion, Decision, Origin, Query
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.kafka import clients
+from worker.kafka.memory import MemoryBroker
 from worker.local import send
 from worker.local.send import Candidate, Missing, Reply
 
@@ -126,23 +127,15 @@ def test_the_exit_code_is_1_if_something_is_missing(monkeypatch: pytest.MonkeyPa
 # What the topics say
 
 
-class Topics:
-    """`decisions` and `completions` of two partitions, read as Kafka's are; the query lands in partition 1."""
-
-    def __init__(self, decisions: list[Decision], completions: dict[int, list[Completion]]) -> None:
-        self.decisions = decisions
-        self.completions = completions
-
-    def read(self, settings: Settings, topic: str, partition: int, start: int | None = None) -> list[StoredRecord]:
-        """The records of a partition from `start` on."""
-        values: list[Any] = self.completions.get(partition, []) if topic == "completions" else []
-        if topic == "decisions":
-            values = self.decisions if partition == ORIGIN.partition else []
-        records = [
-            StoredRecord(topic, partition, offset, 0, None, codec.encode(value), ())
-            for offset, value in enumerate(values)
-        ]
-        return records[start or 0 :]
+def written(decisions: list[Decision], completions: dict[int, list[Completion]]) -> list[StoredRecord]:
+    """The records of `decisions` and `completions`; the query lands in partition 1."""
+    topics: dict[tuple[str, int], list[Any]] = {("decisions", ORIGIN.partition): [*decisions]}
+    topics |= {("completions", partition): [*values] for partition, values in completions.items()}
+    return [
+        StoredRecord(*place, offset, 0, None, codec.encode(value), ())
+        for place, values in topics.items()
+        for offset, value in enumerate(values)
+    ]
 
 
 ANSWER = Completion(dispatch_id=ID, origin_partition=1, llm="gpt-4o", status="ok")
@@ -167,10 +160,14 @@ def test_the_reason_is_read_from_the_topics(
     missing: Missing | None,
 ) -> None:
     """A completion is looked for in every partition, and its rejection among the decisions."""
-    monkeypatch.setattr(clients, "end_offset", lambda *_: 0)
-    monkeypatch.setattr(clients, "read_partition", Topics(decisions, completions).read)
-    monkeypatch.setattr(send, "_produce", lambda *_: ORIGIN)
+    broker = MemoryBroker()
+
+    def produce(*_: object) -> Origin:
+        broker.log.load(written(decisions, completions))
+        return ORIGIN
+
+    monkeypatch.setattr(send, "_produce", produce)
     monkeypatch.setattr(send, "_llms", lambda *_: examples.LLMS)
     monkeypatch.setattr(send, "_has_workers", lambda *_: False)
     monkeypatch.setattr(clients, "admin_client", lambda _: None)
-    assert send.send(Settings(), Query(text="hello"), 0.0).missing == missing
+    assert send.send(Settings(), Query(text="hello"), 0.0, broker.reader).missing == missing

@@ -8,29 +8,25 @@ from collections.abc import Iterator
 from worker.audit.ledger_view import Witness
 from worker.audit.status import Status, status
 from worker.contract.messages import Offsets
-from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.contract.topic_names import TopicNames
-from worker.kafka.reader import Reader, silent
+from worker.kafka.reader import KafkaReader, OpenReader, Reader, silent
 
 EVERY_SECONDS = 1.0
 
 
-def statuses(settings: Settings) -> Iterator[Status]:
+def statuses(settings: Settings, open_reader: OpenReader = KafkaReader) -> Iterator[Status]:
     """The status now, and again every EVERY_SECONDS for as long as anybody asks. Raises CheckBroker."""
     topics = settings.topics
     witnesses = [Witness(partition) for partition in range(settings.kafka.partitions)]
-
-    def take(record: StoredRecord) -> None:
-        witnesses[record.partition].read(record)
-
-    with Reader(settings, silent) as reader:
-        reader.read(reader.oldest((topics.ledger, witness.partition) for witness in witnesses), take)
+    with open_reader(settings, silent) as reader:
+        starts = reader.oldest((topics.ledger, witness.partition) for witness in witnesses)
         while True:
+            for record in reader.read(starts):
+                witnesses[record.partition].read(record)
+                starts[record.topic, record.partition] = record.offset + 1
             yield status(witnesses, [_behind(reader, topics, witness) for witness in witnesses])
-            until = time.monotonic() + EVERY_SECONDS
-            while time.monotonic() < until:
-                reader.more(take)
+            time.sleep(EVERY_SECONDS)
 
 
 def _behind(reader: Reader, topics: TopicNames, witness: Witness) -> Offsets:

@@ -13,31 +13,32 @@ from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.estimation import index
 from worker.estimation.estimator import Estimator
-from worker.kafka import clients
-from worker.kafka.reader import Progress, Reader
+from worker.kafka.reader import KafkaReader, OpenReader, Progress, Reader, silent
 from worker.service.prepare import Preparer
 
 Neighbours = list[tuple[str, float]]
 
 
-def find(settings: Settings, query_id: str, progress: Progress) -> list[Explanation]:
+def find(
+    settings: Settings, query_id: str, progress: Progress, open_reader: OpenReader = KafkaReader
+) -> list[Explanation]:
     """What every partition decided about a query id. Reads all decisions. Raises CheckBroker, and CheckFailed
     for a record that is no decision."""
     searches = [Search(query_id, partition) for partition in range(settings.kafka.partitions)]
 
-    def take(record: StoredRecord) -> None:
-        try:
-            decision = codec.decode_decision(record.value or b"")
-        except codec.UNREADABLE as error:
-            raise CheckFailed(f"{record.topic}/{record.partition} offset {record.offset}: {error}") from None
-        searches[record.partition].feed(record.offset, decision)
-
-    with Reader(settings, progress) as reader:
-        reader.read(reader.oldest((settings.topics.decisions, search.partition) for search in searches), take)
+    with open_reader(settings, progress) as reader:
+        for record in reader.read(reader.oldest((settings.topics.decisions, one.partition) for one in searches)):
+            try:
+                decision = codec.decode_decision(record.value or b"")
+            except codec.UNREADABLE as error:
+                raise CheckFailed(f"{record.topic}/{record.partition} offset {record.offset}: {error}") from None
+            searches[record.partition].feed(record.offset, decision)
     return [found for search in searches for found in search.found()]
 
 
-def with_neighbours(settings: Settings, explanations: Iterable[Explanation], count: int) -> list[Explanation]:
+def with_neighbours(
+    settings: Settings, explanations: Iterable[Explanation], count: int, open_reader: OpenReader = KafkaReader
+) -> list[Explanation]:
     """The explanations with up to `count` rows of history nearest to each query, or why they cannot be told.
 
     Raises CheckBroker.
@@ -46,7 +47,8 @@ def with_neighbours(settings: Settings, explanations: Iterable[Explanation], cou
         estimator = index.load(settings.index.directory)
     except FixSetting as error:
         return [msgspec.structs.replace(explanation, neighbours_unknown=str(error)) for explanation in explanations]
-    return [_with(explanation, _nearest(settings, estimator, explanation, count)) for explanation in explanations]
+    with open_reader(settings, silent) as reader:
+        return [_with(each, _nearest(settings, estimator, reader, each, count)) for each in explanations]
 
 
 def _with(explanation: Explanation, near: Neighbours | str) -> Explanation:
@@ -55,7 +57,9 @@ def _with(explanation: Explanation, near: Neighbours | str) -> Explanation:
     return msgspec.structs.replace(explanation, neighbours=near)
 
 
-def _nearest(settings: Settings, estimator: Estimator, explanation: Explanation, count: int) -> Neighbours | str:
+def _nearest(
+    settings: Settings, estimator: Estimator, reader: Reader, explanation: Explanation, count: int
+) -> Neighbours | str:
     if not explanation.attempts:
         return "a dead letter is not estimated"
     asked = explanation.attempts[0].index
@@ -63,14 +67,10 @@ def _nearest(settings: Settings, estimator: Estimator, explanation: Explanation,
         return "which index was asked then is not known"
     if estimator.manifest.index != asked:
         return f"the index in {settings.index.directory} is not the one that was asked then ({asked[:12]})"
-    record = _query_record(settings, explanation)
-    return "the query has left its topic" if record is None else _near(settings, estimator, record, count)
-
-
-def _query_record(settings: Settings, explanation: Explanation) -> StoredRecord | None:
     offset = explanation.query_offset
-    records = clients.read_partition(settings, settings.topics.queries, explanation.partition, offset, offset + 1)
-    return next((record for record in records if record.offset == offset), None)
+    found = reader.fetch_offsets(settings.topics.queries, explanation.partition, [offset])
+    record = found.get(offset)
+    return "the query has left its topic" if record is None else _near(settings, estimator, record, count)
 
 
 def _near(settings: Settings, estimator: Estimator, record: StoredRecord, count: int) -> Neighbours | str:

@@ -26,8 +26,7 @@ from worker.core.partition_config import configuration
 from worker.core.router import Prior
 from worker.estimation import index
 from worker.estimation.estimator import Estimator
-from worker.kafka import clients
-from worker.kafka.reader import PATIENCE_SECONDS, Place, Progress, Reader, silent
+from worker.kafka.reader import PATIENCE_SECONDS, KafkaReader, OpenReader, Place, Progress, Reader, silent
 from worker.service.prepare import Preparer, event
 
 # Showing progress for each record would take as long as deciding it again.
@@ -85,14 +84,16 @@ class Replayed(Struct, frozen=True):
     live_seconds: float
 
 
-def replay(settings: Settings, task: Task, progress: Progress = silent) -> Iterator[Replayed]:
+def replay(
+    settings: Settings, task: Task, progress: Progress = silent, open_reader: OpenReader = KafkaReader
+) -> Iterator[Replayed]:
     """Replay each partition of a task. Raises CheckBroker, and FixSetting where the index is asked for and missing."""
     again = task.estimates == "index"
     estimator = load_estimator(settings, again)
     if again and estimator is not None:
         configuration(settings, estimator.manifest, 0)
     partitions = task.partitions or range(settings.kafka.partitions)
-    with Reader(settings, progress) as reader:
+    with open_reader(settings, progress) as reader:
         witnesses = read_ledger(settings, reader, partitions) if task.end is None else {}
         for partition in partitions:
             yield Rerun(settings, task, estimator, partition, reader).run(witnesses.get(partition), progress)
@@ -118,12 +119,9 @@ def prior_of(estimator: Estimator | None) -> Prior:
 def read_ledger(settings: Settings, reader: Reader, partitions: Iterable[int]) -> dict[int, Witness]:
     """The ledger now, by partition: what a replay to the end must come to."""
     witnesses = {partition: Witness(partition) for partition in partitions}
-
-    def take(record: StoredRecord) -> None:
-        witnesses[record.partition].read(record)
-
     oldest = reader.oldest((settings.topics.ledger, partition) for partition in witnesses)
-    reader.read(oldest, take, lambda: all(witness.is_whole for witness in witnesses.values()))
+    for record in reader.read(oldest, lambda: all(witness.is_whole for witness in witnesses.values())):
+        witnesses[record.partition].read(record)
     return witnesses
 
 
@@ -195,7 +193,7 @@ class Rerun:
 
     def _feed_to(self, end: int, position: int, replay: Replay, progress: Progress) -> int:
         """Feed what lies before `end`; returns where to go on."""
-        records = clients.read_partition(self._settings, *self._place, position, end)
+        records = self._reader.read_partition(*self._place, position, end)
         while block := list(islice(records, BLOCK_RECORDS)):
             if self._first is None:
                 # Asked while what was read is still there: retention may remove it before the end is reached.
@@ -247,7 +245,7 @@ class Rerun:
         settings, topics, llms = self._settings, self._settings.topics, self._settings.llms
 
         def stream(topic: str) -> Stream:
-            read, place = partial(clients.read_partition, settings, topic, self._partition), (topic, self._partition)
+            read, place = partial(self._reader.read_partition, topic, self._partition), (topic, self._partition)
             return Stream(read, self._oldest[place], partial(self._look, place))
 
         originals = Originals(

@@ -17,20 +17,19 @@ from worker.contract import codec
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.core.outbox import ACCOUNT_KEY
-from worker.kafka import clients
-from worker.kafka.reader import PATIENCE_SECONDS, Progress, Reader, silent
+from worker.kafka.reader import PATIENCE_SECONDS, KafkaReader, OpenReader, Progress, Reader, silent
 
 Take = Callable[[Proof, StoredRecord], None]
 
 
-def verify(settings: Settings, progress: Progress = silent) -> Report:
+def verify(settings: Settings, progress: Progress = silent, open_reader: OpenReader = KafkaReader) -> Report:
     """Prove the books of every partition. `progress` hears what is being read and how many more records were.
 
     Raises CheckBroker if the broker does not answer or a topic is missing.
     """
     topics = settings.topics
     proofs = [Proof(partition, topics) for partition in range(settings.kafka.partitions)]
-    with Reader(settings, progress) as reader:
+    with open_reader(settings, progress) as reader:
         _feed(reader, proofs, [topics.ledger], Proof.ledger, until=lambda proof: proof.witness.is_whole)
         _feed(reader, proofs, [topics.decisions], Proof.decision, until=lambda proof: proof.is_decided)
         published = [*(topics.dispatch(llm) for llm in _llms(settings, proofs)), topics.deferred, topics.dead_letters]
@@ -39,17 +38,17 @@ def verify(settings: Settings, progress: Progress = silent) -> Report:
         later = [proof for proof in proofs if proof.unexplained]
         if later:
             _feed(reader, later, [topics.decisions], Proof.afterwards, until=lambda proof: not proof.unexplained)
-    for proof in proofs:
-        _name(settings, proof)
-        proof.finish()
+        for proof in proofs:
+            _name(settings, reader, proof)
+            proof.finish()
     return summary(proofs)
 
 
-def _name(settings: Settings, proof: Proof) -> None:
+def _name(settings: Settings, reader: Reader, proof: Proof) -> None:
     """Show the proof newer account rows until one names the decisions after the cut, for PATIENCE_SECONDS at most."""
     end = time.monotonic() + PATIENCE_SECONDS
     while proof.is_unnamed and time.monotonic() < end:
-        row = clients.last_value(settings, settings.topics.ledger, proof.partition, ACCOUNT_KEY.encode())
+        row = reader.last_value(settings.topics.ledger, proof.partition, ACCOUNT_KEY.encode())
         if row is not None:
             proof.named(codec.decode_account(row))
 
@@ -74,8 +73,5 @@ def _feed(
     starts = dict(oldest)
     if take is Proof.afterwards:
         starts = {place: by_partition[place[1]].cut_offset for place in oldest}
-    reader.read(
-        starts,
-        lambda record: take(by_partition[record.partition], record),
-        lambda: all(until(proof) for proof in by_partition.values()),
-    )
+    for record in reader.read(starts, lambda: all(until(proof) for proof in by_partition.values())):
+        take(by_partition[record.partition], record)

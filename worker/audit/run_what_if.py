@@ -23,8 +23,7 @@ from worker.contract.settings import MICROS_PER_USD, Settings
 from worker.core.events import Arrived
 from worker.estimation import index
 from worker.estimation.estimator import Estimator
-from worker.kafka import clients
-from worker.kafka.reader import Progress, Reader
+from worker.kafka.reader import KafkaReader, OpenReader, Progress, Reader, silent
 
 
 class Side(Struct, frozen=True):
@@ -62,18 +61,21 @@ def what_if(
     budgets_usd: Mapping[str, Decimal],
     directory: Path | None,
     progress: Progress,
+    open_reader: OpenReader = KafkaReader,
 ) -> Comparison:
     """Play every partition under `change`, with the budgets split as the lanes split them.
 
     `directory` names another index to estimate by. Raises CheckBroker, FixSetting, and CheckFailed where the decisions
     have lost their beginning and hold no checkpoint.
     """
-    scene = Scene(settings, index.load(directory or settings.index.directory), directory is not None, progress)
+    estimator = index.load(directory or settings.index.directory)
     partitions = settings.kafka.partitions
-    played = [
-        scene.play(partition, _of_partition(change, budgets_usd, partitions, partition))
-        for partition in range(partitions)
-    ]
+    with open_reader(settings, silent) as reader:
+        scene = Scene(settings, reader, estimator, directory is not None, progress)
+        played = [
+            scene.play(partition, _of_partition(change, budgets_usd, partitions, partition))
+            for partition in range(partitions)
+        ]
     explored = Explored()
     for one in played:
         explored = explored.plus(one.exploration.explored)
@@ -99,8 +101,11 @@ def _of_partition(change: Change, budgets_usd: Mapping[str, Decimal], partitions
 class Scene:
     """The topics and the index that partitions are played with; `again` estimates every query by that index."""
 
-    def __init__(self, settings: Settings, estimator: Estimator, again: bool, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, reader: Reader, estimator: Estimator, again: bool, progress: Progress
+    ) -> None:
         self._settings = settings
+        self._reader = reader
         self._estimator = estimator
         self._again = again
         self._progress = progress
@@ -112,9 +117,8 @@ class Scene:
         """One partition, from the first decision that a beginning can be made at to its end as it is now."""
         topics = self._settings.topics
         decisions, queries = (topics.decisions, partition), (topics.queries, partition)
-        with Reader(self._settings, self._progress) as reader:
-            oldest, ends = reader.oldest([queries]), reader.ends([decisions])
-        stream = Stream(partial(clients.read_partition, self._settings, *queries), oldest[queries])
+        oldest, ends = self._reader.oldest([queries]), self._reader.ends([decisions])
+        stream = Stream(partial(self._reader.read_partition, *queries), oldest[queries])
         estimates = Reestimates(self._settings, self._estimator, stream) if self._again else None
         played = WhatIf(partition, prior_of(self._estimator), change, estimates)
         played.run(self._decisions(partition, ends[decisions]))
@@ -145,7 +149,7 @@ class Scene:
 
     def _decisions(self, partition: int, end: int) -> Iterator[Decision]:
         topic = self._settings.topics.decisions
-        for record in clients.read_partition(self._settings, topic, partition, None, end):
+        for record in self._reader.read_partition(topic, partition, None, end):
             try:
                 decision = codec.decode_decision(record.value or b"")
             except codec.UNREADABLE as error:

@@ -17,11 +17,12 @@ from math import isnan, log
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from worker.contract import codec
 from worker.contract.errors import CheckBroker
 from worker.contract.messages import Completion, Dispatch
+from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.estimation.history import History
 from worker.kafka import clients
@@ -173,7 +174,7 @@ class InferenceWorker:
     def _loop(self, consumer: Consumer, producer: Producer, stopping: Callable[[], bool]) -> None:
         commit_at = time.monotonic() + COMMIT_SECONDS
         while not stopping():
-            self._take(consumer.consume(POLL_RECORDS, timeout=self._desk.wait_seconds(time.monotonic())))
+            self._take(clients.consume(consumer, POLL_RECORDS, self._desk.wait_seconds(time.monotonic())).records)
             for completion in self._desk.ready(time.monotonic()):
                 self._produce(producer, completion)
             producer.poll(0)
@@ -182,14 +183,12 @@ class InferenceWorker:
                 commit_at = time.monotonic() + COMMIT_SECONDS
         self._commit(consumer, producer)
 
-    def _take(self, messages: Sequence[Any]) -> None:
+    def _take(self, records: Sequence[StoredRecord]) -> None:
         now = time.monotonic()
-        for message in messages:
-            if (error := message.error()) is not None:
-                raise KafkaException(error)
-            place = message.topic(), message.partition(), message.offset()
+        for record in records:
+            place = record.topic, record.partition, record.offset
             try:
-                dispatch = codec.decode_dispatch(message.value() or b"")
+                dispatch = codec.decode_dispatch(record.value or b"")
             except codec.UNREADABLE as problem:
                 logger.warning("dispatch_skipped", place=place, error=str(problem), remedy="only lanes may write here")
                 self._desk.skip(*place)
@@ -198,19 +197,15 @@ class InferenceWorker:
             self._desk.take(*place, now + seconds, completion)
 
     def _produce(self, producer: Producer, completion: Completion) -> None:
-        while True:
-            try:
-                producer.produce(
-                    self._settings.topics.completions,
-                    codec.encode(completion),
-                    completion.dispatch_id,
-                    completion.origin_partition,
-                    headers=codec.CONTENT_TYPE,
-                    on_delivery=self._on_delivery,
-                )
-                return
-            except BufferError:
-                producer.poll(POLL_SECONDS)
+        clients.produce(
+            producer,
+            self._settings.topics.completions,
+            codec.encode(completion),
+            completion.dispatch_id,
+            completion.origin_partition,
+            headers=codec.CONTENT_TYPE,
+            on_delivery=self._on_delivery,
+        )
 
     def _commit(self, consumer: Consumer, producer: Producer) -> None:
         positions = self._desk.positions()
@@ -224,7 +219,7 @@ class InferenceWorker:
                 # A rebalance is under way or a coordinator moves: the next commit says the same again.
                 logger.warning("commit_postponed", error=error.args[0].str())
 
-    def _on_delivery(self, error: KafkaError | None, _: Any) -> None:
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         self._failed = self._failed or error
 
     def _on_revoke(self, _: Consumer, partitions: Sequence[TopicPartition]) -> None:

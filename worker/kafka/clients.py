@@ -1,20 +1,18 @@
-"""Both Kafka clients from one settings object, and reading a partition to its end.
+"""The configurations of both Kafka clients from one settings object; producing and consuming with confluent-kafka.
 
-librdkafka (confluent-kafka) writes and reads ledgers; aiokafka, under Faust, consumes the inputs. Their security
-settings are two dialects; here both are named in full, so that neither falls back to a default of its own.
+librdkafka (confluent-kafka) writes and reads ledgers. aiokafka, under Faust, consumes the inputs. They name their
+security settings differently. Here every such setting is given to both, so that neither uses a default of its own.
 """
 
 from __future__ import annotations
 
 import ssl
-import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable
 from operator import methodcaller
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, cast
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka.admin import AdminClient
 
 from worker.contract.errors import CheckBroker, FixSetting
 from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord
@@ -22,16 +20,14 @@ from worker.contract.settings import KafkaSettings, Settings
 
 TIMEOUT_SECONDS = 15.0
 SOCKET_TIMEOUT_MS = 10_000
-READ_RECORDS = 10_000
-# Every transaction ends with its account row; only what was aborted since lies after it.
-TAIL_RECORDS, TAIL_GROWTH = 100, 10
-# `consume` waits this long for a full block, so it is what reading a short partition takes.
-READ_SECONDS = 0.05
-RETRY_SECONDS = 0.2
-Answer = TypeVar("Answer")
+# A full producer queue is looked at again after this time.
+QUEUE_SECONDS = 0.1
+ANY_PARTITION, NOW_MS = -1, 0
 PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+Delivered = Callable[[KafkaError | None, Message], None]
 # For a name that is not UTF-8, confluent-kafka returns a list with holes *and* sets an exception. A call that Python
-# has specialised does not look for that, and whoever touches the list crashes; this one looks and raises SystemError.
+# has specialised does not look for that exception, and the list crashes its reader; this call looks, and raises
+# SystemError.
 _call_headers = methodcaller("headers")
 # Above the largest record that any topic of ours accepts; the topics' own limits are what is enforced.
 MAX_MESSAGE_BYTES = 160_000_000
@@ -149,116 +145,90 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
     }
 
 
-def end_offset(settings: Settings, topic: str, partition: int) -> int:
-    """The offset after the last committed record. Raises CheckBroker."""
-    consumer = Consumer(consumer_config(settings, f"{settings.kafka.group}-read"))
-    try:
-        return watermarks(consumer, TopicPartition(topic, partition))[1]
-    finally:
-        consumer.close()
+# Producing and consuming
 
 
-def watermarks(consumer: Consumer, where: TopicPartition) -> tuple[int, int]:
-    """The first offset of a partition and the one after its last committed record. Raises CheckBroker.
+class TransactionalProducer(Protocol):
+    """The methods of confluent_kafka.Producer that are used here; timeouts are in seconds."""
 
-    Tried again for TIMEOUT_SECONDS: a broker that comes back needs a moment until its partitions have leaders.
-    """
-    low, high = _patiently(
-        f"{where.topic}/{where.partition}", lambda: consumer.get_watermark_offsets(where, timeout=TIMEOUT_SECONDS)
-    )
-    return int(low), int(high)
+    def init_transactions(self, timeout: float) -> None: ...
+    def begin_transaction(self) -> None: ...
+    def commit_transaction(self, timeout: float) -> None: ...
+    def abort_transaction(self, timeout: float) -> None: ...
+    def flush(self, timeout: float) -> int: ...
+    def poll(self, timeout: float) -> int: ...
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: str | bytes | None,
+        partition: int,
+        *,
+        on_delivery: Delivered | None,
+        timestamp: int,
+        headers: list[tuple[str, str | bytes | None]] | None,
+    ) -> None: ...
 
 
-def _patiently(what: str, ask: Callable[[], Answer]) -> Answer:
-    patience = time.monotonic() + TIMEOUT_SECONDS
+def produce(
+    producer: TransactionalProducer,
+    topic: str,
+    value: bytes | None,
+    key: str | bytes | None = None,
+    partition: int = ANY_PARTITION,
+    *,
+    headers: Headers = (),
+    timestamp_ms: int = NOW_MS,
+    on_delivery: Delivered | None = None,
+) -> None:
+    """Give one record to a producer. If the producer's queue is full, wait until it has sent some of it."""
     while True:
         try:
-            return ask()
-        except KafkaException as error:
-            if error.args[0].code() not in PASSING or time.monotonic() > patience:
-                raise CheckBroker(f"{what}: {error.args[0].str()}") from error
-            time.sleep(RETRY_SECONDS)
+            producer.produce(
+                topic, value, key, partition, headers=[*headers], timestamp=timestamp_ms, on_delivery=on_delivery
+            )
+            return
+        except BufferError:
+            producer.poll(QUEUE_SECONDS)
 
 
-def open_transactions(settings: Settings, topics: Sequence[str], partition: int) -> set[str]:
-    """Those of the topics that hold records of a transaction which has not ended, in this partition.
+class Block(NamedTuple):
+    """Records that were consumed together, and the partitions whose end was reached."""
 
-    Raises CheckBroker; as patient as `watermarks`.
+    records: list[StoredRecord]
+    ended: set[tuple[str, int]]
+
+
+def consume(consumer: Consumer, count: int, seconds: float, is_patient: bool = False) -> Block:
+    """Up to `count` records, after `seconds` at most.
+
+    Raises CheckBroker for an error of the broker. If `is_patient`, errors that end when the broker comes back are
+    skipped.
     """
-    places = {TopicPartition(topic, partition): OffsetSpec.latest() for topic in topics}
-    admin = AdminClient(common_config(settings))
-
-    def ends(isolation: IsolationLevel) -> dict[str, int]:
-        asked = admin.list_offsets(places, isolation_level=isolation, request_timeout=TIMEOUT_SECONDS)
-        return {where.topic: int(future.result().offset) for where, future in asked.items()}
-
-    stable, last = (
-        _patiently(f"partition {partition}", partial(ends, isolation))
-        for isolation in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
-    )
-    return {topic for topic in topics if stable[topic] < last[topic]}
-
-
-def read_partition(
-    settings: Settings, topic: str, partition: int, start: int | None = None, end: int | None = None
-) -> Iterator[StoredRecord]:
-    """The committed records from `start` (None: the oldest) to before `end` (None: the end as it is now).
-
-    Raises CheckBroker if the broker does not answer in time.
-    """
-    consumer = Consumer(consumer_config(settings, f"{settings.kafka.group}-read"))
-    try:
-        where = TopicPartition(topic, partition)
-        low, high = watermarks(consumer, where)
-        end = high if end is None else min(end, high)
-        first = max(low, start or 0)
-        if first < end:
-            consumer.assign([TopicPartition(topic, partition, first)])
-            yield from _read_to(consumer, where, end)
-    except KafkaException as error:
-        raise CheckBroker(f"{topic}/{partition}: {error.args[0].str()}") from error
-    finally:
-        consumer.close()
+    records: list[StoredRecord] = []
+    ended: set[tuple[str, int]] = set()
+    for message in consumer.consume(count, timeout=seconds):
+        error = message.error()
+        if error is None:
+            records.append(stored(message))
+        elif error.code() == KafkaError._PARTITION_EOF:
+            ended.add((message.topic() or "", message.partition() or 0))
+        elif not is_patient or error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise CheckBroker(f"{message.topic()}/{message.partition()}: {error.str()}")
+    return Block(records, ended)
 
 
-def last_value(settings: Settings, topic: str, partition: int, key: bytes) -> bytes | None:
-    """The newest committed value of a key, looked for from the end backwards; None where there is none.
-
-    Raises CheckBroker if the broker does not answer in time.
-    """
-    end, records = end_offset(settings, topic, partition), TAIL_RECORDS
-    while True:
-        start = max(0, end - records)
-        values = [r.value for r in read_partition(settings, topic, partition, start, end) if r.key == key]
-        if values or start == 0:
-            return values[-1] if values else None
-        records *= TAIL_GROWTH
+def place_of(message: Message) -> tuple[int, int]:
+    """Partition and offset of a record that was delivered or consumed."""
+    # Only a message of an error may lack them.
+    return cast(tuple[int, int], (message.partition(), message.offset()))
 
 
-def _read_to(consumer: Consumer, where: TopicPartition, end: int) -> Iterator[StoredRecord]:
-    patience = time.monotonic() + TIMEOUT_SECONDS
-    while consumer.position([where])[0].offset < end:
-        messages = consumer.consume(READ_RECORDS, timeout=READ_SECONDS)
-        if messages:
-            patience = time.monotonic() + TIMEOUT_SECONDS
-        elif time.monotonic() > patience:
-            raise CheckBroker(f"{where.topic}/{where.partition}: no answer in {TIMEOUT_SECONDS:.0f} s")
-        for message in messages:
-            if (error := message.error()) is not None:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    return
-                raise KafkaException(error)
-            if message.offset() >= end:
-                return
-            yield stored(message)
-
-
-def stored(message: Any) -> StoredRecord:
+def stored(message: Message) -> StoredRecord:
     """A confluent-kafka message as a record."""
     return StoredRecord(
-        message.topic(),
-        message.partition(),
-        message.offset(),
+        cast(str, message.topic()),
+        *place_of(message),
         message.timestamp()[1],
         message.key(),
         message.value(),
@@ -266,7 +236,7 @@ def stored(message: Any) -> StoredRecord:
     )
 
 
-def _headers(message: Any) -> Headers:
+def _headers(message: Message) -> Headers:
     try:
         return _call_headers(message) or ()
     except (UnicodeDecodeError, SystemError):

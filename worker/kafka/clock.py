@@ -1,9 +1,12 @@
-"""The clock of a process. Whoever needs the time is given this clock, so that a test can give another."""
+"""The clock of a process, and waiting. Who needs the time is given a clock, so that a test can give another."""
 
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -12,6 +15,7 @@ class Clock(Protocol):
 
     def now_ms(self) -> int: ...
     def monotonic(self) -> float: ...
+    def sleep(self, seconds: float) -> None: ...
 
 
 class SystemClock:
@@ -25,5 +29,23 @@ class SystemClock:
         """Seconds."""
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        """Block this thread."""
+        time.sleep(seconds)
+
 
 SYSTEM_CLOCK = SystemClock()
+
+
+def poll_until(
+    condition: Callable[[], T], seconds: float, every_seconds: float = 0.1, clock: Clock = SYSTEM_CLOCK
+) -> T:
+    """Ask `condition` every `every_seconds` until its answer is true or `seconds` have passed; its last answer.
+
+    `every_seconds` is 0 for a condition that waits by itself.
+    """
+    end = clock.monotonic() + seconds
+    while not (answer := condition()) and clock.monotonic() < end:
+        if every_seconds > 0:
+            clock.sleep(every_seconds)
+    return answer

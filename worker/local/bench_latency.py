@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 
 from worker.contract.errors import CheckFailed
+from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.kafka import clients
+from worker.kafka.reader import KafkaReader
 from worker.local.load import Feeder
 
 QUIET_SECONDS = 1.0
 
 Origin = tuple[int, int]
+Find = Callable[[StoredRecord], Origin | None]
 
 
-def of_query(message: Any) -> Origin:
+def of_query(record: StoredRecord) -> Origin:
     """A query is its own origin."""
-    return message.partition(), message.offset()
+    return record.partition, record.offset
 
 
-def of_dispatch(message: Any) -> Origin | None:
+def of_dispatch(record: StoredRecord) -> Origin | None:
     """The query that a dispatch is the first attempt of."""
-    partition, offset, attempt = message.key().decode().split("-")
+    partition, offset, attempt = (record.key or b"").decode().split("-")
     return (int(partition), int(offset)) if attempt == "1" else None
 
 
 class Arrivals:
     """Reads topics read_committed from their ends on; `seen` maps the origin of a record to when it was visible."""
 
-    def __init__(self, settings: Settings, topics: Sequence[str], origin: Callable[[Any], Origin | None]) -> None:
+    def __init__(
+        self, settings: Settings, topics: Sequence[str], origin: Callable[[StoredRecord], Origin | None]
+    ) -> None:
         config = clients.consumer_config(settings, "bench-reader") | {
             "fetch.wait.max.ms": 5,
             "fetch.queue.backoff.ms": 1,
@@ -41,23 +45,19 @@ class Arrivals:
         }
         self._origin = origin
         self._consumer = Consumer(config)
-        places = [TopicPartition(topic, p) for topic in topics for p in range(settings.kafka.partitions)]
-        # Not "latest", which is the end when the broker is first asked: what is produced until then would be missed.
-        ends = [clients.watermarks(self._consumer, place)[1] for place in places]
-        self._consumer.assign(
-            [TopicPartition(place.topic, place.partition, end) for place, end in zip(places, ends, strict=True)]
-        )
+        places = [(topic, partition) for topic in topics for partition in range(settings.kafka.partitions)]
+        # Not "latest", which is the end when the broker is first asked: records produced before that would be missed.
+        ends = KafkaReader(settings).ends(places)
+        self._consumer.assign([TopicPartition(*place, end) for place, end in ends.items()])
         self.seen: dict[Origin, float] = {}
         self.heard = time.monotonic()
 
     def poll(self) -> None:
-        """Take what there is."""
-        message: Any = self._consumer.poll(0.1)
-        if message is None or message.error() is not None:
-            return
-        self.heard = time.monotonic()
-        if (origin := self._origin(message)) is not None:
-            self.seen[origin] = self.heard
+        """Take the next record, if one comes soon. Raises CheckBroker."""
+        for record in clients.consume(self._consumer, 1, 0.1).records:
+            self.heard = time.monotonic()
+            if (origin := self._origin(record)) is not None:
+                self.seen[origin] = self.heard
 
     def close(self) -> None:
         """Leave the broker."""

@@ -18,6 +18,7 @@ from worker.core.router import Router
 from worker.core.snapshot import restore
 from worker.estimation.estimator import Estimator
 from worker.kafka import clients
+from worker.kafka.reader import KafkaReader
 from worker.service.committer import read_rows
 
 OPEN = 10_000
@@ -26,14 +27,14 @@ OPEN = 10_000
 def restored(settings: Settings, estimator: Estimator) -> tuple[Router, float]:
     """Partition 0 as a new owner restores it, and the seconds that took."""
     started = time.perf_counter()
-    router = restore(0, _prior(estimator), read_rows(settings, 0))
+    router = restore(0, _prior(estimator), read_rows(KafkaReader(settings), settings.topics.ledger, 0))
     return router, time.perf_counter() - started
 
 
 def bare_read(settings: Settings) -> tuple[int, float]:
     """Its records, only consumed and counted, and the seconds that took."""
     started = time.perf_counter()
-    records = sum(1 for _ in clients.read_partition(settings, settings.topics.ledger, 0))
+    records = sum(1 for _ in KafkaReader(settings).read_partition(settings.topics.ledger, 0))
     return records, time.perf_counter() - started
 
 
@@ -50,12 +51,7 @@ def fill_ledger(settings: Settings, estimator: Estimator, records: int) -> None:
     llm = config.llms[0]
 
     def put(key: str, value: bytes | None) -> None:
-        while True:
-            try:
-                producer.produce(settings.topics.ledger, value, key, 0)
-                return
-            except BufferError:
-                producer.poll(0.1)
+        clients.produce(producer, settings.topics.ledger, value, key, 0)
 
     for key, value in rows.items():
         put(key, value)

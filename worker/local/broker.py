@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from worker.contract.errors import CheckBroker
+from worker.kafka.clock import poll_until
 from worker.local.processes import leashed
 from worker.service.ports import free_port
 
@@ -146,24 +146,26 @@ class Broker:
 
     def _wait_until_it_answers(self) -> None:
         assert self._process is not None
-        end = time.monotonic() + START_SECONDS
+        process = self._process
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
-        while time.monotonic() < end and self._process.poll() is None:
-            try:
-                topics = admin.list_topics(timeout=1).topics.values()
-            except KafkaException:
-                topics = None
-            # A broker that comes back answers some time before its partitions have their leader again.
-            if topics is not None and all(at.leader >= 0 for topic in topics for at in topic.partitions.values()):
-                return
-            time.sleep(0.1)
-        self.kill()
-        raise CheckBroker(f"Kafka did not start:\n{_tail(self.directory / LOG_FILE)}")
+        poll_until(lambda: process.poll() is not None or _has_leaders(admin), START_SECONDS)
+        if process.poll() is not None or not _has_leaders(admin):
+            self.kill()
+            raise CheckBroker(f"Kafka did not start:\n{_tail(self.directory / LOG_FILE)}")
 
     def _run(self, command: list[str]) -> None:
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if done.returncode != 0:
             raise CheckBroker(f"Kafka's storage could not be formatted:\n{(done.stdout + done.stderr)[-1000:]}")
+
+
+def _has_leaders(admin: AdminClient) -> bool:
+    """Whether the broker answers. One that comes back answers some time before its partitions have their leaders."""
+    try:
+        topics = admin.list_topics(timeout=1).topics.values()
+    except KafkaException:
+        return False
+    return all(at.leader >= 0 for topic in topics for at in topic.partitions.values())
 
 
 def running(directory: Path) -> tuple[int, int] | None:
@@ -185,9 +187,7 @@ def stop_standing(directory: Path) -> bool:
     if found is None:
         return False
     os.kill(found[0], signal.SIGTERM)
-    end = time.monotonic() + STOP_SECONDS
-    while running(directory) is not None and time.monotonic() < end:
-        time.sleep(0.1)
+    poll_until(lambda: running(directory) is None, STOP_SECONDS)
     (directory / PID_FILE).unlink(missing_ok=True)
     return True
 

@@ -19,7 +19,7 @@ from worker.contract.settings import Settings
 from worker.contract.topic_names import TopicNames
 from worker.estimation import demo_data
 from worker.estimation.history import History
-from worker.kafka.reader import Reader, silent
+from worker.kafka.reader import KafkaReader
 from worker.local.follower import Watch
 from worker.local.load import Feeder
 from worker.local.processes import Child
@@ -215,7 +215,8 @@ class Chaos:
 def _doubled(settings: Settings) -> int:
     topics, published = settings.topics, Published(settings.topics)
     names = [*(topics.dispatch(llm) for llm in settings.llms), topics.deferred]
-    with Reader(settings, silent) as reader:
+    with KafkaReader(settings) as reader:
         places = [(name, partition) for name in names for partition in range(settings.kafka.partitions)]
-        reader.read(reader.oldest(places), published.take)
+        for record in reader.read(reader.oldest(places)):
+            published.take(record)
     return published.doubled

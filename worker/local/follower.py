@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from worker.contract import codec
-from worker.contract.errors import CheckBroker, CheckFailed
+from worker.contract.errors import CheckFailed
 from worker.contract.messages import Closed, Rejected, Routed
 from worker.contract.settings import Settings
 from worker.kafka import clients
+from worker.kafka.clock import poll_until
 
 POLL_RECORDS = 1_000
 
@@ -43,29 +43,28 @@ class Watch:
 
     def poll(self, seconds: float = 0.1) -> None:
         """Read what there is, waiting up to `seconds` for the first record. Raises CheckBroker."""
-        messages = [message for message in [self._consumer.poll(seconds)] if message is not None]
-        if messages:
-            messages += self._consumer.consume(POLL_RECORDS, timeout=0)
-        self._count(messages, time.monotonic())
+        records = clients.consume(self._consumer, 1, seconds, is_patient=True).records
+        if records:
+            records += clients.consume(self._consumer, POLL_RECORDS, 0, is_patient=True).records
+        now = time.monotonic()
+        for record in records:
+            self._decision(record.partition, codec.decode_decision(record.value or b""), now)
 
     def wait(self, what: str, condition: Callable[[], bool], seconds: float, each: Callable[[], None]) -> None:
         """Read on until `condition` holds, calling `each` now and then. Raises CheckFailed after `seconds`."""
-        end = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > end:
-                raise CheckFailed(f"waited {seconds:.0f} s for {what}: {self}")
+
+        def read_on() -> bool:
+            if condition():
+                return True
             self.poll()
             each()
+            return condition()
+
+        if not poll_until(read_on, seconds, every_seconds=0):
+            raise CheckFailed(f"waited {seconds:.0f} s for {what}: {self}")
 
     def __repr__(self) -> str:
         return f"{len(self.decided)} queries decided, {self.dispatched} dispatches, {self.open} of them open"
-
-    def _count(self, messages: Sequence[Any], now: float) -> None:
-        for message in messages:
-            if (error := message.error()) is None:
-                self._decision(message.partition(), codec.decode_decision(message.value()), now)
-            elif error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise CheckBroker(str(error)) from KafkaException(error)
 
     def _decision(self, partition: int, decision: object, now: float) -> None:
         match decision:

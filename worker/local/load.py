@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from math import isnan
-from typing import Any
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, Message, Producer
 
 from worker.contract import codec
 from worker.contract.errors import CheckBroker
@@ -104,15 +103,10 @@ class Feeder:
         partition = number % self._settings.kafka.partitions
         produced = time.monotonic()
 
-        def delivered(error: KafkaError | None, message: Any) -> None:
+        def delivered(error: KafkaError | None, message: Message) -> None:
             if error is not None:
                 self._failed = error
             else:
-                self.sent[message.partition(), message.offset()] = produced
+                self.sent[clients.place_of(message)] = produced
 
-        while True:
-            try:
-                producer.produce(self._settings.topics.queries, value, None, partition, on_delivery=delivered)
-                return
-            except BufferError:
-                producer.poll(0.1)
+        clients.produce(producer, self._settings.topics.queries, value, None, partition, on_delivery=delivered)

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from worker.contract.errors import CheckFailed
+from worker.kafka.clock import poll_until
 from worker.local import die_with_parent
 
 STOP_SECONDS = 20.0
@@ -26,11 +26,8 @@ def leashed(command: Sequence[str]) -> list[str]:
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float, every_seconds: float = 0.1) -> None:
     """Return as soon as `condition` holds. Raises CheckFailed naming `what` after `seconds`."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            raise CheckFailed(f"waited {seconds:.0f} s for {what}")
-        time.sleep(every_seconds)
+    if not poll_until(condition, seconds, every_seconds):
+        raise CheckFailed(f"waited {seconds:.0f} s for {what}")
 
 
 class Child:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
@@ -17,6 +16,8 @@ from worker.contract.messages import Closed, Decision, Origin, Query, Rejected, 
 from worker.contract.settings import Settings
 from worker.core.outbox import CONFIGURATION_KEY
 from worker.kafka import clients
+from worker.kafka.clock import poll_until
+from worker.kafka.reader import KafkaReader, OpenReader, Place, Reader, silent
 
 PRODUCE_SECONDS = 15.0
 LOOK_SECONDS = 0.05
@@ -68,19 +69,20 @@ class Reply(Struct, frozen=True):
         return next((one for one in routed if dispatch_id(self.origin, one) not in ended), None)
 
 
-def send(settings: Settings, query: Query, wait_seconds: float) -> Reply:
+def send(settings: Settings, query: Query, wait_seconds: float, open_reader: OpenReader = KafkaReader) -> Reply:
     """Produce `query`, wait for its decision, and then as long again for its answer. Raises CheckBroker."""
     admin = clients.admin_client(settings)
-    partitions = range(settings.kafka.partitions)
-    decisions = [clients.end_offset(settings, settings.topics.decisions, partition) for partition in partitions]
-    completions = [clients.end_offset(settings, settings.topics.completions, partition) for partition in partitions]
-    origin = _produce(settings, query)
-    follow = _Follow(settings, origin, decisions[origin.partition])
-    if not follow.until(lambda reply: bool(reply.attempts or reply.rejected is not None), wait_seconds):
-        return follow.reply(Missing("not_decided" if _has_workers(admin, settings.kafka.group) else "no_worker"))
-    if not follow.until(lambda reply: reply.open is None, wait_seconds):
-        return follow.reply(_unanswered(settings, follow, completions))
-    return follow.reply()
+    topics, partitions = settings.topics, range(settings.kafka.partitions)
+    with open_reader(settings, silent) as reader:
+        decisions = reader.ends((topics.decisions, partition) for partition in partitions)
+        completions = reader.ends((topics.completions, partition) for partition in partitions)
+        origin = _produce(settings, query)
+        follow = _Follow(settings, reader, origin, decisions[topics.decisions, origin.partition])
+        if not follow.until(lambda reply: bool(reply.attempts or reply.rejected is not None), wait_seconds):
+            return follow.reply(Missing("not_decided" if _has_workers(admin, settings.kafka.group) else "no_worker"))
+        if not follow.until(lambda reply: reply.open is None, wait_seconds):
+            return follow.reply(_unanswered(reader, follow, completions))
+        return follow.reply()
 
 
 def dispatch_id(origin: Origin, routed: Routed) -> str:
@@ -96,19 +98,19 @@ def candidates(llms: tuple[str, ...], routed: Routed) -> list[Candidate]:
 
 def _produce(settings: Settings, query: Query) -> Origin:
     producer = Producer(clients.producer_config(settings))
-    delivered: list[Any] = []
-    producer.produce(
+    delivered: list[Origin | KafkaError] = []
+    clients.produce(
+        producer,
         settings.topics.queries,
         codec.encode(query),
         headers=codec.CONTENT_TYPE,
-        on_delivery=lambda error, message: delivered.append(error or Origin(message.partition(), message.offset())),
+        on_delivery=lambda error, message: delivered.append(error or Origin(*clients.place_of(message))),
     )
     producer.flush(PRODUCE_SECONDS)
     if not delivered or isinstance(delivered[0], KafkaError):
         reason = delivered[0] if delivered else "no answer"
         raise CheckBroker(f"{settings.topics.queries}: the broker did not accept the query: {reason}")
-    origin: Origin = delivered[0]
-    return origin
+    return delivered[0]
 
 
 def _has_workers(admin: AdminClient, group: str) -> bool:
@@ -120,15 +122,15 @@ def _has_workers(admin: AdminClient, group: str) -> bool:
     return bool(found.members)
 
 
-def _unanswered(settings: Settings, follow: _Follow, starts: list[int]) -> Missing:
+def _unanswered(reader: Reader, follow: _Follow, starts: Mapping[Place, int]) -> Missing:
     """Looks for the completion of the open dispatch in every partition, from `starts` on."""
     opened = follow.reply().open
     assert opened is not None, "only an open dispatch is unanswered"
     origin, id_ = follow.origin, dispatch_id(follow.origin, opened)
     # An id in a completion that cannot be decoded is found too.
     named = re.compile(rb"(?<![0-9-])%s(?![0-9])" % id_.encode())
-    for partition, start in enumerate(starts):
-        for record in clients.read_partition(settings, settings.topics.completions, partition, start):
+    for (topic, partition), start in starts.items():
+        for record in reader.read_partition(topic, partition, start):
             if named.search(record.value or b"") is None:
                 continue
             if partition != origin.partition:
@@ -139,8 +141,8 @@ def _unanswered(settings: Settings, follow: _Follow, starts: list[int]) -> Missi
     return Missing("no_completion")
 
 
-def _llms(settings: Settings, partition: int) -> tuple[str, ...]:
-    rows = clients.read_partition(settings, settings.topics.ledger, partition)
+def _llms(settings: Settings, reader: Reader, partition: int) -> tuple[str, ...]:
+    rows = reader.read_partition(settings.topics.ledger, partition)
     last = [row.value for row in rows if row.key == CONFIGURATION_KEY.encode() and row.value is not None][-1]
     return codec.decode_configuration(last).llms
 
@@ -148,23 +150,21 @@ def _llms(settings: Settings, partition: int) -> tuple[str, ...]:
 class _Follow:
     """The decisions of the query's partition, each read once; `seen` holds them."""
 
-    def __init__(self, settings: Settings, origin: Origin, start: int) -> None:
+    def __init__(self, settings: Settings, reader: Reader, origin: Origin, start: int) -> None:
         self.origin = origin
         self.seen: list[Decision] = []
-        self._settings = settings
+        self._settings, self._reader = settings, reader
         self._next = start
         self._candidates: list[Candidate] | None = None
 
     def until(self, wanted: Callable[[Reply], bool], seconds: float) -> bool:
         """Read until the reply is as `wanted`. False if it is not after `seconds`."""
-        end = time.monotonic() + seconds
-        while True:
+
+        def look() -> bool:
             self.seen.extend(self._new())
-            if wanted(self.reply()):
-                return True
-            if time.monotonic() > end:
-                return False
-            time.sleep(LOOK_SECONDS)
+            return wanted(self.reply())
+
+        return poll_until(look, seconds, LOOK_SECONDS)
 
     def reply(self, missing: Missing | None = None) -> Reply:
         """What was decided about the query so far."""
@@ -184,12 +184,12 @@ class _Follow:
 
     def _of(self, routed: Routed) -> list[Candidate]:
         if self._candidates is None:
-            self._candidates = candidates(_llms(self._settings, self.origin.partition), routed)
+            self._candidates = candidates(_llms(self._settings, self._reader, self.origin.partition), routed)
         return self._candidates
 
     def _new(self) -> Iterator[Decision]:
         topic = self._settings.topics.decisions
-        for record in clients.read_partition(self._settings, topic, self.origin.partition, self._next):
+        for record in self._reader.read_partition(topic, self.origin.partition, self._next):
             self._next = record.offset + 1
             if record.value is not None:
                 yield codec.decode_decision(record.value)

@@ -10,7 +10,6 @@ import gc
 import os
 import sys
 import threading
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +21,7 @@ from faust.web import Request, Response, View
 from worker.contract.errors import FixSetting, LeaveProcess, TollgateError
 from worker.contract.messages import Offsets
 from worker.contract.settings import KafkaSettings, Settings
+from worker.contract.topic_names import TopicNames
 from worker.core.events import Reconfigured
 from worker.core.partition_config import configuration
 from worker.core.router import Prior
@@ -30,10 +30,10 @@ from worker.estimation.estimator import Estimator
 from worker.estimation.index import load
 from worker.kafka import admin, clients
 from worker.kafka.clock import SystemClock
-from worker.kafka.recall import Recall
+from worker.kafka.reader import KafkaReader, Reader
 from worker.service.assignor import LaneAssignor
 from worker.service.bell import Bell
-from worker.service.committer import Committer, open_committer
+from worker.service.committer import Committer, Kafka, open_committer
 from worker.service.consumer import LaneConsumer
 from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes
@@ -105,11 +105,12 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
     searching = threading.BoundedSemaphore(settings.index.search_threads)
     preparer = Preparer(settings, estimator, embedder, searching)
     clock = SystemClock()
-    intake = Intake(settings, preparer, Recall(settings), metrics, clock)
+    reader = KafkaReader(settings)
+    intake = Intake(settings, preparer, reader, metrics, clock)
 
     def open_lane(partition: int) -> Committer:
-        committer = open_committer(partition, settings, prior, metrics, clock=clock)
-        check_inputs(settings, partition, committer.router.offsets)
+        committer = open_committer(partition, settings, prior, metrics, Kafka(reader), clock)
+        check_inputs(reader, settings.topics, partition, committer.router.offsets)
         if committer.router.config != configurations[partition]:
             committer.commit([Input(Reconfigured(clock.now_ms(), configurations[partition]))])
         return committer
@@ -120,12 +121,12 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
     return lanes
 
 
-def check_inputs(settings: Settings, partition: int, applied: Offsets) -> None:
+def check_inputs(reader: Reader, topics: TopicNames, partition: int, applied: Offsets) -> None:
     """Raise FixSetting if an input ends before what the ledger has applied: new records would be taken for old ones."""
-    inputs = {settings.topics.queries: applied.queries, settings.topics.completions: applied.completions}
-    for topic, offset in inputs.items():
-        end = clients.end_offset(settings, topic, partition)
-        if end <= offset:
+    inputs = {(topics.queries, partition): applied.queries, (topics.completions, partition): applied.completions}
+    ends = reader.ends(inputs)
+    for (topic, _), offset in inputs.items():
+        if (end := ends[topic, partition]) <= offset:
             raise FixSetting(
                 f"{topic}/{partition}: ends at offset {end}, but the ledger has applied {offset}: the topic was made "
                 "anew or lost its end; bring it back, or begin afresh with another kafka.topic_prefix and kafka.group"
@@ -171,7 +172,7 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         web_port=settings.web.port or free_port(),
         debug=False,
     )
-    read = staticmethod(partial(clients.read_partition, settings))
+    read = staticmethod(KafkaReader(settings).read_partition)
     consumer = type("Consumer", (LaneConsumer,), {"lanes": lanes, "read": read})
     app.transport.Consumer = consumer
     _add_agents(app, settings, lanes)

@@ -20,14 +20,14 @@ they are not, it was decided, and the next commit to the partition shows what is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from worker.contract import codec
 from worker.contract.errors import CheckBroker, LeaveProcess
-from worker.contract.record import Record, StoredRecord
+from worker.contract.record import Record
 from worker.contract.settings import Settings
 from worker.core.events import Effects
 from worker.core.ledger import BrokenInvariant
@@ -35,7 +35,9 @@ from worker.core.outbox import ACCOUNT_KEY
 from worker.core.router import Prior, Router
 from worker.core.snapshot import restore
 from worker.kafka import clients
+from worker.kafka.clients import TransactionalProducer, produce
 from worker.kafka.clock import SYSTEM_CLOCK, Clock
+from worker.kafka.reader import Reader
 from worker.service.intake import Input
 from worker.service.metrics import Metrics
 
@@ -47,29 +49,11 @@ SUSPICIOUS_SECONDS = 1.0
 Records = Mapping[tuple[str, int], Record]
 
 
-class TransactionalProducer(Protocol):
-    """What a committer uses of confluent_kafka.Producer."""
-
-    def init_transactions(self, timeout: float) -> None: ...
-    def begin_transaction(self) -> None: ...
-    def produce(self, topic: str, value: bytes | None, key: Any, partition: int, **options: Any) -> None: ...
-    def commit_transaction(self, timeout: float) -> None: ...
-    def abort_transaction(self, timeout: float) -> None: ...
-    def flush(self, timeout: float) -> int: ...
-    def poll(self, timeout: float) -> int: ...
-
-
 class Kafka(NamedTuple):
-    """How a committer reaches Kafka: a producer of a configuration, the committed records of a partition, in which of
-    some topics a transaction is open, and the newest committed value of a key."""
+    """How a committer reaches Kafka: a reader, and a function that makes a producer of a configuration."""
 
+    reader: Reader
     producer: Callable[[dict[str, Any]], TransactionalProducer] = Producer
-    read_partition: Callable[[Settings, str, int], Iterable[StoredRecord]] = clients.read_partition
-    open_transactions: Callable[[Settings, Sequence[str], int], set[str]] = clients.open_transactions
-    last_value: Callable[[Settings, str, int, bytes], bytes | None] = clients.last_value
-
-
-KAFKA = Kafka()
 
 
 def open_committer(
@@ -77,7 +61,7 @@ def open_committer(
     settings: Settings,
     prior: Prior,
     metrics: Metrics,
-    kafka: Kafka = KAFKA,
+    kafka: Kafka,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Committer:
     """Fence the previous owner of `partition`, then restore its ledger.
@@ -92,10 +76,10 @@ def open_committer(
     return committer
 
 
-def read_rows(settings: Settings, partition: int, kafka: Kafka = KAFKA) -> dict[str, bytes]:
-    """The compacted rows of one ledger partition: the last value of each key, tombstones left out."""
+def read_rows(reader: Reader, ledger: str, partition: int) -> dict[str, bytes]:
+    """The compacted rows of one ledger partition: the last value of each key, without tombstones."""
     rows: dict[str, bytes] = {}
-    for record in kafka.read_partition(settings, settings.topics.ledger, partition):
+    for record in reader.read_partition(ledger, partition):
         key = record.key.decode() if record.key else ""
         if record.value is None:
             rows.pop(key, None)
@@ -113,7 +97,7 @@ class Committer:
         settings: Settings,
         router: Router,
         metrics: Metrics,
-        kafka: Kafka = KAFKA,
+        kafka: Kafka,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.partition = partition
@@ -148,7 +132,7 @@ class Committer:
         if hanging >= {ledger, self._topics.decisions}:
             producer.begin_transaction()
             for topic in topics:
-                producer.produce(topic, None, "hanging", self.partition)
+                produce(producer, topic, None, "hanging", self.partition)
             # The abort marker ends what is open only where a record of ours arrived.
             producer.flush(self._timeout_seconds)
             producer.abort_transaction(self._timeout_seconds)
@@ -164,7 +148,7 @@ class Committer:
             logger.warning("hanging_transaction", partition=self.partition, topics=sorted(hanging), remedy=remedy)
 
     def _open_transactions(self, topics: Sequence[str]) -> set[str]:
-        return self._kafka.open_transactions(self._settings, topics, self.partition)
+        return self._kafka.reader.open_transactions(topics, self.partition)
 
     @property
     def _timeout_seconds(self) -> float:
@@ -172,7 +156,7 @@ class Committer:
 
     def restore(self, prior: Prior) -> None:
         """Make the router anew from the ledger; nobody else writes to it after `fence`. Raises BrokenInvariant."""
-        rows = read_rows(self._settings, self.partition, self._kafka)
+        rows = read_rows(self._kafka.reader, self._topics.ledger, self.partition)
         self.router = restore(self.partition, prior, rows)
         self._account_row = rows.get(ACCOUNT_KEY)
 
@@ -193,8 +177,8 @@ class Committer:
         effects = self.router.handle([each.event for each in inputs])
         try:
             self._publish(effects, _records(inputs))
-        except (KafkaException, BufferError) as error:
-            raise LeaveProcess(f"partition {self.partition}: {_reason(error)}") from error
+        except KafkaException as error:
+            raise LeaveProcess(f"partition {self.partition}: {error.args[0]}") from error
         self._account_row = effects.rows[ACCOUNT_KEY]
         seconds = self._clock.monotonic() - started
         self._suspicious = self._suspicious or seconds > SUSPICIOUS_SECONDS
@@ -217,7 +201,7 @@ class Committer:
         return 0 if row is None else codec.decode_account(row).sequence
 
     def _last_row(self) -> bytes | None:
-        return self._kafka.last_value(self._settings, self._topics.ledger, self.partition, ACCOUNT_KEY.encode())
+        return self._kafka.reader.last_value(self._topics.ledger, self.partition, ACCOUNT_KEY.encode())
 
     def _publish(self, effects: Effects, records: Records) -> None:
         producer = self._producer
@@ -227,9 +211,9 @@ class Committer:
         self._produce_queries(producer, effects, records)
         self._produce_dead_letters(producer, effects, records)
         for key, value in effects.decisions:
-            producer.produce(self._topics.decisions, value, key or None, self.partition, headers=codec.CONTENT_TYPE)
+            produce(producer, self._topics.decisions, value, key or None, self.partition, headers=codec.CONTENT_TYPE)
         for key, row in effects.rows.items():
-            producer.produce(self._topics.ledger, row, key, self.partition, headers=codec.CONTENT_TYPE)
+            produce(producer, self._topics.ledger, row, key, self.partition, headers=codec.CONTENT_TYPE)
         producer.commit_transaction(self._timeout_seconds)
         producer.poll(0)
 
@@ -237,11 +221,11 @@ class Committer:
         for dispatch in effects.dispatches:
             headers = self._headers(dispatch.origin.offset, records)
             topic = self._topics.dispatch(dispatch.llm)
-            producer.produce(topic, codec.encode(dispatch), dispatch.id, self.partition, headers=headers)
+            produce(producer, topic, codec.encode(dispatch), dispatch.id, self.partition, headers=headers)
         for deferred in effects.deferred:
             headers = self._headers(deferred.origin.offset, records)
             value = codec.encode(deferred)
-            producer.produce(self._topics.deferred, value, deferred.query_id, self.partition, headers=headers)
+            produce(producer, self._topics.deferred, value, deferred.query_id, self.partition, headers=headers)
 
     def _produce_dead_letters(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:
         refused = [(event.topic, event.offset, event.reason, event.code) for event in effects.refused]
@@ -252,12 +236,13 @@ class Committer:
                 continue
             limits = self._settings.limits
             letter = codec.dead_letter(record, reason, code, limits.max_dead_letter_bytes, limits.max_header_bytes)
-            producer.produce(
+            produce(
+                producer,
                 self._topics.dead_letters,
                 letter.value,
                 letter.key,
                 self.partition,
-                timestamp=letter.timestamp,
+                timestamp_ms=letter.timestamp,
                 headers=letter.headers,
             )
 
@@ -273,7 +258,3 @@ def _records(inputs: Iterable[Input]) -> Records:
     """The records by topic and offset: an effect names the record that it follows from in this way."""
     found = [record for _, record, retried in inputs for record in (record, retried) if record is not None]
     return {(record.topic, record.offset): record for record in found}
-
-
-def _reason(error: KafkaException | BufferError) -> str:
-    return str(error.args[0]) if error.args else repr(error)

@@ -5,9 +5,9 @@ Runs in the search threads, off the event loop, while the batch before it commit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 import structlog
@@ -19,6 +19,7 @@ from worker.contract.record import Record
 from worker.contract.settings import Settings
 from worker.core.events import Arrived, Completed, Event, Refused
 from worker.kafka.clock import SYSTEM_CLOCK, Clock
+from worker.kafka.reader import Reader
 from worker.service.metrics import Metrics, Unpriced
 from worker.service.prepare import Preparer, Row, event
 
@@ -40,12 +41,6 @@ class Input(NamedTuple):
     retried: Record | None = None
 
 
-class Queries(Protocol):
-    """Reads queries again by their offsets; those that have left the topic are missing. Raises CheckBroker."""
-
-    def fetch(self, partition: int, offsets: Iterable[int]) -> Mapping[int, Record]: ...
-
-
 @dataclass(slots=True)
 class CompletionRow:
     """One completion record. `problem` says why it cannot be used; `retried` is the query that it brings back."""
@@ -62,7 +57,7 @@ class Intake:
 
     settings: Settings
     preparer: Preparer
-    queries: Queries
+    reader: Reader
     metrics: Metrics
     clock: Clock = SYSTEM_CLOCK
     _warned: set[tuple[str, str]] = field(default_factory=set)
@@ -124,7 +119,8 @@ class Intake:
         """Read and prepare again the queries of failed dispatches."""
         if not failed:
             return
-        found = self.queries.fetch(failed[0].record.partition, [_origin(row) for row in failed])
+        partition, offsets = failed[0].record.partition, [_origin(row) for row in failed]
+        found = self.reader.fetch_offsets(self.settings.topics.queries, partition, offsets)
         prepared = {row.record.offset: row for row in self._prepared(found.values())}
         for row in failed:
             row.retried = prepared.get(_origin(row))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.log import FencedError, Log
+from worker.kafka.memory import FencedError, Log
 
 PLACE = ("ledger", 0)
 
