@@ -29,21 +29,21 @@ USED_SHARE, ELAPSED_SHARE = 0.95, 0.75
 TAKES_ALL_SHARE = 0.95
 OVERRUN_SHARE = 0.01
 
-# What each means, and what to do. The first two are of the index, the next three of all that a worker routes, the rest
-# of a lane.
+# The meaning of each alarm and its remedy, as the log shows them (docs/reference/alarms.md says more). The first two
+# concern the index, the next three all queries of a worker, the rest one lane.
 MEANINGS = {
-    "tiny_history": "too few rows of history for estimates worth more than means: build the index from more",
-    "new_llm": "an LLM was seen on few rows of history, its estimates are guesses: record more answers of it",
-    "outside_history": "many queries are unlike any in history: add such queries to history and build the index again",
-    "cost_drift": "an LLM costs otherwise than estimated, its prices have changed: refresh the history, set its margin",
-    "quality_drift": "an LLM is judged otherwise than estimated, it has changed: refresh the history",
-    "shift": "recent queries are estimated otherwise than history's: expect prices to move; refresh the history",
-    "early_exhaustion": "a budget is used up long before its horizon: raise it, or routing.horizon_queries is too low",
-    "past_horizon": "more queries came than routing.horizon_queries: what is left of the budgets is stretched",
-    "prices_all_zero": "no budget binds, every query goes to the best estimate: lower budgets if that is not meant",
-    "one_llm_takes_all": "one LLM is the best choice for nearly all queries: look at its price list and its budget",
-    "fit_kept": "the last price solution did not certify, older prices stay in force: look at fit in the account row",
-    "overrun": "spent beyond the budgets by over 1 % of them: raise llms.<name>.margin, or a budget that was lowered",
+    "tiny_history": "the index has too few rows for good estimates; build it from more rows",
+    "new_llm": "the index has few answers of an LLM; record more of its answers and build the index again",
+    "outside_history": "many queries are unlike all past queries; add such queries to history, build the index again",
+    "cost_drift": "an LLM's real costs differ from the estimates; build the index again, or raise its margin",
+    "quality_drift": "an LLM's real quality differs from the estimates; build the index from recent answers",
+    "shift": "the estimates of recent queries differ from those of history; build the index from recent queries",
+    "early_exhaustion": "a budget was used up before its horizon; raise the budget, or routing.horizon_queries",
+    "past_horizon": "more queries came than routing.horizon_queries; raise it, or set it to 0",
+    "prices_all_zero": "no budget is scarce, every query goes to the best estimate; lower budgets if you want less",
+    "one_llm_takes_all": "one LLM is the best choice for nearly all queries; check its price list and its budget",
+    "fit_kept": "the last price solution did not certify, older prices stay in force; look at fit in the account row",
+    "overrun": "more than 1 % was spent beyond the budgets; raise llms.<name>.margin",
 }
 INDEX_ALARMS = ("tiny_history", "new_llm")
 QUERY_ALARMS = ("outside_history", "cost_drift", "quality_drift")

@@ -148,7 +148,7 @@ class _Ledgers(Collector):
         return [budget, reserved, spent, overrun, price, opened, age, self._alarms(routers)]
 
     def _alarms(self, routers: Sequence[Router]) -> Metric:
-        family = GaugeMetricFamily("tollgate_alarm", "1: in force; README says what each means", labels=ALARM)
+        family = GaugeMetricFamily("tollgate_alarm", "1: in force; docs/reference/alarms.md", labels=ALARM)
         now, lanes = self._alarms_now(), [str(router.partition) for router in routers]
         for name in alarms.MEANINGS:
             for lane in lanes if name in alarms.LANE_ALARMS else [""]:
