@@ -105,7 +105,7 @@ class Stages:
 
 
 def show(console: Console, result: Result) -> None:
-    """The accounts, the quality beside that of other policies, the speed and the proof."""
+    """The accounts, the quality of this and other policies, the speed and the proof."""
     console.print(_accounts(result))
     rivals = ", ".join(
         f"{result.quality / other - 1:+.0%} over {name} ({other:,.1f})" for name, other in result.rivals.items()

@@ -82,7 +82,7 @@ Embeddings = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="A .npy file with the table's embeddings, float [rows, d]. Without it: embeddings*.npy beside the table, "
+        help="A .npy file with the table's embeddings, float [rows, d]. Without it: embeddings*.npy in its directory, "
         "then the package's embedder on the column `prompt`.",
         show_default=False,
     ),
@@ -156,8 +156,8 @@ def _history(data: Path | None, embeddings: Path | None) -> History:
     if data is None:
         return demo_data.load()
     place = data if data.is_dir() else data.parent
-    beside = embeddings is not None or any(place.glob("embeddings*.npy"))
-    return read_table(data, embeddings) if beside else read_table(data, embed=embed_with(WORDLLAMA))
+    embedded = embeddings is not None or any(place.glob("embeddings*.npy"))
+    return read_table(data, embeddings) if embedded else read_table(data, embed=embed_with(WORDLLAMA))
 
 
 def _compare(study: Study, policies: list[str], json: bool, output: Path | None, plot: Path | None) -> None:

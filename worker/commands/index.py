@@ -40,7 +40,7 @@ Embeddings = Annotated[
     typer.Option(
         metavar="FILE",
         help="A .npy file with the table's embeddings, float [rows, d]. Without it: the embedder's, of the column "
-        "`prompt`. With --embedder supplied: the column `embedding`, or embeddings*.npy beside the table.",
+        "`prompt`. With --embedder supplied: the column `embedding`, or embeddings*.npy in its directory.",
         show_default=False,
     ),
 ]

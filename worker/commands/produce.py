@@ -25,7 +25,7 @@ Table = Annotated[
     typer.Option(
         metavar="TABLE",
         help="The queries: a table as for `tollgate index build`. Its embeddings are sent: the column `embedding`, or "
-        "embeddings*.npy beside it. If it has none, the texts of its column `prompt` are sent. Without "
+        "embeddings*.npy in its directory. If it has none, the texts of its column `prompt` are sent. Without "
         "--history: the questions that `tollgate index build demo` "
         "leaves out.",
         show_default=False,
