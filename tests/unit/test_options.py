@@ -190,6 +190,14 @@ def test_a_result_is_written_and_shown(empty: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "a table\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_a_full_disk_is_named_after_the_result_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """The result is not lost with the file."""
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        present({"a": 1}, False, Path("/dev/full"), lambda screen: screen.print("a table"))
+    assert capsys.readouterr().out == "a table\n"
+
+
 def test_json_is_all_that_is_printed(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No table beside it, and no file without --output."""
 

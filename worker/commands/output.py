@@ -42,7 +42,12 @@ def present(result: Any, as_json: bool, file: Path | None, show: Callable[[Conso
         show(console())
     # Last: a file that cannot be written any more does not hide the result.
     if file is not None:
-        file.write_text(pretty(result) + "\n")
+        try:
+            file.write_text(pretty(result) + "\n")
+        except OSError as error:
+            # A full disk is reported by `write`, which does not know the name.
+            error.filename = error.filename or str(file)
+            raise
 
 
 @contextmanager
