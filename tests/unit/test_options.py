@@ -132,6 +132,13 @@ def test_help_shows_brackets() -> None:
     assert "float [rows, d]" in " ".join(invoke("index", "build", "--help")[1].split())
 
 
+def test_a_mistyped_verb_is_corrected() -> None:
+    """The nearest one is named."""
+    code, said = invoke("verfy")
+    assert code == 2
+    assert "No such command 'verfy'. Did you mean 'verify'?" in said
+
+
 def test_the_version_is_shown() -> None:
     """By its own option."""
     code, said = invoke("--version")

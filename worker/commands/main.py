@@ -61,6 +61,11 @@ def lazy(verb: str) -> Any:
 class Verbs(TyperGroup):
     """The verbs as a group of commands that lists them without importing any."""
 
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        # Typer takes only the names, to ask "Did you mean".
+        self.commands = dict.fromkeys(VERBS, self)
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
