@@ -239,7 +239,8 @@ def test_send(system: System, prepare: Prepare) -> None:
     child = Child("send", ["send", secret, "--json", "--config", str(system.config)], system.directory / "send.log")
     child.start()
     wait_for("send to end", lambda: not child.running, 60)
-    reply = json.loads(child.log.read_text().splitlines()[-1])
+    said = child.log.read_text()
+    reply = json.loads(said[said.index("{") :])
     logs = "".join(path.read_text() for path in system.directory.glob("*.log"))
     assert (child.exit_code, reply["decision"]["reason"], [one["outcome"] for one in reply["closed"]]) == (
         0,

@@ -20,10 +20,11 @@ from worker.core.events import Reconfigured, Ticked
 from worker.core.ledger import Ledger
 from worker.estimation.history import History
 from worker.kafka import admin, clients
+from worker.kafka.reader import KafkaReader
 from worker.local.broker import Broker
 from worker.local.load import query_of
 from worker.local.system import System
-from worker.service.committer import open_committer
+from worker.service.committer import Kafka, open_committer
 from worker.service.metrics import Metrics
 
 Prepare = Callable[..., Settings]
@@ -47,7 +48,7 @@ def test_a_mass_expiry(lane: Settings) -> None:
     """Reservations by the ten thousand that are due at once: all expire, and the next owner finds none, nor a cent
     reserved."""
     plenty = dict.fromkeys(LLMS, 10**12)
-    committer = open_committer(0, lane, PRIOR, Metrics())
+    committer = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane)))
     calm = {"resolve_every_queries": 10**6, "checkpoint_every": 20}
     committer.commit([Reconfigured(0, config(budget_micros=plenty, **calm))], [])
     for first in range(0, RESERVATIONS, 3_000):
@@ -56,7 +57,7 @@ def test_a_mass_expiry(lane: Settings) -> None:
     opened = len(committer.router.ledger.open)
     while committer.router.ledger.open:
         committer.commit([Ticked(20_000)] * 3, [])
-    restored: Ledger = open_committer(0, lane, PRIOR, Metrics()).router.ledger
+    restored: Ledger = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane))).router.ledger
     reserved = {account.reserved_micros for account in restored.accounts.values()}
     assert (opened, restored.open, reserved) == (RESERVATIONS, {}, {0})
 
