@@ -242,7 +242,7 @@ def test_send(system: System, prepare: Prepare) -> None:
     said = child.log.read_text()
     reply = json.loads(said[said.index("{") :])
     logs = "".join(path.read_text() for path in system.directory.glob("*.log"))
-    assert (child.exit_code, reply["decision"]["reason"], [one["outcome"] for one in reply["closed"]]) == (
+    assert (child.exit_code, reply["attempts"][0]["reason"], [one["outcome"] for one in reply["closed"]]) == (
         0,
         "best_score",
         ["settled"],

@@ -25,6 +25,7 @@ from worker.local.broker import Broker
 from worker.local.load import query_of
 from worker.local.system import System
 from worker.service.committer import Kafka, open_committer
+from worker.service.intake import Input
 from worker.service.metrics import Metrics
 
 Prepare = Callable[..., Settings]
@@ -50,13 +51,13 @@ def test_a_mass_expiry(lane: Settings) -> None:
     plenty = dict.fromkeys(LLMS, 10**12)
     committer = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane)))
     calm = {"resolve_every_queries": 10**6, "checkpoint_every": 20}
-    committer.commit([Reconfigured(0, config(budget_micros=plenty, **calm))], [])
+    committer.commit([Input(Reconfigured(0, config(budget_micros=plenty, **calm)))])
     for first in range(0, RESERVATIONS, 3_000):
         offsets = range(first, min(first + 3_000, RESERVATIONS))
-        committer.commit([query(offset, at_ms=1) for offset in offsets], [])
+        committer.commit([Input(query(offset, at_ms=1)) for offset in offsets])
     opened = len(committer.router.ledger.open)
     while committer.router.ledger.open:
-        committer.commit([Ticked(20_000)] * 3, [])
+        committer.commit([Input(Ticked(20_000))] * 3)
     restored: Ledger = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane))).router.ledger
     reserved = {account.reserved_micros for account in restored.accounts.values()}
     assert (opened, restored.open, reserved) == (RESERVATIONS, {}, {0})
