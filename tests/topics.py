@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tests.drive import Drive
 from worker.contract import codec
@@ -103,3 +103,33 @@ class Shelf(MemoryReader):
         log = MemoryLog()
         log.load(self.records)
         return log
+
+
+class PartitionLog:
+    """The topics of a log as `verify` reads them.
+
+    So many transactions were visible when the ledger was read first. `oldest` maps topics to their first offsets.
+    """
+
+    def __init__(self, log: Log, transactions: int, oldest: dict[str, int]) -> None:
+        self._log = log
+        self._transactions = transactions
+        self._oldest = oldest
+
+    def oldest(self, topic: str) -> int:
+        """The first offset of a topic."""
+        return self._oldest.get(topic, 0)
+
+    def read(
+        self, topics: Sequence[str], done: Callable[[], bool] = lambda: True, start: int | None = None
+    ) -> Iterator[StoredRecord]:
+        """The records of these topics."""
+        for topic in topics:
+            records: Sequence[StoredRecord] = self._log.get(topic, [])
+            if topic == NAMES.ledger and start is None:
+                records = self._visible(records)
+            yield from (stored for stored in records if stored.offset >= (start or 0))
+
+    def _visible(self, rows: Sequence[StoredRecord]) -> Sequence[StoredRecord]:
+        ends = [number for number, stored in enumerate(rows, 1) if stored.key == b"account"]
+        return rows if len(ends) < self._transactions else rows[: ends[self._transactions - 1]]

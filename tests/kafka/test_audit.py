@@ -219,7 +219,10 @@ def test_decisions_that_lost_their_beginning(audited: System, tmp_path: Path) ->
     assert ([code for code, _ in codes], early.read_bytes() == kept) == ([0, 1, 1], True), codes
     says = "not proven" in codes[1][1], "the anchor says" in codes[2][1]
     verified, verify_said = run(audited, "verify")
-    assert (says, verified, "has left the topic" in verify_said) == ((True, True), 0, True), (codes, verify_said)
+    assert (says, verified, "the proof begins at the checkpoint" in verify_said) == ((True, True), 0, True), (
+        codes,
+        verify_said,
+    )
 
 
 def forge(settings: Settings, partition: int, follows: bool) -> None:

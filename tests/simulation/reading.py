@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 from worker.audit.evidence import Evidence
-from worker.audit.input_check import Originals, Stream
+from worker.audit.input_check import Originals
+from worker.audit.inputs import Stream
 from worker.audit.recorded_prices import Solutions
 from worker.audit.replay import Replay
-from worker.audit.verify import Proof
+from worker.audit.run_verify import PartitionTopics
+from worker.audit.verify import Verified, verify
 from worker.contract import codec
 from worker.contract.messages import Configuration
-from worker.contract.record import StoredRecord
 from worker.contract.settings import LimitSettings
 from worker.contract.topic_names import TopicNames
 from worker.core.pricing import Prior
-from worker.kafka.memory import Log
+from worker.kafka.memory import Log, MemoryReader
 
 TOPICS = TopicNames("")
 
 
-def proven(log: Log, partition: int) -> Proof:
-    """The finished proof of one partition."""
-    proof = Proof(partition, TOPICS)
-    for topic, number in sorted(log.entries):
-        if number == partition:
-            proof.oldest[topic] = log.oldest((topic, number))
-    for record in _records(log, partition, TOPICS.ledger):
-        proof.ledger(record)
-    for record in _records(log, partition, TOPICS.decisions):
-        proof.decision(record)
-    for record in _records(log, partition, "dispatch.", TOPICS.deferred, TOPICS.dead_letters):
-        proof.published(record)
-    for record in _records(log, partition, TOPICS.queries, TOPICS.completions):
-        proof.input(record)
-    proof.finish()
-    return proof
+def proven(log: Log, partition: int) -> Verified:
+    """The proof of one partition."""
+    llms = {topic.removeprefix("dispatch.") for topic, _ in log.entries if topic.startswith("dispatch.")}
+    return verify(partition, TOPICS, llms, PartitionTopics(MemoryReader(log), partition))
 
 
 def replayed(log: Log, partition: int, prior: Prior, config: Configuration, share: float) -> Replay:
@@ -55,9 +43,3 @@ def replayed(log: Log, partition: int, prior: Prior, config: Configuration, shar
 
 def _stream(log: Log, place: tuple[str, int]) -> Stream:
     return Stream(partial(log.read, place), log.oldest(place))
-
-
-def _records(log: Log, partition: int, *prefixes: str) -> Iterator[StoredRecord]:
-    for topic, number in sorted(log.entries):
-        if number == partition and topic.startswith(prefixes):
-            yield from log.read((topic, partition))

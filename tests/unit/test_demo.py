@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from worker.audit.report import Counts, Finding, LlmTotals, Report
+from worker.audit.mismatch import Mismatch
+from worker.audit.report import Counts, LlmTotals, Report
 from worker.commands import bench as bench_command
 from worker.commands import main
 from worker.contract.errors import FixSetting
@@ -19,12 +20,12 @@ from worker.local import bench, demo
 TIMING = demo.Timing(8.0, 250.0, 9.5, 41.0, 3.2)
 COUNTS = Counts(queries=300, dispatched=290, deferred=10, settled=280, released=10, decisions=640)
 LLMS = {"gpt-4o": LlmTotals(budget_micros=5_000, spent_micros=4_000, dispatched=290, judged=280, mean_quality=0.7)}
-FINDINGS = [Finding("decisions", 2, 17, "was altered [field]"), Finding("ledger", 0, None, "another")]
+FINDINGS = [Mismatch("was altered [field]").at("decisions", 2, 17), Mismatch("another").at("ledger", 0, None)]
 PROVEN = "proof     300 queries = 290 dispatched + 10 deferred + 0 dead letters"
 REFUTED = "proof     FAILED, 2 wrong; the first: decisions/2 offset 17: was altered [field]"
 
 
-def demo_that_finds(findings: list[Finding]) -> type[demo.Demo]:
+def demo_that_finds(findings: list[Mismatch]) -> type[demo.Demo]:
     """A demo that routes nothing and whose audit found this."""
     report = Report(not findings, COUNTS, LLMS, len(findings), findings, [])
 
@@ -52,7 +53,7 @@ ENDS = [("proven", [], 0, PROVEN, False), ("refuted", FINDINGS, 1, REFUTED, True
 
 @pytest.mark.parametrize(("findings", "code", "line", "kept"), [c[1:] for c in ENDS], ids=[c[0] for c in ENDS])
 def test_the_exit_code_is_that_of_the_proof(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, findings: list[Finding], code: int, line: str, kept: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, findings: list[Mismatch], code: int, line: str, kept: bool
 ) -> None:
     """A proof that fails names the first row that is wrong and keeps the logs; one that holds leaves nothing."""
     monkeypatch.setattr(demo, "Demo", demo_that_finds(findings))

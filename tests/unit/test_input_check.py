@@ -10,7 +10,8 @@ import pytest
 
 from tests.drive import completion, config, query
 from tests.topics import NAMES, record
-from worker.audit.input_check import OTHER_CEILINGS, OTHER_LIMITS, OTHER_PRICES, Originals, Stream
+from worker.audit.input_check import OTHER_CEILINGS, OTHER_LIMITS, OTHER_PRICES, Originals
+from worker.audit.inputs import Stream
 from worker.contract import codec
 from worker.contract.messages import Completion, Query
 from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord

@@ -6,7 +6,7 @@ import pytest
 
 from tests.drive import query
 from tests.topics import NAMES, Recorded
-from worker.audit.ledger_view import Witness
+from worker.audit.ledger_view import LedgerView
 
 LEDGER = Recorded().run([query(0), query(1)]).topics()[NAMES.ledger]
 ENDS = [number for number, stored in enumerate(LEDGER, 1) if stored.key == b"account"]
@@ -14,18 +14,18 @@ ENDS = [number for number, stored in enumerate(LEDGER, 1) if stored.key == b"acc
 
 def witness(rows: int) -> tuple[object, ...]:
     """What a witness holds after so many rows."""
-    read = Witness(0)
+    read = LedgerView()
     for stored in LEDGER[:rows]:
-        read.read(stored)
+        read.add(stored)
     return read.row, read.config, read.reservations, read.window
 
 
 @pytest.mark.parametrize("rows", range(1, len(LEDGER)))
 def test_rows_count_once_their_account_row_is_read(rows: int) -> None:
     """A reader that stops between them has the state of the transaction before."""
-    read = Witness(0)
+    read = LedgerView()
     for stored in LEDGER[:rows]:
-        read.read(stored)
+        read.add(stored)
     ended = max((end for end in ENDS if end <= rows), default=0)
     assert (witness(rows), read.is_whole) == (witness(ended), rows in ENDS)
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.topics import NAMES, record
-from worker.audit.passed import NIL, Passed
+from worker.audit.outputs import NIL, Input, Payloads
 from worker.contract import codec
 from worker.contract.messages import Query
 from worker.contract.record import StoredRecord
@@ -34,14 +34,14 @@ def came(value: bytes | None, key: str | None = None) -> StoredRecord:
 @pytest.mark.parametrize(("value", "query", "wrong"), [c[1:] for c in QUERIES], ids=[c[0] for c in QUERIES])
 def test_queries(value: bytes, query: bytes, wrong: list[str]) -> None:
     """A dispatch carries its query as MessagePack, whatever it came as."""
-    passed = Passed()
+    passed = Payloads()
     first = passed.query(7, msgspec.Raw(query))
-    assert (first, list(passed.differing(False, came(value)))) == (True, wrong)
+    assert (first, [found.what for found in passed.differences("queries", came(value))]) == (True, wrong)
 
 
 def test_attempts_carry_the_same_query() -> None:
     """Also where the query itself has left its topic."""
-    passed = Passed()
+    passed = Payloads()
     assert [passed.query(7, msgspec.Raw(query)) for query in (PACKED, PACKED, OTHER, NIL)] == [True, True, False, True]
 
 
@@ -61,6 +61,6 @@ def test_dead_letters(origin: StoredRecord, changes: dict[str, Any], same: bool)
     """A dead letter holds the bytes of its record, or their beginning where it says that it was cut."""
     letter = codec.dead_letter(origin, "no", "format", 50, 60)
     stored = record(NAMES.dead_letters, 0, None, letter.value, letter.headers)._replace(key=letter.key)
-    passed = Passed()
-    passed.letter(False, 7, stored._replace(**changes))
-    assert (list(passed.differing(False, origin)) == []) == same
+    passed = Payloads()
+    passed.letter(Input("queries", 7), stored._replace(**changes))
+    assert (list(passed.differences("queries", origin)) == []) == same

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tests.drive import CRASH, LLMS, PRIOR, completion, config, query
 from tests.topics import NAMES, Log, Recorded, record
 from tests.unit.test_verify import changed, cut_off, inserted, removed, story, swapped
-from worker.audit.evidence import Anchor, Evidence
-from worker.audit.ledger_view import Witness
+from worker.audit.chain import Anchor
+from worker.audit.evidence import Evidence
+from worker.audit.ledger_view import LedgerView
 from worker.audit.recorded_prices import Solutions
 from worker.audit.replay import Replay
 from worker.contract import codec
@@ -284,11 +285,11 @@ def test_a_completion_that_had_to_settle_was_not_to_be_ignored() -> None:
     assert (divergence.offset, divergence.recorded, divergence.recomputed) == (number, "Ignored", "Closed")
 
 
-def witness(log: Log) -> Witness:
+def witness(log: Log) -> LedgerView:
     """The ledger as it was read."""
-    read = Witness(0)
+    read = LedgerView()
     for stored in log[NAMES.ledger]:
-        read.read(stored)
+        read.add(stored)
     return read
 
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from tests.drive import PRIOR, config
 from tests.topics import NAMES, Log, Recorded, Shelf
 from tests.unit.test_verify import story
-from worker.audit import anchors, run_replay
-from worker.audit.evidence import Anchor
+from worker.audit import run_replay
+from worker.audit.chain import Anchor, read_anchors, write_anchors
 from worker.audit.run_replay import Limit, Replayed, Rerun, Task
 from worker.commands import replay as replay_command
 from worker.commands.main import app
@@ -244,18 +244,18 @@ def test_the_command_keeps_anchors_and_tells(
     """The exit code, and the heads that the file holds afterwards: only what was proven replaces one."""
     file = tmp_path / "heads.json"
     if before is not None:
-        anchors.write(file, [before])
+        write_anchors(file, [before])
     result = Replayed(**{**ORDINARY, **changes})
     monkeypatch.setattr(replay_command, "replay", lambda *_: iter([result]))
     done = CliRunner().invoke(app, ["replay", "--anchor", str(file)])
-    assert (bool(done.exit_code), anchors.read(file)[0]) == (bool(expected[0]), expected[1])
+    assert (bool(done.exit_code), read_anchors(file)[0]) == (bool(expected[0]), expected[1])
     assert says in f"{done.output} {done.exception}", done.output
 
 
 def test_an_anchor_of_another_partition_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As where the settings name fewer partitions than there are."""
     file = tmp_path / "heads.json"
-    anchors.write(file, [OLD, Anchor(3, 5, "cc")])
+    write_anchors(file, [OLD, Anchor(3, 5, "cc")])
     monkeypatch.setattr(replay_command, "replay", lambda *_: iter([Replayed(**ORDINARY)]))
     done = CliRunner().invoke(app, ["replay", "--anchor", str(file)])
-    assert (done.exit_code != 0, "[3]" in str(done.exception), set(anchors.read(file))) == (True, True, {0, 3})
+    assert (done.exit_code != 0, "[3]" in str(done.exception), set(read_anchors(file))) == (True, True, {0, 3})

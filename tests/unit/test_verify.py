@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -12,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import completion, config, query
-from tests.topics import NAMES, Log, Recorded, record
-from worker.audit.summary import summary
-from worker.audit.verify import Proof
+from tests.drive import LLMS, completion, config, query
+from tests.topics import NAMES, Log, PartitionLog, Recorded, record
+from worker.audit.report import report
+from worker.audit.verify import Verified, verify
 from worker.contract import codec
 from worker.contract.messages import Checkpoint, Closed, Routed
 from worker.contract.record import StoredRecord
@@ -48,38 +47,16 @@ def honest() -> Log:
     return {topic: list(records) for topic, records in written().items()}
 
 
-def prove(log: Log, transactions: int = 1_000, oldest: dict[str, int] | None = None) -> Proof:
-    """The finished proof of a log of which so many transactions were visible when the ledger was read."""
-    proof = Proof(0, NAMES)
-    proof.oldest = oldest or {}
-    for stored in log[LEDGER]:
-        proof.ledger(stored)
-        if stored.key == b"account":
-            transactions -= 1
-        if transactions == 0:
-            break
-    for stored in log[DECISIONS]:
-        proof.decision(stored)
-    for topic in log.keys() - {LEDGER, DECISIONS, NAMES.queries, NAMES.completions}:
-        for stored in log[topic]:
-            proof.published(stored)
-    for stored in [*log[NAMES.queries], *log[NAMES.completions]]:
-        proof.input(stored)
-    for stored in log[DECISIONS] if proof.unexplained else []:
-        proof.afterwards(stored)
-    rows = [stored.value for stored in log[LEDGER] if stored.key == b"account"]
-    if proof.is_unnamed and rows:
-        with contextlib.suppress(codec.UNREADABLE):
-            proof.named(codec.decode_account(rows[-1] or b""))
-    proof.finish()
-    return proof
+def prove(log: Log, transactions: int = 1_000, oldest: dict[str, int] | None = None) -> Verified:
+    """The proof of a log of which so many transactions were visible when the ledger was read."""
+    return verify(0, NAMES, LLMS, PartitionLog(log, transactions, oldest or {}))
 
 
 def test_honest_books_are_proven() -> None:
     """Nothing is wrong, and the queries that came in are those dispatched, deferred and refused."""
-    report = summary([prove(honest())])
-    counts = report.counts
-    assert (report.ok, report.findings, counts.queries, counts.dispatched + counts.deferred + counts.dead_letters) == (
+    proven = report([prove(honest())])
+    counts = proven.counts
+    assert (proven.ok, proven.findings, counts.queries, counts.dispatched + counts.deferred + counts.dead_letters) == (
         True,
         [],
         30,
@@ -92,7 +69,7 @@ def test_honest_books_are_proven() -> None:
 def test_what_was_decided_after_the_cut_is_no_finding(transactions: int) -> None:
     """A system that goes on while it is read is proven as of its last account row."""
     proof = prove(honest(), transactions)
-    assert (proof.findings, proof.complete) == ([], True)
+    assert (proof.findings, proof.is_cut) == ([], True)
 
 
 @pytest.mark.parametrize("follows", [False, True], ids=["out of the chain", "in the chain"])
@@ -129,7 +106,7 @@ def test_decisions_that_have_lost_their_beginning_are_proven_from_a_checkpoint()
     log = honest()
     log[DECISIONS] = log[DECISIONS][20:]
     proof = prove(log, oldest={DECISIONS: 20})
-    assert (proof.findings, len(proof.notes), proof.complete) == ([], 1, True)
+    assert (proof.findings, len(proof.notes), proof.is_cut) == ([], 1, True)
 
 
 # Tampering
@@ -293,23 +270,29 @@ def number_of(kind: type, **fields: Any) -> int:
 EVIL = msgspec.Raw(encode({"text": "evil"}))
 LARGE, SMALL = NAMES.dispatch("large"), NAMES.dispatch("small")
 ROUTED, CLOSED, CHECKPOINT = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Checkpoint)
-CHANGED, MOVED, TORN = "was changed, or records", "inserted, or moved", "changed, or torn"
+CHANGED, MOVED, TORN = "was changed, or records", "was inserted, or moved", "changed, or torn"
 TAMPERED = [
     ("a date changed", changed(DECISIONS, ROUTED, at_ms=901), DECISIONS, ROUTED, TORN),
     ("a reason changed", changed(DECISIONS, ROUTED, reason="observing"), DECISIONS, ROUTED, TORN),
-    ("prices changed", changed(DECISIONS, ROUTED, prices=()), DECISIONS, ROUTED, "at prices that were not in force"),
+    ("prices changed", changed(DECISIONS, ROUTED, prices=()), DECISIONS, ROUTED, "Routed: prices is ()"),
     ("a reservation changed", changed(DECISIONS, ROUTED, reserved_micros=1), DECISIONS, ROUTED, TORN),
-    ("more spent than said", changed(DECISIONS, CLOSED, spent_micros=10**6), DECISIONS, CLOSED, "an overrun of 0"),
-    ("spent too much", changed(DECISIONS, CLOSED, reserved_micros=1), DECISIONS, CLOSED, "but it was reserved as"),
+    ("more spent than said", changed(DECISIONS, CLOSED, spent_micros=10**6), DECISIONS, CLOSED, "overrun_micros is 0"),
+    ("spent too much", changed(DECISIONS, CLOSED, reserved_micros=1), DECISIONS, CLOSED, "reserved_micros is 1"),
     ("settled twice", changed(DECISIONS, CLOSED + 1, dispatch_id="0-1-1"), DECISIONS, CLOSED + 1, "is not open"),
-    ("a checkpoint changed", changed(DECISIONS, CHECKPOINT, reservations=[]), DECISIONS, CHECKPOINT, "holds 0"),
+    (
+        "a checkpoint changed",
+        changed(DECISIONS, CHECKPOINT, reservations=[]),
+        DECISIONS,
+        CHECKPOINT,
+        "number of reservations is 0",
+    ),
     ("the last decision changed", changed(DECISIONS, -1, at_ms=13_000), DECISIONS, 72, TORN),
     ("a decision removed", removed(DECISIONS, ROUTED), DECISIONS, ROUTED - 1, CHANGED),
-    ("a decision inserted", inserted(ROUTED), DECISIONS, ROUTED, "dispatches 0-9-1 twice"),
+    ("a decision inserted", inserted(ROUTED), DECISIONS, ROUTED, MOVED),
     ("decisions swapped", swapped(ROUTED), DECISIONS, ROUTED + 1, MOVED),
-    ("decisions cut off", cut_off, DECISIONS, 70, "ends after 71 of 73 records"),
-    ("decisions beheaded", beheaded, DECISIONS, 2, "the chain does not begin here"),
-    ("a decision unreadable", not_a_record, DECISIONS, 9, "is no decision record"),
+    ("decisions cut off", cut_off, DECISIONS, 70, "ends after 71 of 73 decisions"),
+    ("decisions beheaded", beheaded, DECISIONS, 2, "does not begin the chain"),
+    ("a decision unreadable", not_a_record, DECISIONS, 9, "is not a decision record"),
     ("a dispatch lost", removed(LARGE, 1), LARGE, None, "dispatch 0-11-1 is missing"),
     ("a dispatch doubled", doubled(LARGE, 1), LARGE, 1_000, "dispatch 0-11-1 is there twice"),
     ("a dispatch changed", changed(LARGE, 1, reserved_micros=1), LARGE, 1, "does not say what its decision says"),
@@ -319,14 +302,26 @@ TAMPERED = [
     ("a deferral doubled", doubled(DEFERRED, 0), DEFERRED, 1_000, "deferral 0-21-1 is there twice"),
     ("a dead letter lost", removed(LETTERS, 0), LETTERS, None, "the dead letter of queries offset 20 is missing"),
     ("a dead letter doubled", doubled(LETTERS, 1), LETTERS, 1_000, "completions offset 12 is there twice"),
-    ("a dead letter unsigned", letter_without_headers, LETTERS, 9, "is not what this topic holds"),
-    ("an account changed", account_changed, LEDGER, None, "account large: the decisions add up to"),
+    ("a dead letter unsigned", letter_without_headers, LETTERS, 9, "is not a record of this topic: it has no header"),
+    ("an account changed", account_changed, LEDGER, None, "account large is Account("),
     ("an account lost", account_lost, LEDGER, None, "has no account row"),
-    ("an account rolled back", account_rolled_back, LEDGER, 1_000, "account row 45 comes after 47"),
-    ("the row's prices changed", prices_changed, LEDGER, None, "prices: {'large'"),
-    ("the row's digest changed", digest_changed, DECISIONS, 72, "transaction 47 has another digest"),
+    (
+        "an account rolled back",
+        account_rolled_back,
+        LEDGER,
+        1_000,
+        "is account row 45, but the account row before it is 47",
+    ),
+    ("the row's prices changed", prices_changed, LEDGER, None, "prices is {'large': 0.5"),
+    (
+        "the row's digest changed",
+        digest_changed,
+        DECISIONS,
+        72,
+        "ends transaction 47, whose account row has another digest",
+    ),
     ("a reservation lost", reservation_lost, LEDGER, None, "reservation/0-29-1 is missing"),
-    ("a reservation reopened", reservation_reopened, LEDGER, None, "reservation/0-0-1 is open"),
+    ("a reservation reopened", reservation_reopened, LEDGER, None, "reservation/0-0-1 is there"),
     ("a query lost", query_lost, NAMES.queries, 7, "was decided, but is not in the topic"),
     ("a query passed over", query_passed_over, NAMES.queries, 7, "was passed over"),
     ("a query changed", query_changed, NAMES.queries, 7, "its dispatch or deferral carries another query"),
@@ -338,7 +333,13 @@ TAMPERED = [
     ("a deferral of another query", deferral(query=EVIL), NAMES.queries, 21, "carries another query"),
     ("a dead letter's bytes changed", letter_changed, NAMES.queries, 20, "its dead letter holds other bytes"),
     ("a dead letter's key changed", rekeyed(LETTERS, 1), NAMES.completions, 12, "its dead letter holds other bytes"),
-    ("the configuration changed", configuration_changed, LEDGER, None, "the configuration row is not as"),
+    (
+        "the configuration changed",
+        configuration_changed,
+        LEDGER,
+        None,
+        "the configuration row: resolve_every_queries is 7",
+    ),
     ("rows of no transaction", row_appended, LEDGER, None, "rows after the last account row"),
 ]
 
@@ -351,7 +352,7 @@ def test_tampering_is_named(tamper: Callable[[Log], None], topic: str, offset: i
     log = honest()
     tamper(log)
     first = prove(log).findings[0]
-    assert (first.topic, first.offset, wrong in first.wrong) == (topic, offset, True), str(first)
+    assert (first.topic, first.offset, wrong in first.text) == (topic, offset, True), str(first)
 
 
 @settings(deadline=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from worker.audit.ledger_view import Witness
+from worker.audit.ledger_view import LedgerView
 from worker.contract import codec
 from worker.contract.messages import AccountRow, WindowBlock
 from worker.core.journal import record_hash
@@ -18,12 +18,12 @@ COMPARED = ("offsets", "accounts", "prices", "fit", "seen", "decisions", "dispat
 Disagreement = tuple[str, str, Any, Any]
 
 
-def disagreement(row: AccountRow, witness: Witness | None, router: Router) -> Disagreement | None:
+def disagreement(row: AccountRow, witness: LedgerView | None, router: Router) -> Disagreement | None:
     """The first thing that the rows say otherwise than the router: (row, field, recorded, recomputed)."""
     return next(_disagreements(row, witness, router), None)
 
 
-def _disagreements(row: AccountRow, witness: Witness | None, router: Router) -> Iterator[Disagreement]:
+def _disagreements(row: AccountRow, witness: LedgerView | None, router: Router) -> Iterator[Disagreement]:
     mine = router.account_row()
     for name in COMPARED:
         if getattr(row, name) != getattr(mine, name):
@@ -41,7 +41,7 @@ def _disagreements(row: AccountRow, witness: Witness | None, router: Router) -> 
             yield f"{RESERVATION_PREFIX}{dispatch_id} row", "value", theirs, held
 
 
-def _windows(witness: Witness, router: Router) -> Iterator[Disagreement]:
+def _windows(witness: LedgerView, router: Router) -> Iterator[Disagreement]:
     blocks = {f"{WINDOW_PREFIX}{number}": block for number, block in router.pricing.window.all_blocks().items()}
     for key in sorted(witness.window.keys() | blocks.keys()):
         block, theirs = blocks.get(key), witness.window.get(key)

@@ -1,16 +1,19 @@
 """The auditor's own books of one partition, added up from its decision records. Pure.
 
-It shares no code with the ledger that it checks. Each record gives the problems that it makes; the books go on as the
-record says, so that one wrong record is one finding.
+The books share no code with the ledger that they check. Each record yields the mismatches that it makes. The books then
+go on as the record says, so that one wrong record is one mismatch.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from msgspec.structs import replace
 
+from worker.audit.mismatch import Mismatch, compared
+from worker.audit.start import Start
 from worker.contract.messages import (
     Account,
     AccountRow,
@@ -31,10 +34,14 @@ UNPRICED = ("duplicate", "expired")
 
 
 class Books:
-    """Accounts, open reservations, prices in force and counts, as the records so far make them."""
+    """Accounts, open reservations, prices in force and counts, as the records so far make them.
 
-    def __init__(self, partition: int) -> None:
+    The books of a partition begin empty, or with the state of the checkpoint at `start`.
+    """
+
+    def __init__(self, partition: int, start: Start | None = None) -> None:
         self.partition = partition
+        self.config: Configuration | None = None
         self.accounts: dict[str, Account] = {}
         self.open: dict[str, Reservation] = {}
         self.prices: dict[str, float] = {}
@@ -42,26 +49,27 @@ class Books:
         self.counts: Counter[str] = Counter()
         self.dispatched: Counter[str] = Counter()
         self.quality: dict[str, tuple[float, int]] = {}
-        self.config: Configuration | None = None
         self._queries: set[str] = set()
-        self._adopting = False
         self._listed = 0
+        if start is not None and start.row is not None:
+            self._begin(start, start.row)
 
-    def begin(self, row: AccountRow, config: Configuration) -> None:
-        """Take over from a checkpoint, where what was before it has left its topic."""
-        self.accounts, self.prices, self.config = dict(row.accounts), dict(row.prices), config
+    def _begin(self, start: Start, row: AccountRow) -> None:
+        self.config = start.config
+        self.accounts, self.prices = dict(row.accounts), dict(row.prices)
         self.clock_ms, self.seen, self.dispatches = row.clock_ms, row.seen, row.dispatches
-        self._adopting = True
+        self.open = {reservation.dispatch_id: reservation for reservation in start.reservations}
+        self._queries = {reservation.query_id for reservation in start.reservations}
 
     @property
     def llms(self) -> tuple[str, ...]:
         """The LLMs in the order of the last configuration."""
         return self.config.llms if self.config is not None else ()
 
-    def apply(self, decision: Decision) -> Iterator[str]:
+    def apply(self, decision: Decision) -> Iterator[Mismatch]:
         """Book one record; yields what is wrong with it."""
         if decision.at_ms < self.clock_ms:
-            yield f"is dated {decision.at_ms}, before the record ahead of it ({self.clock_ms})"
+            yield Mismatch(f"is dated {decision.at_ms}, earlier than the record before it ({self.clock_ms})")
         self.clock_ms = max(self.clock_ms, decision.at_ms)
         match decision:
             case Configured():
@@ -79,33 +87,33 @@ class Books:
             case Ignored():
                 self.counts["ignored"] += 1
 
-    def differences(self, row: AccountRow) -> Iterator[str]:
-        """What an account row says otherwise than these books."""
-        for llm in sorted(self.accounts.keys() | row.accounts.keys()):
-            mine, theirs = self.accounts.get(llm), row.accounts.get(llm)
-            if mine != theirs:
-                yield f"account {llm}: the decisions add up to {_words(mine)}, the row says {_words(theirs)}"
-        figures = {"prices": (self.prices, row.prices), "seen": (self.seen, row.seen)}
-        figures["dispatches"] = (self.dispatches, row.dispatches)
-        for name, (mine_, theirs_) in figures.items():
-            if mine_ != theirs_:
-                yield f"{name}: {mine_} by the decisions, {theirs_} in the row"
+    def differences(self, what: str, row: AccountRow) -> Iterator[Mismatch]:
+        """What an account row, called `what`, says that these books do not."""
+        pairs: list[tuple[str, Any, Any]] = [
+            (f"account {llm}", row.accounts.get(llm), self.accounts.get(llm))
+            for llm in sorted(self.accounts.keys() | row.accounts.keys())
+        ]
+        pairs += [("prices", row.prices, self.prices), ("seen", row.seen, self.seen)]
+        pairs += [("dispatches", row.dispatches, self.dispatches)]
+        for field, recorded, expected in pairs:
+            if recorded != expected:
+                yield Mismatch(what, field, recorded, expected)
 
-    def _configured(self, record: Configured) -> Iterator[str]:
+    def _configured(self, record: Configured) -> Iterator[Mismatch]:
         if record.partition != self.partition:
-            yield f"is of partition {record.partition}"
+            yield Mismatch("Configured", "partition", record.partition, self.partition)
         self.config, self.prices = record.config, {}
         for llm, budget in record.config.budget_micros.items():
             old = self.accounts.get(llm, Account(0))
             uncovered = max(0, old.reserved_micros + old.spent_micros - budget)
             self.accounts[llm] = Account(budget, old.reserved_micros, old.spent_micros, uncovered)
 
-    def _routed(self, record: Routed) -> Iterator[str]:
+    def _routed(self, record: Routed) -> Iterator[Mismatch]:
         first = record.attempt == 1
         if first and record.reason not in UNPRICED:
             self.seen += 1
-        if record.prices != tuple(self.prices.values()):
-            yield "was decided at prices that were not in force"
+        if record.prices != (in_force := tuple(self.prices.values())):
+            yield Mismatch("Routed", "prices", record.prices, in_force)
         dispatched = record.llm is not None
         self.counts["dispatches" if dispatched else "deferrals"] += 1
         if first:
@@ -113,26 +121,27 @@ class Books:
         if record.llm is not None:
             yield from self._reserved(record, record.llm)
 
-    def _reserved(self, record: Routed, llm: str) -> Iterator[str]:
+    def _reserved(self, record: Routed, llm: str) -> Iterator[Mismatch]:
         reservation = reservation_of(self.partition, record, llm)
         self.dispatches += 1
         self.dispatched[llm] += 1
         if reservation.dispatch_id in self.open:
-            yield f"dispatches {reservation.dispatch_id} twice"
+            yield Mismatch(f"dispatches {reservation.dispatch_id} twice")
         elif record.query_id in self._queries:
-            yield f"dispatches query {record.query_id} while another dispatch of it is open"
+            yield Mismatch(f"dispatches query {record.query_id} while another dispatch of it is open")
         self.open[reservation.dispatch_id] = reservation
         self._queries.add(record.query_id)
         old = self.accounts.get(llm, Account(0))
         self.accounts[llm] = new = replace(old, reserved_micros=old.reserved_micros + record.reserved_micros)
         if _held(new) > new.budget_micros + new.overrun_micros:
-            yield f"takes {llm} to {_held(new)} of a budget of {new.budget_micros} with {new.overrun_micros} overrun"
+            budget = f"a budget of {new.budget_micros} with {new.overrun_micros} overrun"
+            yield Mismatch(f"takes {llm} to {_held(new)} of {budget}")
 
-    def _closed(self, record: Closed) -> Iterator[str]:
+    def _closed(self, record: Closed) -> Iterator[Mismatch]:
         reservation = self.open.pop(record.dispatch_id, None)
         self.counts[record.outcome] += 1
         if reservation is None:
-            yield f"closes {record.dispatch_id}, which is not open: settled twice, or never reserved"
+            yield Mismatch(f"closes {record.dispatch_id}, which is not open: settled twice, or never reserved")
             return
         self._queries.discard(reservation.query_id)
         yield from _mismatches(record, reservation)
@@ -141,29 +150,27 @@ class Books:
             self.quality[record.llm] = total + record.quality, count + 1
         yield from self._settled(reservation, record.spent_micros)
 
-    def _checkpoint(self, record: Checkpoint) -> Iterator[str]:
+    def _checkpoint(self, record: Checkpoint) -> Iterator[Mismatch]:
         if record.row is not None:
-            yield from (f"checkpoint: {difference}" for difference in self.differences(record.row))
+            yield from self.differences("the checkpoint's account row", record.row)
         self._listed = len(record.reservations) + (self._listed if record.part else 0)
         for reservation in record.reservations:
-            if self._adopting:
-                self.open[reservation.dispatch_id] = reservation
-                self._queries.add(reservation.query_id)
-            elif self.open.get(reservation.dispatch_id) != reservation:
-                yield f"checkpoint: holds {reservation.dispatch_id}, which is not open as it says"
-        if record.part + 1 == record.parts:
-            self._adopting = False
-            if self._listed != len(self.open):
-                yield f"checkpoint: holds {self._listed} reservations, but {len(self.open)} are open"
+            name = f"the checkpoint's reservation {reservation.dispatch_id}"
+            if reservation.dispatch_id not in self.open:
+                yield Mismatch(f"{name} is not open")
+            elif (differs := compared(name, reservation, self.open[reservation.dispatch_id])) is not None:
+                yield differs
+        if record.part + 1 == record.parts and self._listed != len(self.open):
+            yield Mismatch("the checkpoint", "number of reservations", self._listed, len(self.open))
 
-    def _settled(self, reservation: Reservation, spent_micros: int) -> Iterator[str]:
+    def _settled(self, reservation: Reservation, spent_micros: int) -> Iterator[Mismatch]:
         llm = reservation.llm
         old = self.accounts.get(llm, Account(0))
         reserved, spent = old.reserved_micros - reservation.reserved_micros, old.spent_micros + spent_micros
         overrun = max(0, reserved + spent - old.budget_micros)
-        self.accounts[llm] = new = Account(old.budget_micros, reserved, spent, overrun)
-        if new.reserved_micros < 0 or new.spent_micros < 0:
-            yield f"takes {llm} below zero: {_words(new)}"
+        self.accounts[llm] = Account(old.budget_micros, reserved, spent, overrun)
+        if reserved < 0 or spent < 0:
+            yield Mismatch(f"takes {llm} below zero: {reserved} reserved, {spent} spent")
 
 
 def reservation_of(partition: int, record: Routed, llm: str) -> Reservation:
@@ -181,27 +188,18 @@ def reservation_of(partition: int, record: Routed, llm: str) -> Reservation:
     )
 
 
-def _mismatches(record: Closed, reservation: Reservation) -> Iterator[str]:
-    said = (record.llm, record.query_id, record.reserved_micros)
-    held = (reservation.llm, reservation.query_id, reservation.reserved_micros)
-    if said != held:
-        yield f"closes {record.dispatch_id} as {said}, but it was reserved as {held}"
-    if record.overrun_micros != max(0, record.spent_micros - reservation.reserved_micros):
-        yield f"records an overrun of {record.overrun_micros} for {record.spent_micros} of {held[2]} reserved"
+def _mismatches(record: Closed, reservation: Reservation) -> Iterator[Mismatch]:
+    for field in ("llm", "query_id", "reserved_micros"):
+        if (recorded := getattr(record, field)) != (expected := getattr(reservation, field)):
+            yield Mismatch(f"Closed {record.dispatch_id}", field, recorded, expected)
+    overrun = max(0, record.spent_micros - reservation.reserved_micros)
+    if record.overrun_micros != overrun:
+        yield Mismatch(f"Closed {record.dispatch_id}", "overrun_micros", record.overrun_micros, overrun)
     if record.outcome != "settled" and record.spent_micros != 0:
-        yield f"{record.outcome}, and yet spends {record.spent_micros}"
+        yield Mismatch(f"spends {record.spent_micros}, though it is {record.outcome}")
     if record.outcome == "expired" and record.at_ms < reservation.deadline_ms:
-        yield f"expires {record.dispatch_id} before its deadline ({reservation.deadline_ms})"
+        yield Mismatch(f"expires {record.dispatch_id} before its deadline ({reservation.deadline_ms})")
 
 
 def _held(account: Account) -> int:
     return account.reserved_micros + account.spent_micros
-
-
-def _words(account: Account | None) -> str:
-    if account is None:
-        return "nothing"
-    return (
-        f"budget {account.budget_micros}, reserved {account.reserved_micros}, spent {account.spent_micros}, "
-        f"overrun {account.overrun_micros}"
-    )

@@ -6,22 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec import Struct
-
-from worker.audit.ledger_view import Witness
+from worker.audit.chain import Anchor
+from worker.audit.ledger_view import LedgerView
 from worker.contract.messages import AccountRow, Configuration
 from worker.core.events import Event
 
 Difference = tuple[str, Any, Any]
 Original = Callable[[Event, Configuration | None], Event | Difference]
-
-
-class Anchor(Struct, frozen=True):
-    """The head of a partition's chain after so many decisions, in hexadecimal, kept outside of Kafka."""
-
-    partition: int
-    decisions: int
-    head: str
 
 
 def unchecked(event: Event, _: Configuration | None) -> Event:
@@ -41,4 +32,4 @@ class Evidence:
     original: Original = unchecked
     anchor: Anchor | None = None
     row: AccountRow | None = None
-    witness: Witness | None = None
+    witness: LedgerView | None = None

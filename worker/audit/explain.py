@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from msgspec import Struct
 
 from worker.audit.books import Books
+from worker.audit.chain import DecisionRecord
 from worker.audit.outcomes import origin
-from worker.contract.messages import Checkpoint, Closed, Configuration, Configured, Decision, Rejected, Routed
+from worker.audit.start import StartSearch
+from worker.contract.messages import Checkpoint, Closed, Configuration, Configured, Rejected, Routed
 from worker.core.policy import make_policy
 
 
@@ -86,17 +88,18 @@ class Search:
         self._first: Configuration | None = None
         self._config: Configuration | None = None
         self._books: Books | None = None
+        self._start = StartSearch()
         self._met: dict[int, list[Met]] = {}
         self._refused: list[Explanation] = []
 
-    def feed(self, offset: int, decision: Decision) -> None:
+    def feed(self, record: DecisionRecord) -> None:
         """The next record of the partition, of this query or not."""
+        offset, decision = record.offset, record.decision
         match decision:
             case Configured():
                 self._config = decision.config
-                self._books = self._books if decision.prev else Books(self.partition)
             case Checkpoint():
-                self._checkpoint(decision)
+                self._config = self._config or decision.config
             case Routed(query_id=self.query_id):
                 self._met.setdefault(decision.offset, []).append(self._meet(offset, decision))
             case Closed(query_id=self.query_id):
@@ -104,9 +107,7 @@ class Search:
             case Rejected(topic="queries") if self.query_id == f"{self.partition}-{decision.offset}":
                 self._refuse(decision)
         self._first = self._first or self._config
-        if self._books is not None:
-            # What is wrong with the books is for `verify` to say.
-            deque(self._books.apply(decision), maxlen=0)
+        self._book(record)
 
     def found(self) -> list[Explanation]:
         """One for each query that came under this id, in order; none if nothing was decided about it here."""
@@ -116,12 +117,14 @@ class Search:
         ]
         return sorted([*routed, *self._refused], key=lambda explanation: explanation.query_offset)
 
-    def _checkpoint(self, checkpoint: Checkpoint) -> None:
-        row, config = checkpoint.row, checkpoint.config
-        self._config = self._config or config
-        if self._books is None and row is not None and config is not None:
-            self._books = Books(self.partition)
-            self._books.begin(row, config)
+    def _book(self, record: DecisionRecord) -> None:
+        """Keep the accounts, from the first start on. `verify` says what is wrong with them."""
+        if self._books is None and (start := self._start.add(record)) is not None:
+            self._books = Books(self.partition, start)
+            if not start.is_chain:
+                return
+        if self._books is not None:
+            deque(self._books.apply(record.decision), maxlen=0)
 
     def _meet(self, offset: int, routed: Routed) -> Met:
         if self._books is None:

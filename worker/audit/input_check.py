@@ -7,14 +7,14 @@ price lists) is no difference where today's settings disagree: it is counted as 
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from worker.audit.evidence import Difference
+from worker.audit.inputs import Prepare, Stream
 from worker.contract import rejections
 from worker.contract.errors import RejectRecord
 from worker.contract.messages import Completion, Configuration, Query
@@ -24,10 +24,6 @@ from worker.contract.settings import LimitSettings
 from worker.contract.token_costs import PriceList, Unknown
 from worker.core.events import Arrived, Completed, Event, Refused
 
-Read = Callable[[int], Iterator[StoredRecord]]
-Prepare = Callable[[list[StoredRecord]], list[Event]]
-
-BLOCK_RECORDS = 256
 # Other instruction sets find other neighbours now and then, and round otherwise.
 QUALITY_TOLERANCE = 0.02
 COST_TOLERANCE = 0.05
@@ -36,59 +32,6 @@ COST_TOLERANCE_MICROS = 1
 OTHER_LIMITS = "inputs were taken or refused by other limits than today's"
 OTHER_PRICES = "settlements by token usage are not what today's price lists give: changed since, or tampered with"
 OTHER_CEILINGS = "estimates of cost, capped by price lists, are not what today's price lists give"
-
-
-class Stream:
-    """One input partition, read forwards; `read` opens it at an offset, `oldest` is its first one.
-
-    `look` asks for the first offset again: retention goes on, and so does writing, while the topic is read.
-    """
-
-    def __init__(self, read: Read, oldest: int, look: Callable[[], int] | None = None) -> None:
-        self.gone = 0
-        self._read = read
-        self._oldest = oldest
-        self._look = look
-        self._records: Iterator[StoredRecord] = iter(())
-        self._ahead: deque[tuple[StoredRecord, Event | None]] = deque()
-
-    def at(self, offset: int, prepare: Prepare | None = None) -> Found:
-        """The record at an offset, with its event if `prepare` makes events; None where there is none."""
-        if offset >= self._oldest:
-            self._advance(offset, prepare)
-            if self._ahead and self._ahead[0][0].offset == offset:
-                return self._ahead[0]
-            self._oldest = self._oldest if self._look is None else self._look()
-        self.gone += self.is_gone(offset)
-        return None
-
-    def is_gone(self, offset: int) -> bool:
-        """Whether the record at this offset has left the topic."""
-        return offset < self._oldest
-
-    def _advance(self, offset: int, prepare: Prepare | None) -> None:
-        """Go on to the first record at this offset or after it, also if it was written since the topic was opened."""
-        self._drop(offset)
-        while not self._ahead and self._fill(prepare):
-            self._drop(offset)
-        if not self._ahead:
-            self._records = self._read(offset)
-            self._fill(prepare)
-
-    def _drop(self, before: int) -> None:
-        while self._ahead and self._ahead[0][0].offset < before:
-            self._ahead.popleft()
-
-    def _fill(self, prepare: Prepare | None) -> bool:
-        block = list(islice(self._records, BLOCK_RECORDS))
-        events: list[Event] | list[None] = [None] * len(block)
-        if prepare is not None and block:
-            events = prepare(block)
-        self._ahead.extend(zip(block, events, strict=True))
-        return bool(block)
-
-
-Found = tuple[StoredRecord, Event | None] | None
 
 
 class Originals:

@@ -1,4 +1,4 @@
-"""What one partition's ledger topic says, to be compared with the decisions. Pure."""
+"""One partition's ledger topic as a table: the rows that the next owner of the partition would restore. Pure."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import NamedTuple
 
 import msgspec
 
+from worker.audit.mismatch import Mismatch, compared
 from worker.contract import codec
-from worker.contract.messages import AccountRow, Configuration, Reservation, Routed
+from worker.contract.messages import AccountRow, Configuration, Reservation
 from worker.contract.record import Record
 from worker.core.journal import record_hash
 from worker.core.outbox import ACCOUNT_KEY, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX
 
-# What transactions of the past are checked for being torn: about 250 bytes each.
+# About 250 bytes each. Older transactions are not checked for being torn.
 MARKS = 100_000
 
 _configuration = msgspec.msgpack.Decoder(Configuration).decode
 
 
 class Mark(NamedTuple):
-    """What an account row says about the chain as of its transaction."""
+    """What an account row says about the chain at the end of its transaction."""
 
     sequence: int
     decisions: int
@@ -30,48 +31,52 @@ class Mark(NamedTuple):
     digest: bytes
 
 
-class Witness:
-    """The last account row, configuration and open reservations, and the marks of the newest transactions.
+class LedgerView:
+    """The newest account row, the configuration, the open reservations, and the marks of the newest transactions.
 
-    `window` holds the hashes of the window's rows by their keys. Rows count once the account row that ends their
-    transaction is read: whoever reads a running system may stop between them.
+    `window` maps the keys of the window's rows to hashes of these rows. `next_offset` follows the last row that was
+    read. Rows count once the account row that ends their transaction is read: a reader of a running system may stop
+    between them.
     """
 
-    def __init__(self, partition: int) -> None:
-        self.partition = partition
+    def __init__(self) -> None:
         self.row: AccountRow | None = None
         self.config: Configuration | None = None
         self.reservations: dict[str, Reservation] = {}
         self.window: dict[str, bytes] = {}
-        self._open: list[tuple[str, Configuration | Reservation | bytes | None]] = []
-        self._marks: deque[Mark] = deque(maxlen=MARKS)
-        self._passed = Mark(0, 0, 0, b"", b"")
-        self._dispatch_ids: list[str] = []
+        self.next_offset = 0
+        self.marks: deque[Mark] = deque(maxlen=MARKS)
+        self._unfinished: list[tuple[str, Configuration | Reservation | bytes | None]] = []
 
     @property
     def is_whole(self) -> bool:
-        """Whether the last row read was an account row, as every transaction's last is."""
-        return not self._open
+        """Whether the last row read was an account row, as the last row of every transaction is."""
+        return not self._unfinished
 
-    def read(self, record: Record) -> str | None:
-        """The next record of the ledger partition; returns what is wrong with it."""
+    def add(self, record: Record) -> Mismatch | None:
+        """Add the next record of the partition; returns what is wrong with it."""
+        self.next_offset = record.offset + 1
+        what = self._add(record)
+        return None if what is None else Mismatch(what).at(record.topic, record.partition, record.offset)
+
+    def _add(self, record: Record) -> str | None:
         key = (record.key or b"").decode(errors="replace")
         try:
             if key == ACCOUNT_KEY and record.value is not None:
-                return self._account_row(codec.decode_account(record.value))
-            self._open.append((key, _content(key, record.value)))
+                return self._end_transaction(codec.decode_account(record.value))
+            self._unfinished.append((key, _content(key, record.value)))
         except codec.UNREADABLE as error:
-            return f"is no {key} row: {error}"
+            return f"is not a row of key {key!r}: {error}"
         return None
 
-    def _account_row(self, row: AccountRow) -> str | None:
-        for key, content in self._open:
+    def _end_transaction(self, row: AccountRow) -> str | None:
+        for key, content in self._unfinished:
             self._put(key, content)
-        self._open.clear()
+        self._unfinished.clear()
         last, self.row = self.row, row
-        self._marks.append(Mark(row.sequence, row.decisions, row.dispatches, row.head, row.digest))
+        self.marks.append(Mark(row.sequence, row.decisions, row.dispatches, row.head, row.digest))
         if last is not None and row.sequence <= last.sequence:
-            return f"account row {row.sequence} comes after {last.sequence}"
+            return f"is account row {row.sequence}, but the account row before it is {last.sequence}"
         return None
 
     def _put(self, key: str, content: Configuration | Reservation | bytes | None) -> None:
@@ -86,43 +91,26 @@ class Witness:
         elif key == CONFIGURATION_KEY:
             self.config = None
 
-    def decided(self, decision: Routed) -> None:
-        """A decision whose dispatch belongs to the transaction under way."""
-        if decision.llm is not None:
-            self._dispatch_ids.append(f"{self.partition}-{decision.offset}-{decision.attempt}")
-
-    def pass_by(self, decisions: int, dispatches: int, head: bytes) -> Iterator[str]:
-        """Compare the transactions that end with record number `decisions`; yields what is wrong with them."""
-        while self._marks and self._marks[0].decisions <= decisions:
-            mark = self._marks.popleft()
-            if mark.decisions == decisions:
-                yield from self._torn(mark, dispatches, head)
-        if self._marks and self._marks[0].sequence != self._passed.sequence + 1:
-            self._dispatch_ids.clear()
-
-    def _torn(self, mark: Mark, dispatches: int, head: bytes) -> Iterator[str]:
-        digest = record_hash("".join(self._dispatch_ids).encode() + head)
-        if mark.head != head or mark.dispatches != dispatches:
-            yield f"is not the end of transaction {mark.sequence} that its account row names: changed, or torn"
-        elif mark.sequence == self._passed.sequence + 1 and mark.digest != digest:
-            yield f"transaction {mark.sequence} has another digest than its account row says: torn"
-        self._passed = mark
-        self._dispatch_ids.clear()
-
-    def differing(self, reservations: Mapping[str, Reservation]) -> Iterator[str]:
-        """Open reservations that the ledger and the decisions do not agree on."""
+    def differences(
+        self, config: Configuration | None, reservations: Mapping[str, Reservation]
+    ) -> Iterator[Mismatch | None]:
+        """Compare the rows with the configuration and the open reservations that they must hold."""
+        yield compared("the configuration row", self.config, config)
         for dispatch_id in sorted(self.reservations.keys() | reservations.keys()):
-            row, decided = self.reservations.get(dispatch_id), reservations.get(dispatch_id)
+            row, expected = self.reservations.get(dispatch_id), reservations.get(dispatch_id)
+            name = f"row {RESERVATION_PREFIX}{dispatch_id}"
             if row is None:
-                yield f"{RESERVATION_PREFIX}{dispatch_id} is missing: by the decisions it is open"
-            elif decided is None:
-                yield f"{RESERVATION_PREFIX}{dispatch_id} is open: by the decisions it was closed, or never made"
-            elif row != decided:
-                yield f"{RESERVATION_PREFIX}{dispatch_id} is not as it was decided"
+                yield Mismatch(f"{name} is missing: by the decisions it is open")
+            elif expected is None:
+                yield Mismatch(f"{name} is there: by the decisions it was closed, or never made")
+            else:
+                yield compared(name, row, expected)
+        if not self.is_whole:
+            yield Mismatch("rows after the last account row belong to no transaction")
 
 
 def _content(key: str, value: bytes | None) -> Configuration | Reservation | bytes | None:
-    """What a row says, as far as it is kept; of the window's rows only their hashes."""
+    """What the view keeps of a row."""
     if value is None:
         return None
     if key == CONFIGURATION_KEY:

@@ -1,153 +1,240 @@
-"""What the decisions of one partition must have published, against what its other topics hold. Pure."""
+"""What the decisions of one partition must have published, compared with its output topics and its inputs. Pure.
+
+Every dispatch, deferred query and dead letter must be in its topic exactly once, as its decision says. A dispatch and a
+deferral carry their query as it came in; a dead letter holds the bytes and the key of its record.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Raw
 
-from worker.audit.expected import Expected, Met
-from worker.audit.passed import Passed
+from worker.audit.mismatch import Mismatch
 from worker.contract import codec
-from worker.contract.messages import Decision, Deferred, Dispatch, Ignored, Origin, Rejected, Routed
+from worker.contract.errors import RejectRecord
+from worker.contract.messages import Decision, Deferred, Dispatch, Ignored, Offsets, Origin, Rejected, Routed
 from worker.contract.record import Record
+from worker.contract.rejections import Limits, read_query
 from worker.contract.topic_names import TopicNames
 from worker.core.deferral import best, remedy
 
-ATTEMPTS = 256
 LETTER_HEADERS = "__connect.errors."
+# The query of a deferral whose query has left its topic.
+NIL = b"\xc0"
+CUT_VALUE, CUT_KEY = "tollgate.truncated.bytes", "tollgate.truncated.key.bytes"
 
 
-class Publications:
-    """Dispatches, deferred queries and dead letters: each must be in its topic once, as its decision says.
+class Attempt(NamedTuple):
+    """What a dispatch or a deferral follows from: an attempt of the query at this offset."""
 
-    Records are told apart by integers: query offset and attempt, or for dead letters input offset and topic.
+    offset: int
+    attempt: int
+
+
+class Input(NamedTuple):
+    """What a dead letter follows from: the record at this offset of `queries` or `completions`."""
+
+    topic: str
+    offset: int
+
+
+Key = Attempt | Input
+
+
+class Topic:
+    """The records that must be in one partition of an output topic, crossed off as they are read.
+
+    The content of a record is kept as its hash: an integer of 32 bytes in place of some 500 bytes of names and numbers,
+    for each record that was ever published. `missing` counts the records that were not read yet.
     """
 
-    def __init__(self, partition: int, topics: TopicNames) -> None:
-        self.partition = partition
-        self.topics = topics
+    def __init__(self) -> None:
+        self.missing = 0
+        self._content: dict[Key, int | None] = {}
+        self._first_read: Key | None = None
+
+    def expect(self, key: Key, content: Hashable) -> None:
+        """A record with this key and content must be there."""
+        self._content[key] = hash(content)
+        self.missing += 1
+
+    def expects(self, key: Key) -> bool:
+        """Whether a record with this key must be there."""
+        return key in self._content
+
+    def read(self, key: Key, content: Hashable) -> str | None:
+        """Cross off a record that is expected; returns what is wrong with it."""
+        wanted = self._content[key]
+        if wanted is None:
+            return "is there twice"
+        self._content[key] = None
+        self.missing -= 1
+        self._first_read = self._first_read or key
+        return None if wanted == hash(content) else "does not say what its decision says"
+
+    def unread(self, shortened: bool) -> tuple[int, list[Key]]:
+        """How many records have left the topic by its retention, and the keys of those that should be there.
+
+        `shortened`: the topic has lost its beginning, so what was expected before the first record read has left it.
+        """
+        gone, missing, leaving = 0, [], shortened
+        for key, content in self._content.items():
+            leaving = leaving and key != self._first_read
+            if content is not None and leaving:
+                gone += 1
+            elif content is not None:
+                missing.append(key)
+        return gone, missing
+
+
+class Outputs:
+    """The output topics of one partition. `oldest` maps topics to their first offsets; set it before reading them.
+
+    `gone` counts, by topic, records that have left it. `payloads` are the queries and dead letters that were read.
+    """
+
+    def __init__(self, partition: int, names: TopicNames) -> None:
+        self.oldest: Mapping[str, int] = {}
         self.gone: dict[str, int] = {}
-        self.passed = Passed()
-        self._expected: dict[str, Expected] = {}
-        self._unexplained: dict[tuple[str, int], int] = {}
-        self._names: dict[str, str] = {}
+        self.payloads = Payloads()
+        self._partition = partition
+        self._names = names
+        self._topics: dict[str, Topic] = {}
+        self._unexplained: dict[tuple[str, Key], int] = {}
+        self._dispatch_topics: dict[str, str] = {}
+
+    # From the decisions
 
     def expect(self, decision: Decision, llms: Sequence[str]) -> None:
-        """A decision up to the cut; `llms` is the order of its estimates."""
-        place = self._place(decision)
-        if place is not None:
-            self._expected.setdefault(place[0], Expected()).expect(place[1], _content(decision, llms))
-
-    def read(self, record: Record, base: tuple[int, int]) -> str | None:
-        """A record of one of the topics; returns what is wrong with it.
-
-        What follows from query and completion offsets up to `base` was decided before the audit begins.
-        """
-        try:
-            key, content = self._read(record)
-        except (*codec.UNREADABLE, ValueError, KeyError) as error:
-            return f"is not what this topic holds: {error}"
-        met = self._expected.setdefault(record.topic, Expected()).meet(key, content)
-        if met is Met.UNKNOWN:
-            self._unknown(record, key, base)
-        elif met is not Met.EXPECTED:
-            return f"{self._name(record.topic, key)} {met.value}"
-        return None
-
-    def is_met(self, oldest: Mapping[str, int]) -> bool:
-        """Whether all that is expected was read, but for topics that have lost their beginning."""
-        return all(expected.unmet == 0 or oldest.get(topic, 0) > 0 for topic, expected in self._expected.items())
-
-    @property
-    def unexplained(self) -> bool:
-        """Whether there are records that no decision up to the cut made: those after it must explain them."""
-        return bool(self._unexplained)
+        """What a decision publishes must be there; `llms` is the order of its estimates."""
+        if (place := self._place(decision)) is not None:
+            topic, key = place
+            self._topics.setdefault(topic, Topic()).expect(key, _content(decision, llms))
 
     def explain(self, decision: Decision) -> None:
-        """A decision after the cut: it explains what followed from it."""
-        place = self._place(decision)
-        if place is not None:
+        """A later decision explains what it published, which no decision before it did."""
+        if (place := self._place(decision)) is not None:
             self._unexplained.pop(place, None)
 
-    def end(self, oldest: Mapping[str, int]) -> Iterator[tuple[str, int | None, str]]:
-        """After the last record: yields (topic, offset, what is wrong). `oldest` are the topics' first offsets."""
-        for topic, expected in self._expected.items():
-            self.gone[topic], missing = expected.missing(oldest.get(topic, 0) > 0)
-            for key in missing:
-                yield topic, None, f"{self._name(topic, key)} is missing"
-        for (topic, key), offset in self._unexplained.items():
-            yield topic, offset, f"{self._name(topic, key)} {Met.UNKNOWN.value}"
-
-    def _place(self, decision: Decision) -> tuple[str, int] | None:
+    def _place(self, decision: Decision) -> tuple[str, Key] | None:
         """The topic and the key of what a decision publishes."""
+        names = self._names
         match decision:
             case Routed(llm=str(llm)):
-                return self._dispatch_topic(llm), decision.offset * ATTEMPTS + decision.attempt
+                return self._dispatch_topic(llm), Attempt(decision.offset, decision.attempt)
             case Routed():
-                return self.topics.deferred, decision.offset * ATTEMPTS + decision.attempt
+                return names.deferred, Attempt(decision.offset, decision.attempt)
             case Rejected():
-                return self.topics.dead_letters, 2 * decision.offset + (decision.topic == "completions")
+                return names.dead_letters, Input(decision.topic, decision.offset)
             case Ignored():
-                return self.topics.dead_letters, 2 * decision.offset + 1
+                return names.dead_letters, Input("completions", decision.offset)
         return None
 
-    def _read(self, record: Record) -> tuple[int, Hashable]:
+    def _dispatch_topic(self, llm: str) -> str:
+        if llm not in self._dispatch_topics:
+            self._dispatch_topics[llm] = self._names.dispatch(llm)
+        return self._dispatch_topics[llm]
+
+    # From the topics
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that is expected was read, but for topics that have lost their beginning."""
+        return all(topic.missing == 0 or self.oldest.get(name, 0) > 0 for name, topic in self._topics.items())
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether every record that was read follows from a decision."""
+        return not self._unexplained
+
+    def read(self, record: Record, base: Offsets) -> Mismatch | None:
+        """Compare a record of one of the topics; returns what is wrong with it.
+
+        What follows from input offsets up to `base` was decided before the audit begins.
+        """
+        try:
+            key, content = self._decoded(record)
+        except (*codec.UNREADABLE, ValueError) as error:
+            return Mismatch(f"is not a record of this topic: {error}")
+        topic = self._topics.setdefault(record.topic, Topic())
+        if not topic.expects(key):
+            if key.offset > _base(key, base):
+                self._unexplained[record.topic, key] = record.offset
+            return None
+        problem = topic.read(key, content)
+        return None if problem is None else Mismatch(f"{self._name(record.topic, key)} {problem}")
+
+    def end(self) -> Iterator[Mismatch]:
+        """After the last record: what is missing, and what no decision explains."""
+        for name, topic in self._topics.items():
+            self.gone[name], missing = topic.unread(self.oldest.get(name, 0) > 0)
+            for key in missing:
+                yield Mismatch(f"{self._name(name, key)} is missing").at(name, self._partition, None)
+        for (name, key), offset in self._unexplained.items():
+            yield Mismatch(f"{self._name(name, key)} follows from no decision").at(name, self._partition, offset)
+
+    def _name(self, topic: str, key: Key) -> str:
+        if isinstance(key, Input):
+            return f"the dead letter of {key.topic} offset {key.offset}"
+        kind = "deferral" if topic == self._names.deferred else "dispatch"
+        return f"{kind} {self._partition}-{key.offset}-{key.attempt}"
+
+    # Decoding raises ValueError for records that no lane publishes.
+
+    def _decoded(self, record: Record) -> tuple[Key, Hashable]:
         value = record.value or b""
-        if record.topic == self.topics.dead_letters:
+        if record.topic == self._names.dead_letters:
             return self._letter(record)
-        if record.topic == self.topics.deferred:
+        if record.topic == self._names.deferred:
             return self._deferred(record, codec.decode_deferred(value))
         return self._dispatch(record, codec.decode_dispatch(value))
 
-    def _deferred(self, record: Record, deferred: Deferred) -> tuple[int, Hashable]:
-        offset, said = deferred.origin.offset, (deferred.query_id, deferred.reason, deferred.remedy)
-        self._check_passed(record, deferred.query_id, deferred.origin, deferred.query)
-        return offset * ATTEMPTS + deferred.attempt, (*said, deferred.best_llm, deferred.best_score)
+    def _deferred(self, record: Record, deferred: Deferred) -> tuple[Key, Hashable]:
+        self._check_query(record, deferred.query_id, deferred.origin, deferred.query)
+        said = (deferred.query_id, deferred.reason, deferred.remedy, deferred.best_llm, deferred.best_score)
+        return Attempt(deferred.origin.offset, deferred.attempt), said
 
-    def _dispatch(self, record: Record, dispatch: Dispatch) -> tuple[int, Hashable]:
-        self._check_passed(record, dispatch.id, dispatch.origin, dispatch.query)
+    def _dispatch(self, record: Record, dispatch: Dispatch) -> tuple[Key, Hashable]:
+        self._check_query(record, dispatch.id, dispatch.origin, dispatch.query)
         offset, attempt = dispatch.origin.offset, dispatch.attempt
-        if dispatch.id != f"{self.partition}-{offset}-{attempt}":
+        if dispatch.id != f"{self._partition}-{offset}-{attempt}":
             raise ValueError(f"the id {dispatch.id} is not of this origin and attempt")
         money = (dispatch.query_id, dispatch.llm, dispatch.reserved_micros, dispatch.deadline_ms)
-        return offset * ATTEMPTS + attempt, (*money, dispatch.quality, dispatch.cost_micros, dispatch.price)
+        return Attempt(offset, attempt), (*money, dispatch.quality, dispatch.cost_micros, dispatch.price)
 
-    def _letter(self, record: Record) -> tuple[int, Hashable]:
-        headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-        self._check_origin(int(headers[f"{LETTER_HEADERS}partition"]))
-        completion = headers[f"{LETTER_HEADERS}topic"] == self.topics.completions
-        offset = int(headers[f"{LETTER_HEADERS}offset"])
-        self.passed.letter(completion, offset, record)
-        return 2 * offset + completion, headers[f"{LETTER_HEADERS}exception.message"]
+    def _letter(self, record: Record) -> tuple[Key, Hashable]:
+        topic, partition, offset, message = (
+            _header(record, name) for name in ("topic", "partition", "offset", "exception.message")
+        )
+        self._check_partition(int(partition))
+        key = Input("completions" if topic == self._names.completions else "queries", int(offset))
+        self.payloads.letter(key, record)
+        return key, message
 
-    def _check_passed(self, record: Record, key: str, origin: Origin, query: Raw) -> None:
-        self._check_origin(origin.partition)
+    def _check_query(self, record: Record, key: str, origin: Origin, query: Raw) -> None:
+        self._check_partition(origin.partition)
         if record.key != key.encode():
             raise ValueError(f"its key is not {key}")
-        if not self.passed.query(origin.offset, query):
+        if not self.payloads.query(origin.offset, query):
             raise ValueError("it carries another query than an earlier one of this origin")
 
-    def _check_origin(self, partition: int) -> None:
-        if partition != self.partition:
+    def _check_partition(self, partition: int) -> None:
+        if partition != self._partition:
             raise ValueError(f"it comes from partition {partition}")
 
-    def _unknown(self, record: Record, key: int, base: tuple[int, int]) -> None:
-        letter = record.topic == self.topics.dead_letters
-        offset, applied = (key // 2, base[key % 2]) if letter else (key // ATTEMPTS, base[0])
-        if offset > applied:
-            self._unexplained[record.topic, key] = record.offset
 
-    def _dispatch_topic(self, llm: str) -> str:
-        if llm not in self._names:
-            self._names[llm] = self.topics.dispatch(llm)
-        return self._names[llm]
+def _header(letter: Record, name: str) -> str:
+    """A header of a dead letter. Raises ValueError if there is none."""
+    for found, value in letter.headers:
+        if found == LETTER_HEADERS + name:
+            return (value or b"").decode(errors="replace")
+    raise ValueError(f"it has no header {LETTER_HEADERS}{name}")
 
-    def _name(self, topic: str, key: int) -> str:
-        if topic == self.topics.dead_letters:
-            return f"the dead letter of {'completions' if key % 2 else 'queries'} offset {key // 2}"
-        kind = "deferral" if topic == self.topics.deferred else "dispatch"
-        return f"{kind} {self.partition}-{key // ATTEMPTS}-{key % ATTEMPTS}"
+
+def _base(key: Key, base: Offsets) -> int:
+    return base.completions if isinstance(key, Input) and key.topic == "completions" else base.queries
 
 
 def _content(decision: Decision, llms: Sequence[str]) -> Hashable:
@@ -163,3 +250,54 @@ def _content(decision: Decision, llms: Sequence[str]) -> Hashable:
         case Rejected() | Ignored():
             return decision.reason
     return None
+
+
+class Payloads:
+    """What was passed on of each input record, kept as hashes until the input is read."""
+
+    def __init__(self) -> None:
+        self._queries: dict[int, int] = {}
+        self._letters: dict[Input, _Letter] = {}
+
+    def query(self, offset: int, query: Raw) -> bool:
+        """A dispatch or a deferral carries this query; False if another of the same offset carries another query."""
+        payload = bytes(query)
+        return payload == NIL or self._queries.setdefault(offset, hash(payload)) == hash(payload)
+
+    def letter(self, origin: Input, letter: Record) -> None:
+        """The dead letter of an input record."""
+        names = {name for name, _ in letter.headers}
+        key_bytes = len(letter.key or b"") if CUT_KEY in names else None
+        value_bytes = len(letter.value or b"") if CUT_VALUE in names else None
+        content = hash((letter.key, letter.value))
+        self._letters.setdefault(origin, _Letter(content, key_bytes, value_bytes))
+
+    def differences(self, topic: str, record: Record) -> Iterator[Mismatch]:
+        """Compare a record of `queries` or `completions` with what was passed on of it."""
+        payload = self._queries.pop(record.offset, None) if topic == "queries" else None
+        if payload is not None and payload != _payload(record):
+            yield Mismatch("its dispatch or deferral carries another query")
+        letter = self._letters.pop(Input(topic, record.offset), None)
+        if letter is not None and not letter.holds(record):
+            yield Mismatch("its dead letter holds other bytes, or another key")
+
+
+class _Letter(NamedTuple):
+    """The hash of a dead letter's key and value, and to how many bytes each was cut (None: it was not cut)."""
+
+    content: int
+    key_bytes: int | None
+    value_bytes: int | None
+
+    def holds(self, record: Record) -> bool:
+        """Whether it is the letter of this record."""
+        return self.content == hash((_cut(record.key, self.key_bytes), _cut(record.value, self.value_bytes)))
+
+
+def _cut(content: bytes | None, length: int | None) -> bytes | None:
+    return content if length is None or content is None else content[:length]
+
+
+def _payload(record: Record) -> int | None:
+    query = read_query(record, Limits())
+    return None if isinstance(query, RejectRecord) else hash(bytes(codec.query_payload(record.value, query)))

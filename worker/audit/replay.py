@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from worker.audit.agreement import disagreement
-from worker.audit.chain import Chain
+from worker.audit.chain import Anchor, Chain
 from worker.audit.decision_events import event_of, goes_on, may_go_on
 from worker.audit.divergence import Divergence, Recorded, difference, told
-from worker.audit.evidence import Anchor, Evidence, Original, unchecked
+from worker.audit.evidence import Evidence, Original, unchecked
 from worker.audit.recorded_prices import Solutions
 from worker.audit.replay_start import Beginning
 from worker.contract import codec

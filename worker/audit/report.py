@@ -1,27 +1,21 @@
-"""What an audit finds: counts, money and whatever is wrong, for people and for programs. Pure."""
+"""The report of `verify`: counts, money and whatever is wrong, over all partitions. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from msgspec import Struct
 
-
-class Finding(Struct, frozen=True):
-    """One row that is wrong: where it is, and what about it."""
-
-    topic: str
-    partition: int
-    offset: int | None
-    wrong: str
-
-    def __str__(self) -> str:
-        place = "" if self.offset is None else f" offset {self.offset}"
-        return f"{self.topic}/{self.partition}{place}: {self.wrong}"
+from worker.audit.books import Books
+from worker.audit.mismatch import Mismatch
+from worker.audit.verify import Verified
 
 
 class Counts(Struct, frozen=True):
-    """Of all partitions. Always: queries = dispatched + deferred + dead_letters, by their first decision.
+    """Counts over all partitions. Always: queries = dispatched + deferred + dead_letters, by their first decision.
 
-    `dispatches` and `deferrals` count later attempts too; `waiting` are records not yet decided when the audit read.
+    `dispatches` and `deferrals` count later attempts too. `waiting_*` count records that were not decided yet.
     """
 
     queries: int = 0
@@ -44,7 +38,7 @@ class Counts(Struct, frozen=True):
 
 
 class LlmTotals(Struct, frozen=True):
-    """One LLM over all partitions. `mean_quality` is of the answers that somebody judged; None if nobody did."""
+    """One LLM over all partitions. `mean_quality` is over its `judged` answers; None if there are none."""
 
     budget_micros: int = 0
     spent_micros: int = 0
@@ -56,7 +50,7 @@ class LlmTotals(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """The result of an audit. `ok` says that nothing is wrong; `notes` are what could not be looked at, and why.
+    """The result of an audit. `ok` says that nothing is wrong; `notes` say what could not be looked at, and why.
 
     `findings` are the first of each partition, in the order of their reading; `wrong` counts all.
     """
@@ -65,5 +59,52 @@ class Report(Struct, frozen=True):
     counts: Counts
     llms: dict[str, LlmTotals]
     wrong: int
-    findings: list[Finding]
+    findings: list[Mismatch]
     notes: list[str]
+
+
+def report(partitions: Sequence[Verified]) -> Report:
+    """The report of verified partitions."""
+    wrong = sum(partition.wrong for partition in partitions)
+    return Report(
+        ok=wrong == 0,
+        counts=_counts(partitions),
+        llms=_totals([partition.books for partition in partitions]),
+        wrong=wrong,
+        findings=[finding for partition in partitions for finding in partition.findings],
+        notes=[note for partition in partitions for note in partition.notes],
+    )
+
+
+def _counts(partitions: Sequence[Verified]) -> Counts:
+    sums: Counter[str] = Counter()
+    for partition in partitions:
+        sums += partition.books.counts
+        sums["open"] += len(partition.books.open)
+        sums["decisions"] += partition.decisions
+        sums["transactions"] += partition.ledger.row.sequence if partition.ledger.row is not None else 0
+        sums["queries"] += partition.queries.count
+        sums["completions"] += partition.completions.count
+        sums["waiting_queries"] += partition.queries.waiting
+        sums["waiting_completions"] += partition.completions.waiting
+    return Counts(**sums)
+
+
+def _totals(books: Sequence[Books]) -> dict[str, LlmTotals]:
+    llms = dict.fromkeys(llm for partition in books for llm in partition.accounts)
+    return {llm: _total(llm, books) for llm in llms}
+
+
+def _total(llm: str, books: Sequence[Books]) -> LlmTotals:
+    accounts = [partition.accounts[llm] for partition in books if llm in partition.accounts]
+    judged = [partition.quality[llm] for partition in books if llm in partition.quality]
+    quality, count = sum(total for total, _ in judged), sum(count for _, count in judged)
+    return LlmTotals(
+        budget_micros=sum(account.budget_micros for account in accounts),
+        spent_micros=sum(account.spent_micros for account in accounts),
+        reserved_micros=sum(account.reserved_micros for account in accounts),
+        overrun_micros=sum(account.overrun_micros for account in accounts),
+        dispatched=sum(partition.dispatched[llm] for partition in books),
+        judged=count,
+        mean_quality=quality / count if count else None,
+    )

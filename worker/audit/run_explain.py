@@ -1,4 +1,4 @@
-"""What an explanation needs beside the decisions: the query as it came in, and its nearest neighbours in history."""
+"""Reads what explains a query: the decisions, the query as it came in, and its nearest neighbours in history."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from worker.audit.chain import decoded
 from worker.audit.explain import Explanation, Search
-from worker.contract import codec
+from worker.audit.mismatch import Mismatch
 from worker.contract.errors import CheckFailed, FixSetting
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
@@ -22,24 +23,24 @@ Neighbours = list[tuple[str, float]]
 def find(
     settings: Settings, query_id: str, progress: Progress, open_reader: OpenReader = KafkaReader
 ) -> list[Explanation]:
-    """What every partition decided about a query id. Reads all decisions. Raises CheckBroker, and CheckFailed
-    for a record that is no decision."""
-    searches = [Search(query_id, partition) for partition in range(settings.kafka.partitions)]
+    """What every partition decided about a query id. Reads all decisions.
 
+    Raises CheckBroker, and CheckFailed for a record that is not a decision.
+    """
+    searches = [Search(query_id, partition) for partition in range(settings.kafka.partitions)]
     with open_reader(settings, progress) as reader:
         for record in reader.read(reader.oldest((settings.topics.decisions, one.partition) for one in searches)):
-            try:
-                decision = codec.decode_decision(record.value or b"")
-            except codec.UNREADABLE as error:
-                raise CheckFailed(f"{record.topic}/{record.partition} offset {record.offset}: {error}") from None
-            searches[record.partition].feed(record.offset, decision)
-    return [found for search in searches for found in search.found()]
+            found = decoded(record)
+            if isinstance(found, Mismatch):
+                raise CheckFailed(str(found))
+            searches[record.partition].feed(found)
+    return [explanation for search in searches for explanation in search.found()]
 
 
 def with_neighbours(
     settings: Settings, explanations: Iterable[Explanation], count: int, open_reader: OpenReader = KafkaReader
 ) -> list[Explanation]:
-    """The explanations with up to `count` rows of history nearest to each query, or why they cannot be told.
+    """The explanations with up to `count` rows of history nearest to each query, or with the reason why there are none.
 
     Raises CheckBroker.
     """

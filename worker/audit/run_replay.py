@@ -12,10 +12,12 @@ from typing import Literal
 import numpy as np
 from msgspec import Struct
 
+from worker.audit.chain import Anchor
 from worker.audit.divergence import Divergence
-from worker.audit.evidence import Anchor, Evidence
-from worker.audit.input_check import Originals, Stream
-from worker.audit.ledger_view import Witness
+from worker.audit.evidence import Evidence
+from worker.audit.input_check import Originals
+from worker.audit.inputs import Stream
+from worker.audit.ledger_view import LedgerView
 from worker.audit.recorded_prices import Solutions
 from worker.audit.replay import Replay
 from worker.contract.errors import FixSetting
@@ -116,12 +118,12 @@ def prior_of(estimator: Estimator | None) -> Prior:
     return Prior(estimator.prior.quality, estimator.prior.cost_micros.astype(float))
 
 
-def read_ledger(settings: Settings, reader: Reader, partitions: Iterable[int]) -> dict[int, Witness]:
+def read_ledger(settings: Settings, reader: Reader, partitions: Iterable[int]) -> dict[int, LedgerView]:
     """The ledger now, by partition: what a replay to the end must come to."""
-    witnesses = {partition: Witness(partition) for partition in partitions}
+    witnesses = {partition: LedgerView() for partition in partitions}
     oldest = reader.oldest((settings.topics.ledger, partition) for partition in witnesses)
     for record in reader.read(oldest, lambda: all(witness.is_whole for witness in witnesses.values())):
-        witnesses[record.partition].read(record)
+        witnesses[record.partition].add(record)
     return witnesses
 
 
@@ -142,7 +144,7 @@ class Rerun:
         self._oldest = reader.oldest((topic, partition) for topic in read)
         self._first: int | None = None
 
-    def run(self, witness: Witness | None, progress: Progress) -> Replayed:
+    def run(self, witness: LedgerView | None, progress: Progress) -> Replayed:
         """Replay it; the end must agree with the ledger as `witness` read it."""
         started = time.monotonic()
         solutions = Solutions(None if self._estimator is None else self._estimator.manifest.index)

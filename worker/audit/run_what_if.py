@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from worker.audit.input_check import Stream
+from worker.audit.inputs import Stream
 from worker.audit.outcomes import Served, Tally
 from worker.audit.propensity import Explored
 from worker.audit.run_replay import estimates_by, prior_of

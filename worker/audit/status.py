@@ -1,19 +1,25 @@
-"""The live state of a system, from its ledger topic alone. Pure."""
+"""The state of a system now, from its ledger topic alone, and again every second."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from worker.audit.ledger_view import Witness
+from worker.audit.ledger_view import LedgerView
 from worker.contract.messages import Account, Fit, Offsets
+from worker.contract.settings import Settings
+from worker.contract.topic_names import TopicNames
+from worker.kafka.reader import KafkaReader, OpenReader, Reader, silent
+
+EVERY_SECONDS = 1.0
 
 
 class PartitionStatus(Struct, frozen=True):
-    """One partition as its ledger has it. `behind` are the offsets of each input that are not applied yet.
+    """One partition as its ledger has it. `behind` counts the offsets of each input that are not applied yet.
 
-    `oldest_ms` is when the oldest open reservation was made, `clock_ms` the time of the last decision.
+    `oldest_ms` is the time of the oldest open reservation, `clock_ms` the time of the last decision.
     """
 
     partition: int
@@ -31,7 +37,7 @@ class PartitionStatus(Struct, frozen=True):
 
 
 class LlmStatus(Struct, frozen=True):
-    """One LLM over all partitions. `prices` are in quality per US dollar, one for each partition that has one."""
+    """One LLM over all partitions. `prices` are in quality per US dollar, one for each partition that has a price."""
 
     budget_micros: int
     spent_micros: int
@@ -41,37 +47,62 @@ class LlmStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """All partitions that have decided anything; `silent` are the others."""
+    """All partitions with a decision in `partitions`, the numbers of the others in `silent`."""
 
     llms: dict[str, LlmStatus]
     partitions: list[PartitionStatus]
     silent: list[int]
 
 
-def status(witnesses: Sequence[Witness], behind: Sequence[Offsets]) -> Status:
-    """The status by the ledgers read so far; `behind` are the offsets not applied, of each."""
-    found = (_partition(*one) for one in zip(witnesses, behind, strict=True))
+def statuses(settings: Settings, open_reader: OpenReader = KafkaReader) -> Iterator[Status]:
+    """The status now, and again every EVERY_SECONDS for as long as the caller asks. Raises CheckBroker."""
+    topics, partitions = settings.topics, range(settings.kafka.partitions)
+    ledgers = [LedgerView() for _ in partitions]
+    with open_reader(settings, silent) as reader:
+        starts = reader.oldest((topics.ledger, partition) for partition in partitions)
+        while True:
+            for record in reader.read(starts):
+                ledgers[record.partition].add(record)
+                starts[record.topic, record.partition] = record.offset + 1
+            yield status(ledgers, [_behind(reader, topics, *numbered) for numbered in enumerate(ledgers)])
+            time.sleep(EVERY_SECONDS)
+
+
+def _behind(reader: Reader, topics: TopicNames, partition: int, ledger: LedgerView) -> Offsets:
+    """How many offsets of its inputs a partition has not applied.
+
+    A commit marker takes an offset too, so one may remain for good.
+    """
+    applied = Offsets() if ledger.row is None else ledger.row.offsets
+    queries, completions = (topics.queries, partition), (topics.completions, partition)
+    ends = reader.ends((queries, completions))
+    return Offsets(max(0, ends[queries] - applied.queries - 1), max(0, ends[completions] - applied.completions - 1))
+
+
+def status(ledgers: Sequence[LedgerView], behind: Sequence[Offsets]) -> Status:
+    """The status by the ledgers of all partitions; `behind` are the offsets that each has not applied."""
+    found = [_partition(*one) for one in zip(range(len(ledgers)), ledgers, behind, strict=True)]
     partitions = [partition for partition in found if partition is not None]
     llms = dict.fromkeys(llm for partition in partitions for llm in partition.accounts)
     return Status(
         llms={llm: _llm(llm, partitions) for llm in llms},
         partitions=partitions,
-        silent=[witness.partition for witness in witnesses if witness.row is None],
+        silent=[number for number, ledger in enumerate(ledgers) if ledger.row is None],
     )
 
 
-def _partition(witness: Witness, behind: Offsets) -> PartitionStatus | None:
-    row = witness.row
+def _partition(partition: int, ledger: LedgerView, behind: Offsets) -> PartitionStatus | None:
+    row = ledger.row
     if row is None:
         return None
     return PartitionStatus(
-        partition=witness.partition,
+        partition=partition,
         transactions=row.sequence,
         decisions=row.decisions,
         dispatches=row.dispatches,
         clock_ms=row.clock_ms,
-        open=len(witness.reservations),
-        oldest_ms=min((reservation.at_ms for reservation in witness.reservations.values()), default=None),
+        open=len(ledger.reservations),
+        oldest_ms=min((reservation.at_ms for reservation in ledger.reservations.values()), default=None),
         offsets=row.offsets,
         behind=behind,
         accounts=row.accounts,

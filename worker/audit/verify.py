@@ -1,254 +1,279 @@
-"""The proof of one partition's books: feed it the records of every topic, and it tells what is wrong. Pure.
+"""Proves the books of one partition from the records of its topics. Pure: `Topics` does the reading.
 
-Order of feeding: the ledger to its end, which sets the cut (the last account row); `decisions` until `complete`; then
-dispatches, deferred queries, dead letters, queries and completions in any order; at last, where `unexplained`, the
-decisions after the cut, and where `is_unnamed`, a newer account row. What belongs to decisions after the cut is thereby
-told from what no decision made, and these from what no worker wrote.
+The last account row of the ledger is the cut. What the decisions up to the cut published must be in the other topics.
+A record that they did not publish must follow from a later decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from copy import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from worker.audit.books import Books
-from worker.audit.chain import Chain
-from worker.audit.expected import Inputs
-from worker.audit.ledger_view import Witness
-from worker.audit.outputs import Publications
-from worker.audit.report import Finding
-from worker.contract import codec
-from worker.contract.messages import (
-    AccountRow,
-    Checkpoint,
-    Closed,
-    Configured,
-    Decision,
-    Ignored,
-    Offsets,
-    Rejected,
-    Routed,
-)
+from worker.audit.chain import DecisionRecord, linked
+from worker.audit.inputs import Inputs
+from worker.audit.ledger_view import LedgerView
+from worker.audit.mismatch import Mismatch
+from worker.audit.outputs import Outputs
+from worker.audit.start import Start, find_start
+from worker.audit.transactions import Transactions
+from worker.contract.messages import AccountRow, Checkpoint, Closed, Decision, Ignored, Offsets, Rejected, Routed
 from worker.contract.record import Record
 from worker.contract.topic_names import TopicNames
 
 SHOWN_FINDINGS = 100
 
 
-class Proof:
-    """One partition. `findings` are the first SHOWN_FINDINGS of `wrong`, `notes` what could not be looked at.
+class Topics(Protocol):
+    """The topics of one partition as `verify` reads them."""
 
-    `oldest` holds the first offsets of topics that have one; set it before feeding.
+    def oldest(self, topic: str) -> int:
+        """The first offset of a topic."""
+
+    def read(self, topics: Sequence[str], done: Callable[[], bool] = ..., start: int | None = None) -> Iterator[Record]:
+        """The records of these topics, each topic in order, from `start` (None: the oldest) to their ends.
+
+        If they are not `done` then, what is written in the next moments is read too. Several iterators may be read in
+        turns.
+        """
+
+
+@dataclass
+class Verified:
+    """One partition whose books were added up, up to the cut. `decisions` counts the chain, and `head` is its hash.
+
+    `wrong` counts the findings, and `findings` holds the first SHOWN_FINDINGS. `notes` say what could not be looked at.
+    `broken` says whether the chain has a broken link.
     """
 
-    def __init__(self, partition: int, topics: TopicNames) -> None:
-        self.partition = partition
-        self.topics = topics
-        self.oldest: dict[str, int] = {}
-        self.witness = Witness(partition)
-        self.books = Books(partition)
-        self.chain = Chain()
-        self.queries, self.completions = Inputs(), Inputs()
-        self.publications = Publications(partition, topics)
-        self.findings: list[Finding] = []
-        self.notes: list[str] = []
-        self.wrong = self.cut_offset = 0
-        self.complete = False
-        self._adopting = self._broken = False
-        self.tail: Chain | None = None
-        self._named = self._last_offset = 0
+    partition: int
+    names: TopicNames
+    books: Books
+    ledger: LedgerView = field(default_factory=LedgerView)
+    queries: Inputs = field(default_factory=Inputs)
+    completions: Inputs = field(default_factory=Inputs)
+    decisions: int = 0
+    head: bytes = b""
+    broken: bool = False
+    wrong: int = 0
+    findings: list[Mismatch] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    # The ledger
+    def find(self, topic: str, offset: int | None, mismatches: Iterable[Mismatch | None]) -> None:
+        """Note mismatches of one record; None is no mismatch."""
+        self.find_all(found.at(topic, self.partition, offset) for found in mismatches if found is not None)
 
-    def ledger(self, record: Record) -> None:
-        """The next record of the ledger partition."""
-        if problem := self.witness.read(record):
-            self._find(self.topics.ledger, record.offset, problem)
+    def find_all(self, mismatches: Iterable[Mismatch]) -> None:
+        """Note mismatches that have their places."""
+        for mismatch in mismatches:
+            self.wrong += 1
+            if len(self.findings) < SHOWN_FINDINGS:
+                self.findings.append(mismatch)
 
-    # Decisions
-
-    def decision(self, record: Record) -> None:
-        """The next record of `decisions`; those after the cut must only follow in the chain."""
-        decision = self._decoded(record)
-        if decision is None:
-            return
-        if self.complete:
-            self._after_cut(record, decision)
-            return
-        self._link(record, decision)
-        if not self._adopting:
-            self._book(record.offset, decision)
-        row = self.witness.row
-        self.complete = row is not None and self.chain.head == row.head
-        self.cut_offset = record.offset
-
-    def _after_cut(self, record: Record, decision: Decision) -> None:
-        tail = self.tail = self.tail or copy(self.chain)
-        self._find_all(self.topics.decisions, tail.follow(record.offset, decision.prev, record.value or b""))
-        self._last_offset = record.offset
-
-    @property
-    def is_unnamed(self) -> bool:
-        """Whether decisions after the cut are in no account row yet."""
-        return self.tail is not None and self.tail.count > self._named
-
-    def named(self, row: AccountRow) -> None:
-        """A newer account row of the ledger: it names all decisions up to its own."""
-        self._named = row.decisions
-
-    def _decoded(self, record: Record) -> Decision | None:
-        try:
-            decision: Decision = codec.decode_decision(record.value or b"")
-        except codec.UNREADABLE as error:
-            self._find(self.topics.decisions, record.offset, f"is no decision record: {error}")
-            return None
-        return decision
-
-    def _link(self, record: Record, decision: Decision) -> None:
-        if self.chain.count == 0 and decision.prev and self._is_shortened(self.topics.decisions):
-            self.chain, self._adopting = Chain(decision.prev), True
-        breaks = self.chain.follow(record.offset, decision.prev, record.value or b"")
-        self._find_all(self.topics.decisions, breaks)
-        self._broken = self._broken or self.chain.is_broken or bool(breaks)
-        if isinstance(decision, Checkpoint) and self._adopting:
-            self._adopt(record.offset, decision)
-
-    def _adopt(self, offset: int, checkpoint: Checkpoint) -> None:
-        """Begin at a checkpoint, where the chain's beginning has left the topic."""
-        row, config = checkpoint.row, checkpoint.config
-        if row is None or config is None:
-            return
-        self._adopting = False
-        self.books.begin(row, config)
-        self.chain.count = row.decisions + 1
-        self.queries.begin(row.offsets.queries)
-        self.completions.begin(row.offsets.completions)
-        self.notes.append(
-            f"{self.topics.decisions}/{self.partition}: what is before offset {offset} has left the topic, "
-            "or precedes its first checkpoint; the proof begins at that checkpoint"
-        )
-
-    def _book(self, offset: int, decision: Decision) -> None:
-        self._find_all(self.topics.decisions, ((offset, problem) for problem in self.books.apply(decision)))
-        self.publications.expect(decision, self.books.llms)
-        match decision:
-            case Routed():
-                self.witness.decided(decision)
-                if decision.attempt == 1:
-                    self._decided(offset, "queries", decision.offset)
-            case Rejected():
-                self._decided(offset, decision.topic, decision.offset)
-            case Ignored() | Closed(offset=int()):
-                self._decided(offset, "completions", decision.offset or 0)
-            case Configured(prev=b"") if self.chain.count > 1:
-                self._find(self.topics.decisions, offset, "begins the chain a second time")
-            case Checkpoint(row=AccountRow() as row):
-                self._agree(self.topics.decisions, offset, row, self.chain.count - 1, decision.prev)
-        if not self._broken:
-            torn = self.witness.pass_by(self.chain.count, self.books.dispatches, self.chain.head)
-            self._find_all(self.topics.decisions, ((offset, problem) for problem in torn))
-
-    def _decided(self, offset: int, topic: str, input_offset: int) -> None:
-        inputs = self.queries if topic == "queries" else self.completions
-        if not inputs.decide(input_offset):
-            wrong = f"decides {topic} offset {input_offset} when {inputs.applied} was decided: twice, or out of order"
-            self._find(self.topics.decisions, offset, wrong)
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether every decision up to the cut was read."""
-        return self.complete or self.witness.row is None
-
-    # What follows from decisions
-
-    def published(self, record: Record) -> None:
-        """A record of a dispatch topic, of `deferred` or of `dead-letters`."""
-        if problem := self.publications.read(record, (self.queries.base, self.completions.base)):
-            self._find(record.topic, record.offset, problem)
-
-    @property
-    def is_published(self) -> bool:
-        """Whether everything that follows from the decisions was read."""
-        return self.publications.is_met(self.oldest)
-
-    @property
-    def unexplained(self) -> bool:
-        """Whether there are records that no decision up to the cut made: those after it must explain them."""
-        return self.publications.unexplained
-
-    def afterwards(self, record: Record) -> None:
-        """A record of `decisions` again, this time also after the cut: it explains what followed from it."""
-        decision = self._decoded(record)
-        if decision is not None:
-            self.publications.explain(decision)
-
-    # Inputs, and the end
-
-    def input(self, record: Record) -> None:
-        """The next record of `queries` or `completions`."""
-        completion = record.topic == self.topics.completions
-        inputs = self.completions if completion else self.queries
-        self._find_all(record.topic, inputs.read(record.offset, self.oldest.get(record.topic, 0)))
-        differing = self.publications.passed.differing(completion, record)
-        self._find_all(record.topic, ((record.offset, problem) for problem in differing))
-
-    def finish(self) -> None:
-        """After the last record: whatever should have been there."""
-        self._find_all(self.topics.decisions, self.chain.end())
-        if self.tail is not None:
-            self._find_all(self.topics.decisions, self.tail.end())
-        if self.is_unnamed:
-            self._find(self.topics.decisions, self._last_offset, "is in no account row: appended by somebody else")
-        self._finish_ledger()
-        for topic, inputs in ((self.topics.queries, self.queries), (self.topics.completions, self.completions)):
-            self._find_all(topic, inputs.end(self.oldest.get(topic, 0)))
-            self._note_gone(topic, inputs.gone)
-        for topic, offset, problem in self.publications.end(self.oldest):
-            self._find(topic, offset, problem)
-        for topic, gone in self.publications.gone.items():
-            self._note_gone(topic, gone)
-
-    def _finish_ledger(self) -> None:
-        row = self.witness.row
-        if self._adopting:
-            self._find(self.topics.decisions, None, "has lost its beginning and holds no checkpoint to begin at")
-        elif row is None and self.chain.count:
-            self._find(self.topics.ledger, None, "has no account row, but there are decisions")
-        elif row is not None:
-            if not self.complete:
-                said = f"ends after {self.chain.count} of {row.decisions} records"
-                last = self.cut_offset if self.chain.count else None
-                self._find(self.topics.decisions, last, f"{said}, not with the one that the account row names")
-            self._agree(self.topics.ledger, None, row, self.chain.count, self.chain.head)
-            self._find_all(self.topics.ledger, ((None, problem) for problem in self.books.differences(row)))
-            self._find_all(self.topics.ledger, ((None, what) for what in self.witness.differing(self.books.open)))
-            if self.witness.config != self.books.config:
-                self._find(self.topics.ledger, None, "the configuration row is not as it was decided")
-            if not self.witness.is_whole:
-                self._find(self.topics.ledger, None, "rows after the last account row belong to no transaction")
-
-    def _agree(self, topic: str, offset: int | None, row: AccountRow, decisions: int, head: bytes) -> None:
-        applied = Offsets(self.queries.applied, self.completions.applied)
-        for name, said, decided in (
-            ("decisions", row.decisions, decisions),
-            ("head", row.head.hex(), head.hex()),
-            ("offsets", row.offsets, applied),
-        ):
-            if said != decided:
-                self._find(topic, offset, f"the account row says {name} {said}, the decisions {decided}")
-
-    def _is_shortened(self, topic: str) -> bool:
-        return self.oldest.get(topic, 0) > 0
-
-    def _note_gone(self, topic: str, gone: int) -> None:
+    def note_gone(self, topic: str, gone: int) -> None:
+        """Note that records could not be looked at, if there are any."""
         if gone:
             self.notes.append(f"{topic}/{self.partition}: {gone} records have left the topic and were not looked at")
 
-    def _find_all(self, topic: str, found: Iterable[tuple[int | None, str]]) -> None:
-        for offset, wrong in found:
-            self._find(topic, offset, wrong)
+    def linked(self, records: Iterable[DecisionRecord | Mismatch]) -> Iterator[DecisionRecord]:
+        """The records that belong to the chain. A broken link is a finding."""
+        for record in records:
+            if isinstance(record, Mismatch):
+                self.broken = True
+                self.find_all([record])
+            else:
+                yield record
 
-    def _find(self, topic: str, offset: int | None, wrong: str) -> None:
-        self.wrong += 1
-        if len(self.findings) < SHOWN_FINDINGS:
-            self.findings.append(Finding(topic, self.partition, offset, wrong))
+    @property
+    def is_cut(self) -> bool:
+        """Whether the decisions were read up to the one that the account row names as the last."""
+        return self.ledger.row is not None and self.ledger.row.head == self.head
+
+
+def verify(partition: int, names: TopicNames, llms: Iterable[str], topics: Topics) -> Verified:
+    """Add up the books of one partition and compare all its topics with them. `llms` are those configured today."""
+    result = Verified(partition, names, Books(partition))
+    outputs = Outputs(partition, names)
+
+    def is_read() -> bool:
+        return result.ledger.row is None or (result.is_cut and outputs.is_explained)
+
+    _read_ledger(result, topics)
+    records = result.linked(linked(topics.read([names.decisions], is_read), _first_link(names, topics)))
+    start, skipped = find_start(records)
+    if start is not None:
+        _begin(result, start, topics)
+        _book(result, start, records, outputs)
+    elif skipped:
+        what = "has neither the beginning of the chain nor a whole checkpoint, so nothing can be proven"
+        result.find(names.decisions, None, [Mismatch(what)])
+    _check_outputs(result, outputs, llms, topics)
+    _check_inputs(result, outputs, topics)
+    _check_later_decisions(result, outputs, records, topics)
+    _check_ledger(result)
+    return result
+
+
+def _first_link(names: TopicNames, topics: Topics) -> bytes | None:
+    """The `prev` of the first decision; None if retention has removed the beginning of the chain."""
+    return None if topics.oldest(names.decisions) > 0 else b""
+
+
+def _read_ledger(result: Verified, topics: Topics) -> None:
+    ledger = result.ledger = LedgerView()
+    rows = topics.read([result.names.ledger], lambda: ledger.is_whole)
+    result.find_all(filter(None, map(ledger.add, rows)))
+
+
+# The decisions up to the cut
+
+
+def _begin(result: Verified, start: Start, topics: Topics) -> None:
+    """Take over the state of a checkpoint, if the chain's beginning has left the topic."""
+    result.books = Books(result.partition, start)
+    if start.row is None:
+        return
+    if result.ledger.row is not None and result.ledger.row.decisions < start.before:
+        # The system has gone on, and retention has removed the decision that the row named.
+        _read_ledger(result, topics)
+    result.queries, result.completions = Inputs(start.row.offsets.queries), Inputs(start.row.offsets.completions)
+    result.head, result.decisions = start.records[-1].head, start.before + len(start.records)
+    result.notes.append(
+        f"{result.names.decisions}/{result.partition}: the proof begins at the checkpoint at offset {start.offset}; "
+        "the decisions before it have left the topic, or follow no checkpoint"
+    )
+
+
+def _book(result: Verified, start: Start, records: Iterable[DecisionRecord], outputs: Outputs) -> None:
+    """Book every decision up to the cut."""
+    transactions = Transactions(result.partition, result.ledger.marks)
+    if start.is_chain:
+        records = itertools.chain(start.records, records)
+    elif result.is_cut:
+        return
+    record = start.records[-1]
+    for record in records:
+        result.decisions, result.head = result.decisions + 1, record.head
+        _book_one(result, record, outputs)
+        if not result.broken:
+            torn = transactions.add(record.decision, result.decisions, result.books.dispatches, record.head)
+            result.find(result.names.decisions, record.offset, torn)
+        if result.is_cut:
+            return
+    if result.ledger.row is not None:
+        said = f"ends after {result.decisions} of {result.ledger.row.decisions} decisions"
+        what = f"{said}, and not with the decision that the account row names"
+        result.find(result.names.decisions, record.offset, [Mismatch(what)])
+
+
+def _book_one(result: Verified, record: DecisionRecord, outputs: Outputs) -> None:
+    decision = record.decision
+    result.find(result.names.decisions, record.offset, result.books.apply(decision))
+    result.find(result.names.decisions, record.offset, [_decide_input(result, decision)])
+    if isinstance(decision, Checkpoint) and decision.row is not None:
+        before = result.decisions - 1
+        row = _row_differences(result, "the checkpoint's account row", decision.row, before, decision.prev)
+        result.find(result.names.decisions, record.offset, row)
+    outputs.expect(decision, result.books.llms)
+
+
+def _decide_input(result: Verified, decision: Decision) -> Mismatch | None:
+    """Note which input record this is the first decision about."""
+    match decision:
+        case Routed(attempt=1):
+            topic, offset = "queries", decision.offset
+        case Rejected():
+            topic, offset = decision.topic, decision.offset
+        case Ignored() | Closed(offset=int()):
+            topic, offset = "completions", decision.offset or 0
+        case _:
+            return None
+    inputs = result.queries if topic == "queries" else result.completions
+    last = inputs.applied
+    if inputs.decide(offset):
+        return None
+    return Mismatch(f"decides {topic} offset {offset} after offset {last} was decided: twice, or out of order")
+
+
+def _row_differences(
+    result: Verified, what: str, row: AccountRow, decisions: int, head: bytes
+) -> Iterator[Mismatch | None]:
+    """Compare what an account row says of the chain and the inputs."""
+    applied = Offsets(result.queries.applied, result.completions.applied)
+    if row.decisions != decisions:
+        yield Mismatch(what, "decisions", row.decisions, decisions)
+    if row.head != head:
+        yield Mismatch(what, "head", row.head.hex(), head.hex())
+    if row.offsets != applied:
+        yield Mismatch(what, "offsets", row.offsets, applied)
+
+
+# The other topics
+
+
+def _check_outputs(result: Verified, outputs: Outputs, llms: Iterable[str], topics: Topics) -> None:
+    """Compare the dispatches, the deferred queries and the dead letters with the decisions."""
+    names = result.names
+    dispatches = [names.dispatch(llm) for llm in sorted({*llms, *result.books.accounts})]
+    published = [*dispatches, names.deferred, names.dead_letters]
+    outputs.oldest = {topic: topics.oldest(topic) for topic in published}
+    base = Offsets(result.queries.base, result.completions.base)
+    for record in topics.read(published, lambda: outputs.is_complete):
+        result.find(record.topic, record.offset, [outputs.read(record, base)])
+
+
+def _check_inputs(result: Verified, outputs: Outputs, topics: Topics) -> None:
+    """Every input record up to the last one decided has a decision, and was passed on as it is."""
+    names = result.names
+    inputs = {names.queries: result.queries, names.completions: result.completions}
+    oldest = {topic: topics.oldest(topic) for topic in inputs}
+    for record in topics.read([*inputs]):
+        result.find_all(inputs[record.topic].read(record, oldest[record.topic]))
+        topic = "queries" if record.topic == names.queries else "completions"
+        result.find(record.topic, record.offset, outputs.payloads.differences(topic, record))
+    for name, read in inputs.items():
+        result.find_all(read.end(name, result.partition, oldest[name]))
+        result.note_gone(name, read.gone)
+
+
+def _check_later_decisions(
+    result: Verified, outputs: Outputs, records: Iterable[DecisionRecord], topics: Topics
+) -> None:
+    """Later decisions must explain what else was published, and a newer account row must name them."""
+    last, decisions = None, result.decisions
+    for record in records:
+        outputs.explain(record.decision)
+        last, decisions = record, decisions + 1
+    result.find_all(outputs.end())
+    for topic, gone in outputs.gone.items():
+        result.note_gone(topic, gone)
+    if last is not None and not _is_named(result, decisions, topics):
+        what = "is in no account row: it was not written by a lane"
+        result.find(result.names.decisions, last.offset, [Mismatch(what)])
+
+
+def _is_named(result: Verified, decisions: int, topics: Topics) -> bool:
+    """Whether a newer account row counts so many decisions."""
+    newer = LedgerView()
+
+    def is_counted() -> bool:
+        return newer.row is not None and newer.row.decisions >= decisions
+
+    rows = topics.read([result.names.ledger], is_counted, result.ledger.next_offset)
+    result.find_all(filter(None, map(newer.add, rows)))
+    return is_counted()
+
+
+def _check_ledger(result: Verified) -> None:
+    """The last account row and the other rows must be what the decisions make of them."""
+    names, row = result.names, result.ledger.row
+    if row is None:
+        if result.decisions:
+            result.find(names.ledger, None, [Mismatch("has no account row, but there are decisions")])
+        return
+    what = "the account row"
+    result.find(names.ledger, None, _row_differences(result, what, row, result.decisions, result.head))
+    result.find(names.ledger, None, result.books.differences(what, row))
+    result.find(names.ledger, None, result.ledger.differences(result.books.config, result.books.open))

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from worker.audit import anchors, input_check, recorded_prices
+from worker.audit import input_check, recorded_prices
+from worker.audit.chain import read_anchors, write_anchors
 from worker.audit.run_replay import Limit, Replayed, Task, replay
 from worker.commands.options import (
     ConfigOption,
@@ -125,7 +126,7 @@ def command(
     OFFSET is an offset of the topic `decisions`. TIME is ISO 8601 (UTC if it has no offset), for example
     2026-01-31T08:00:00, or `@` followed by milliseconds since 1970.
     """
-    heads = {} if anchor is None else anchors.read(anchor)
+    heads = {} if anchor is None else read_anchors(anchor)
     task = Task(partitions=tuple(partition or ()), start=start, end=end, estimates=estimates, anchors=heads)
     with reading() as progress:
         results = list(replay(settings_from(config), task, progress))
@@ -140,7 +141,7 @@ def _anchor(file: Path, task: Task, results: Sequence[Replayed]) -> None:
     if not task.partitions and (unread := sorted(task.anchors.keys() - {result.partition for result in results})):
         raise CheckFailed(f"--anchor {file}: holds heads of partitions that were not replayed: {unread}")
     passed = [result.head for result in results if result.head is not None and result.anchored is not False]
-    anchors.write(file, {**task.anchors, **{head.partition: head for head in passed}}.values())
+    write_anchors(file, {**task.anchors, **{head.partition: head for head in passed}}.values())
 
 
 def show(console: Console, results: Sequence[Replayed]) -> None:

@@ -11,8 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from worker.audit.follow import statuses
-from worker.audit.status import LlmStatus, Status
+from worker.audit.status import LlmStatus, Status, statuses
 from worker.commands.options import ConfigOption, JsonOption, OutputOption, more_help, new_app, settings_from
 from worker.commands.output import console, present
 from worker.commands.tables import Figures, usd

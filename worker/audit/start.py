@@ -1,0 +1,95 @@
+"""Where an audit of one partition begins: with its chain, or at the first whole checkpoint. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from worker.audit.chain import DecisionRecord
+from worker.contract.messages import AccountRow, Checkpoint, Configuration, Configured, Reservation
+
+
+class Start(Struct, frozen=True):
+    """A place at which the state of a partition is known: the chain's first record, or all parts of a checkpoint.
+
+    `records` are that record, or those parts. `skipped` counts the records read before them.
+    """
+
+    records: tuple[DecisionRecord, ...]
+    skipped: int
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether this is the beginning of the chain."""
+        return isinstance(self.records[0].decision, Configured)
+
+    @property
+    def offset(self) -> int:
+        """The offset of the first of the records."""
+        return self.records[0].offset
+
+    @property
+    def parts(self) -> list[Checkpoint]:
+        """The parts of the checkpoint; none at the beginning of the chain."""
+        decisions = (record.decision for record in self.records)
+        return [decision for decision in decisions if isinstance(decision, Checkpoint)]
+
+    @property
+    def row(self) -> AccountRow | None:
+        """The account row of the checkpoint; None at the beginning of the chain."""
+        return self.parts[0].row if self.parts else None
+
+    @property
+    def config(self) -> Configuration | None:
+        """The configuration of the checkpoint; None at the beginning of the chain."""
+        return self.parts[0].config if self.parts else None
+
+    @property
+    def reservations(self) -> list[Reservation]:
+        """The reservations of all parts of the checkpoint."""
+        return [reservation for part in self.parts for reservation in part.reservations]
+
+    @property
+    def before(self) -> int:
+        """How many decisions the chain has before these records."""
+        return 0 if self.row is None else self.row.decisions
+
+
+class StartSearch:
+    """Looks for the first start among records that are given in order. `skipped` counts the records before it."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self._parts: list[DecisionRecord] = []
+
+    def add(self, record: DecisionRecord) -> Start | None:
+        """The start that this record completes, if it completes one."""
+        decision = record.decision
+        if isinstance(decision, Configured) and not decision.prev:
+            return Start((record,), self._skip(0))
+        if not isinstance(decision, Checkpoint) or decision.part not in (0, len(self._parts)):
+            self._skip(1)
+            return None
+        if decision.part == 0:
+            self._skip(0)
+            if decision.row is None or decision.config is None:
+                self._skip(1)
+                return None
+        self._parts.append(record)
+        return Start(tuple(self._parts), self.skipped) if len(self._parts) == decision.parts else None
+
+    def _skip(self, more: int) -> int:
+        """Count `more` records and the parts of a checkpoint that is not whole as skipped."""
+        self.skipped += len(self._parts) + more
+        self._parts = []
+        return self.skipped
+
+
+def find_start(records: Iterator[DecisionRecord]) -> tuple[Start | None, int]:
+    """Read on to the first start, its last record included. Returns it, if there is one, and how many were skipped."""
+    search = StartSearch()
+    for record in records:
+        if (start := search.add(record)) is not None:
+            return start, search.skipped
+    return None, search.skipped
