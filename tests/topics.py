@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tests.drive import Drive
+from worker.audit.chain import DecisionRecord, decoded
 from worker.contract import codec
-from worker.contract.messages import Configuration
+from worker.contract.messages import Configuration, Decision
 from worker.contract.record import Headers, StoredRecord
 from worker.contract.topic_names import TopicNames
 from worker.core.events import Arrived, Completed, Effects, Event, Refused
@@ -28,6 +29,14 @@ def value(stored: StoredRecord) -> bytes:
     """The value of a record that is no tombstone."""
     assert stored.value is not None, f"{stored.topic}/{stored.partition}: offset {stored.offset} is a tombstone"
     return stored.value
+
+
+def decided(decisions: Iterable[Decision]) -> Iterator[DecisionRecord]:
+    """These decisions as they are read from their topic."""
+    for offset, decision in enumerate(decisions):
+        found = decoded(record(NAMES.decisions, offset, None, codec.encode(decision)))
+        assert isinstance(found, DecisionRecord), str(found)
+        yield found
 
 
 class Recorded(Drive):

@@ -162,6 +162,7 @@ def test_what_if_writes_to_no_topic(audited: System, change: tuple[str, ...]) ->
     settings = settings_of(audited)
     before = ends(settings)
     code, said, comparison = told(audited, "what-if", *change)
+    assert comparison is not None, said
     real, other = comparison["real"], comparison["other"]
     assert (code, comparison["queries"], real != other, "note" in said, ends(settings) == before) == (
         0,

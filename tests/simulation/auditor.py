@@ -258,7 +258,7 @@ class Auditor:
         require(not proof.wrong, f"partition {partition}: verify finds {proof.findings}")
         for share in (0.0, 0.5):
             found = replayed(self.log, partition, prior_for(config.llms), config, share)
-            require(found.divergence is None, f"partition {partition}: replay says {found.divergence}")
+            require(found.mismatch is None, f"partition {partition}: replay says {found.mismatch}")
 
 
 def replay(partition: int, transactions: Iterable[tuple[Transaction, Sequence[Event]]]) -> None:

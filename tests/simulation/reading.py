@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from worker.audit.evidence import Evidence
 from worker.audit.input_check import Originals
-from worker.audit.inputs import Stream
+from worker.audit.ledger_view import read_ledger
 from worker.audit.recorded_prices import Solutions
-from worker.audit.replay import Replay
-from worker.audit.run_verify import PartitionTopics
+from worker.audit.replay import Checks, Replay, replay
+from worker.audit.run_replay import stream
+from worker.audit.topics import PartitionTopics
 from worker.audit.verify import Verified, verify
-from worker.contract import codec
 from worker.contract.messages import Configuration
 from worker.contract.settings import LimitSettings
 from worker.contract.topic_names import TopicNames
@@ -28,18 +27,10 @@ def proven(log: Log, partition: int) -> Verified:
 
 
 def replayed(log: Log, partition: int, prior: Prior, config: Configuration, share: float) -> Replay:
-    """The finished replay of the decisions of one partition, without the first `share` of them, beside its inputs."""
-    [row] = [record for record in log.read((TOPICS.ledger, partition)) if record.key == b"account"][-1:]
-    queries, completions = (_stream(log, (topic, partition)) for topic in (TOPICS.queries, TOPICS.completions))
-    originals = Originals(LimitSettings(), queries, completions)
-    evidence = Evidence(originals, row=codec.decode_account(row.value or b""))
-    replay = Replay(partition, TOPICS.decisions, prior, Solutions(config.index), evidence)
-    records = [*log.read((TOPICS.decisions, partition))]
-    for record in records[int(len(records) * share) :]:
-        replay.feed(record)
-    replay.finish()
-    return replay
-
-
-def _stream(log: Log, place: tuple[str, int]) -> Stream:
-    return Stream(partial(log.read, place), log.oldest(place))
+    """The replay of the decisions of one partition, without the first `share` of them, with its inputs."""
+    topics = PartitionTopics(MemoryReader(log), partition)
+    originals = Originals(LimitSettings(), stream(topics, TOPICS.queries), stream(topics, TOPICS.completions))
+    records = [*topics.read([TOPICS.decisions])]
+    checks = Checks(originals, read_ledger=partial(read_ledger, topics, TOPICS.ledger))
+    result = Replay(partition, TOPICS.decisions)
+    return replay(result, records[int(len(records) * share) :], prior, Solutions(config.index), checks)

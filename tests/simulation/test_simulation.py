@@ -87,9 +87,9 @@ def test_the_replay_compares_with_the_inputs() -> None:
     assert record is not None, f"a marker stands at offset {offset} of queries/0"
     forged = record._replace(value=codec.encode(Query(id="another", text="x")))
     entries[place] = entries[place]._replace(record=forged)
-    found = replayed(world.log, 0, prior_for(config.llms), config, 0.0).divergence
+    found = replayed(world.log, 0, prior_for(config.llms), config, 0.0).mismatch
     assert found is not None
-    assert (found.field, found.recomputed) == ("query_id", "another")
+    assert (found.field, found.expected) == ("query_id", "another")
 
 
 def decisions(log: Log) -> list[Decision]:

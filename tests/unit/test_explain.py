@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from tests.drive import LLMS, Drive, completion, config, query
+from tests.topics import decided
 from tests.unit.test_verify import story
-from worker.audit.chain import DecisionRecord
 from worker.audit.explain import Attempt, Explanation, Search
 from worker.contract.messages import Checkpoint, Decision, Routed
 from worker.core.events import Reconfigured, Refused
@@ -16,8 +16,8 @@ from worker.core.events import Reconfigured, Refused
 
 def explained(decisions: Sequence[Decision], query_id: str) -> list[Explanation]:
     search = Search(query_id, 0)
-    for offset, decision in enumerate(decisions):
-        search.feed(DecisionRecord(offset, None, b"", b"", decision))
+    for record in decided(decisions):
+        search.feed(record)
     return search.found()
 
 

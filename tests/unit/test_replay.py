@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -16,10 +16,10 @@ from tests.drive import CRASH, LLMS, PRIOR, completion, config, query
 from tests.topics import NAMES, Log, Recorded, record
 from tests.unit.test_verify import changed, cut_off, inserted, removed, story, swapped
 from worker.audit.chain import Anchor
-from worker.audit.evidence import Evidence
 from worker.audit.ledger_view import LedgerView
+from worker.audit.mismatch import Mismatch
 from worker.audit.recorded_prices import Solutions
-from worker.audit.replay import Replay
+from worker.audit.replay import Checks, Replay, replay
 from worker.contract import codec
 from worker.contract.messages import Checkpoint, Closed, Ignored, Priced, Routed, WindowBlock
 from worker.contract.record import StoredRecord
@@ -31,14 +31,23 @@ INDEX = config().index
 
 
 def replayed(
-    records: Iterable[StoredRecord], index: str | None = INDEX, limit: int | None = None, **evidence: Any
+    records: Iterable[StoredRecord],
+    index: str | None = INDEX,
+    limit: int | None = None,
+    ledger: LedgerView | None = None,
+    **checks: Any,
 ) -> Replay:
-    """The finished replay of these decision records."""
-    replay = Replay(0, NAMES.decisions, PRIOR, Solutions(index), Evidence(**evidence), limit)
-    for stored in records:
-        replay.feed(stored)
-    replay.finish()
-    return replay
+    """The replay of these decision records; the end must agree with the ledger."""
+    checked = Checks(read_ledger=lambda: ledger, **checks)
+    return replay(Replay(0, NAMES.decisions), records, PRIOR, Solutions(index), checked, limit)
+
+
+def ledger_of(log: Log) -> LedgerView:
+    """The ledger as it was read."""
+    view = LedgerView()
+    for stored in log[NAMES.ledger]:
+        view.add(stored)
+    return view
 
 
 @cache
@@ -53,8 +62,8 @@ def driven(policy: str, size: int) -> Recorded:
 def test_what_was_decided_comes_out_again(policy: str, size: int) -> None:
     """Every record, whatever the policy and the transactions; and in the end the account row."""
     drive = driven(policy, size)
-    replay = replayed(drive.topics()[NAMES.decisions], row=drive.router.account_row())
-    assert (replay.divergence, replay.compared, replay.beginning.skipped) == (None, len(drive.decisions), 0)
+    result = replayed(drive.topics()[NAMES.decisions], ledger=ledger_of(drive.log))
+    assert (result.mismatch, result.compared, result.skipped) == (None, len(drive.decisions), 0)
 
 
 def checkpoints() -> list[int]:
@@ -65,16 +74,16 @@ def checkpoints() -> list[int]:
 def test_a_replay_can_begin_at_any_checkpoint(start: int) -> None:
     """What is before the checkpoint is skipped; everything from it on comes out again."""
     drive = driven("priced", 1)
-    replay = replayed(drive.topics()[NAMES.decisions][start - 1 :], row=drive.router.account_row())
+    result = replayed(drive.topics()[NAMES.decisions][start - 1 :], ledger=ledger_of(drive.log))
     count = len(drive.decisions)
-    assert (replay.divergence, replay.compared, replay.beginning.skipped) == (None, count - start, 1)
+    assert (result.mismatch, result.compared, result.skipped) == (None, count - start, 1)
 
 
 def test_a_lane_that_crashed_is_replayed_like_any_other() -> None:
     """A lane restored from its ledger leaves no trace in its decisions."""
     events = story()
     drive = Recorded().run(item for event in events for item in (event, CRASH))
-    assert replayed(drive.topics()[NAMES.decisions]).divergence is None
+    assert replayed(drive.topics()[NAMES.decisions]).mismatch is None
 
 
 def test_reservations_that_no_tick_has_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +94,8 @@ def test_reservations_that_no_tick_has_taken_up(monkeypatch: pytest.MonkeyPatch)
     events += [Ticked(20_000), Ticked(20_000), query(10, at_ms=20_001)]
     events += [completion(0, answered.id, answered.llm, at_ms=20_002), Ticked(20_003), Ticked(20_003)]
     drive = Recorded(config(checkpoint_every=1)).run(events)
-    replay = replayed(drive.topics()[NAMES.decisions], row=drive.router.account_row())
-    assert (replay.divergence, replay.compared) == (None, len(drive.decisions))
+    result = replayed(drive.topics()[NAMES.decisions], ledger=ledger_of(drive.log))
+    assert (result.mismatch, result.compared) == (None, len(drive.decisions))
 
 
 ENDS = [
@@ -111,8 +120,8 @@ def test_every_kind_of_event_is_told_from_its_records(event: Event, more: bool) 
     """Alone at the end of the log, and with another query after it."""
     after = [query(1, at_ms=10_000)] if more else []
     drive = Recorded().run([query(0, quality=[0.9, 0.0, 0.0]), event, *after])
-    replay = replayed(drive.topics()[NAMES.decisions], row=drive.router.account_row())
-    assert (replay.divergence, replay.compared) == (None, len(drive.decisions))
+    result = replayed(drive.topics()[NAMES.decisions], ledger=ledger_of(drive.log))
+    assert (result.mismatch, result.compared) == (None, len(drive.decisions))
 
 
 SOLVED = [
@@ -126,10 +135,11 @@ SOLVED = [
 def test_prices_are_solved_again_where_the_index_is_at_hand(index: str | None, expected: tuple[str, int]) -> None:
     """Without it the recorded prices are taken, and all else is still compared."""
     drive = driven("priced", 1)
-    replay = replayed(drive.topics()[NAMES.decisions], index)
-    solutions, solved = replay.solutions, sum(isinstance(decision, Priced) for decision in drive.decisions)
+    solutions = Solutions(index)
+    result = replay(Replay(0, NAMES.decisions), drive.topics()[NAMES.decisions], PRIOR, solutions)
+    solved = sum(isinstance(decision, Priced) for decision in drive.decisions)
     counts = {"exact": solutions.exact, "taken": solutions.taken}
-    assert (replay.divergence, counts.pop(expected[0]), counts.popitem()[1]) == (None, solved, 0)
+    assert (result.mismatch, counts.pop(expected[0]), counts.popitem()[1]) == (None, solved, 0)
 
 
 # Divergence
@@ -159,6 +169,15 @@ def absurd(log: Log) -> None:
 ROUTED, CLOSED, PRICED = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Priced, seen=7)
 CHECKPOINT = number_of(Checkpoint)
 D = NAMES.decisions
+
+
+def place_of(mismatch: Mismatch) -> tuple[int | None, str, str]:
+    """Where a mismatch is: the offset, the kind of record and the field, or that the log itself is wrong."""
+    if mismatch.field is None:
+        return mismatch.offset, "log", "records"
+    return mismatch.offset, mismatch.what, mismatch.field
+
+
 DIVERGING = [
     ("another LLM", changed(D, ROUTED, llm="small"), (ROUTED, "Routed", "llm")),
     ("another reservation", changed(D, ROUTED, reserved_micros=1), (ROUTED, "Routed", "reserved_micros")),
@@ -175,7 +194,7 @@ DIVERGING = [
     ("the log cut off", cut_off, (70, "log", "records")),
     ("a query after its prices", changed(D, PRICED + 1, at_ms=701), (PRICED + 1, "log", "records")),
     ("the last record", changed(D, -1, query_deadline_ms=10**15), (72, "account row", "head")),
-    ("absurd settings", absurd, (0, "record", "value")),
+    ("absurd settings", absurd, (0, "log", "records")),
     ("a price without its query", removed(D, PRICED + 1), (PRICED, "Priced", "at_ms")),
 ]
 
@@ -188,9 +207,9 @@ def test_the_first_record_that_comes_out_differently_is_named(
     log = driven("priced", 1).topics()
     log[D] = list(log[D])
     tamper(log)
-    divergence = replayed(log[D], row=driven("priced", 1).router.account_row()).divergence
+    divergence = replayed(log[D], ledger=ledger_of(driven("priced", 1).log)).mismatch
     assert divergence is not None
-    assert (divergence.offset, divergence.kind, divergence.field) == expected, str(divergence)
+    assert place_of(divergence) == expected, str(divergence)
 
 
 ANCHORS = [("the head that was", 30, None, None), ("another head", 30, "abcd", (30, "anchor"))]
@@ -203,9 +222,9 @@ def test_an_anchor_must_be_passed(decisions: int, head: str | None, expected: tu
     """A head kept elsewhere proves that nothing before it was changed, not even all of it consistently."""
     records = driven("priced", 1).topics()[D]
     anchor = Anchor(0, decisions, head or record_hash(records[decisions - 1].value).hex())
-    replay = replayed(records, anchor=anchor)
-    found = None if replay.divergence is None else (replay.divergence.offset + 1, replay.divergence.field)
-    assert (found, replay.anchored) == (expected, True)
+    result = replayed(records, anchor=anchor)
+    found = None if result.mismatch is None else (result.mismatch.offset + 1, result.mismatch.field)
+    assert (found, result.anchored) == (expected, True)
 
 
 FIRST, _, THIRD, FOURTH = checkpoints()[:4]
@@ -224,8 +243,8 @@ UNPASSED = [
 def test_a_chain_that_ends_before_its_anchor_was_cut_off(start: int, decisions: int, expected: str) -> None:
     """Also where the ledger was rewound with it, or nothing is left at all."""
     records = driven("priced", 1).topics()[D][start:]
-    divergence = replayed(records, anchor=Anchor(0, decisions, "ab")).divergence
-    assert (divergence.kind, divergence.recomputed, divergence.offset) == ("log", expected, 72 if records else None)
+    divergence = replayed(records, anchor=Anchor(0, decisions, "ab")).mismatch
+    assert (divergence.what, divergence.offset) == (expected, 72 if records else None)
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -233,9 +252,9 @@ def test_an_anchor_may_stand_where_the_replay_begins(right: bool) -> None:
     """A checkpoint carries the head of the record before it."""
     records = driven("priced", 1).topics()[D]
     head = record_hash(records[FIRST - 1].value).hex() if right else "abcd"
-    replay = replayed(records[FIRST:], anchor=Anchor(0, FIRST, head))
-    found = None if replay.divergence is None else replay.divergence.field
-    assert (found, replay.anchored) == (None if right else "anchor", True)
+    result = replayed(records[FIRST:], anchor=Anchor(0, FIRST, head))
+    found = None if result.mismatch is None else result.mismatch.field
+    assert (found, result.anchored) == (None if right else "anchor", True)
 
 
 SKIPPED = [
@@ -251,7 +270,7 @@ def test_the_chain_is_followed_through_what_is_skipped(tamper: Callable[[Log], N
     log = driven("priced", 1).topics()
     log[D] = list(log[D])
     tamper(log)
-    divergence = replayed(log[D][THIRD + 1 :]).divergence
+    divergence = replayed(log[D][THIRD + 1 :]).mismatch
     assert (divergence.offset, wrong in str(divergence)) == (offset, True), str(divergence)
 
 
@@ -259,9 +278,9 @@ def test_the_chain_is_followed_through_what_is_skipped(tamper: Callable[[Log], N
 def test_a_replay_ends_before_the_first_event_from_its_limit_on(limit: int) -> None:
     """Every record before it is compared, and what else their events caused; the head is that of the last compared."""
     records = driven("priced", 1).topics()[D]
-    replay = replayed(records, limit=limit)
-    head = Anchor(0, replay.compared, record_hash(records[replay.compared - 1].value).hex())
-    assert (replay.divergence, 0 <= replay.compared - limit <= EXPIRED, replay.head()) == (None, True, head)
+    result = replayed(records, limit=limit)
+    head = Anchor(0, result.compared, record_hash(records[result.compared - 1].value).hex())
+    assert (result.mismatch, 0 <= result.compared - limit <= EXPIRED, result.head) == (None, True, head)
 
 
 def test_the_last_record_before_the_limit_is_compared() -> None:
@@ -269,7 +288,7 @@ def test_the_last_record_before_the_limit_is_compared() -> None:
     log = driven("priced", 1).topics()
     log[D] = list(log[D])
     changed(D, CLOSED, overrun_micros=5)(log)
-    divergence = replayed(log[D], limit=CLOSED + 1).divergence
+    divergence = replayed(log[D], limit=CLOSED + 1).mismatch
     assert (divergence.offset, divergence.field) == (CLOSED, "overrun_micros")
 
 
@@ -280,40 +299,34 @@ def test_a_completion_that_had_to_settle_was_not_to_be_ignored() -> None:
     def original(event: Event, _: object) -> Event:
         return msgspec.structs.replace(event, llm="large") if isinstance(event, Completed) else event
 
-    divergence = replayed(drive.topics()[D], original=original).divergence
+    divergence = replayed(drive.topics()[D], original=original).mismatch
     number = next(n for n, decision in enumerate(drive.decisions) if isinstance(decision, Ignored))
-    assert (divergence.offset, divergence.recorded, divergence.recomputed) == (number, "Ignored", "Closed")
+    assert (divergence.offset, divergence.recorded, divergence.expected) == (number, "Ignored", "Closed")
 
 
-def witness(log: Log) -> LedgerView:
-    """The ledger as it was read."""
-    read = LedgerView()
-    for stored in log[NAMES.ledger]:
-        read.add(stored)
-    return read
+def decisions(drive: Recorded, queries: int) -> Iterator[StoredRecord]:
+    """The decisions about so many queries, made while they are read; memory is traced from the first query on."""
+    yield from drive.log.pop(D)
+    tracemalloc.start()
+    for offset in range(queries):
+        for dispatch in drive.commit([query(offset)]).dispatches:
+            drive.commit([completion(offset, dispatch.id, dispatch.llm, at_ms=offset * 100)])
+        drive.__dict__.update(dispatches=[], deferred=[], decisions=[])
+        drive._inputs.clear()
+        records = drive.log.pop(D)
+        drive.log.clear()
+        yield from records
 
 
 def test_memory_does_not_grow_with_the_log() -> None:
     """Ten times as many decisions leave no more behind."""
 
     def left_by(queries: int) -> int:
-        settings = config(budget_micros=dict.fromkeys(LLMS, 10**9))
-        drive = Recorded(settings)
-        replay = Replay(0, D, PRIOR, Solutions(INDEX))
-        for stored in drive.log.pop(D):
-            replay.feed(stored)
-        tracemalloc.start()
-        for offset in range(queries):
-            for dispatch in drive.commit([query(offset)]).dispatches:
-                drive.commit([completion(offset, dispatch.id, dispatch.llm, at_ms=offset * 100)])
-            drive.__dict__.update(dispatches=[], deferred=[], decisions=[])
-            drive._inputs.clear()
-            for stored in drive.log.pop(D):
-                replay.feed(stored)
-            drive.log.clear()
-        assert replay.divergence is None
+        drive = Recorded(config(budget_micros=dict.fromkeys(LLMS, 10**9)))
+        result = replay(Replay(0, D), decisions(drive, queries), PRIOR, Solutions(INDEX))
         size, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
+        assert result.mismatch is None, str(result.mismatch)
         return size
 
     small, large = left_by(100), left_by(1_000)
@@ -334,25 +347,27 @@ def test_rows_that_the_next_owner_would_restore_are_compared(key: bytes, value: 
     log = driven("priced", 1).topics()
     stored = record(NAMES.ledger, 0, key.decode(), None if value is None else codec.encode(value))
     log[NAMES.ledger] = [*log[NAMES.ledger][:-1], stored, log[NAMES.ledger][-1]]
-    read = witness(log)
-    divergence = replayed(log[D], row=read.row, witness=read).divergence
-    assert (divergence.kind, divergence.offset) == (kind, 72)
+    divergence = replayed(log[D], ledger=ledger_of(log)).mismatch
+    assert divergence is not None, "the changed row was not found"
+    assert (divergence.what, divergence.offset) == (kind, 72)
 
 
 def test_the_rows_of_an_honest_ledger_agree() -> None:
     """After any transaction, with a window that went round and reservations closed."""
     log = driven("priced", 1).topics()
-    read = witness(log)
-    replay = replayed(log[D], row=read.row, witness=read)
-    assert (replay.divergence, replay.arrived, read.is_whole) == (None, True, True)
+    ledger = ledger_of(log)
+    result = replayed(log[D], ledger=ledger)
+    assert (result.mismatch, result.arrived, ledger.is_whole) == (None, True, True)
 
 
 def test_an_account_row_that_was_changed_is_named() -> None:
     """Also where no decision was touched."""
     drive = driven("priced", 1)
-    row = msgspec.structs.replace(drive.router.account_row(), seen=1)
-    divergence = replayed(drive.topics()[D], row=row).divergence
-    assert (divergence.kind, divergence.field, divergence.recorded, divergence.recomputed) == (
+    ledger = ledger_of(drive.log)
+    ledger.row = msgspec.structs.replace(drive.router.account_row(), seen=1)
+    divergence = replayed(drive.topics()[D], ledger=ledger).mismatch
+    assert divergence is not None, "the changed account row was not found"
+    assert (divergence.what, divergence.field, divergence.recorded, divergence.expected) == (
         "account row",
         "seen",
         1,
@@ -373,5 +388,5 @@ def test_no_byte_of_a_decision_can_be_changed_unseen(number: int, place: int, fl
     value = bytearray(records[number].value)
     value[place % len(value)] ^= flip
     records[number] = records[number]._replace(value=bytes(value))
-    replay = replayed(records, row=drive.router.account_row())
-    assert replay.divergence is not None or replay.router is None
+    result = replayed(records, ledger=ledger_of(drive.log))
+    assert result.mismatch is not None or result.router is None

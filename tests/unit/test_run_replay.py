@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -14,19 +14,22 @@ from tests.topics import NAMES, Log, Recorded, Shelf
 from tests.unit.test_verify import story
 from worker.audit import run_replay
 from worker.audit.chain import Anchor, read_anchors, write_anchors
-from worker.audit.run_replay import Limit, Replayed, Rerun, Task
+from worker.audit.mismatch import Mismatch
+from worker.audit.run_replay import Limit, Replayed, Task, replay_one
 from worker.commands import replay as replay_command
 from worker.commands.main import app
 from worker.contract.messages import Checkpoint
+from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.core.journal import record_hash
+from worker.kafka.reader import at_once
 
 D, L = NAMES.decisions, NAMES.ledger
 Place = tuple[str, int]
 
 
 class Topics(Shelf):
-    """`decisions` and `ledger`, which begin at offset `oldest`; what came in has left its topics."""
+    """`decisions` and `ledger`, of which `decisions` begins at offset `oldest`; what came in has left its topics."""
 
     def __init__(self, log: Log, oldest: int = 0) -> None:
         super().__init__()
@@ -36,7 +39,8 @@ class Topics(Shelf):
 
     def oldest(self, places: Iterable[Place]) -> dict[Place, int]:
         """The first offset of each partition."""
-        return {place: self._oldest if place[0] in (D, L) else 10**9 for place in places}
+        oldest = {D: self._oldest, L: 0}
+        return {place: oldest.get(place[0], 10**9) for place in places}
 
 
 @cache
@@ -71,18 +75,14 @@ CHECKPOINTS = [
 FIRST, MIDDLE, COUNT = CHECKPOINTS[0], CHECKPOINTS[5], len(log()[D])
 
 
-def rerunning(monkeypatch: pytest.MonkeyPatch, topics: Topics, task: Task, ledger: Log | None = None) -> Replayed:
-    """The result of one partition; `ledger` is what was read of it before the replay began."""
-    monkeypatch.setattr(run_replay, "PATIENCE_SECONDS", 0.0 if ledger is None else 5.0)
+def rerunning(monkeypatch: pytest.MonkeyPatch, topics: Topics, task: Task) -> Replayed:
+    """The result of one partition."""
     monkeypatch.setattr(run_replay, "prior_of", lambda _: PRIOR)
-    settings = Settings()
-    reader = Topics(ledger or topics.log)
-    witness = run_replay.read_ledger(settings, reader, [0])[0] if task.end is None else None
-    return Rerun(settings, task, None, 0, topics).run(witness, lambda *_: None)
+    return replay_one(Settings(), task, None, topics, 0)
 
 
 REMOVED = "the topic does not begin with the chain: its beginning was removed"
-NOWHERE = "there is neither the chain's beginning nor a checkpoint to begin at"
+NOWHERE = "there is neither the beginning of the chain nor a whole checkpoint to begin at"
 BEGINNINGS = [
     ("all of it", log(), 0, Task(), None, True),
     ("without its beginning, by retention", from_record(3), 3, Task(), None, False),
@@ -125,7 +125,7 @@ BEGINNINGS = [
         {**log(), L: []},
         0,
         Task(),
-        "the ledger has no account row for the decisions up to here",
+        "the ledger has no account row, which the decisions up to here must have",
         True,
     ),
     ("never written", {D: [], L: []}, 0, Task(), None, False),
@@ -140,7 +140,7 @@ def test_where_a_replay_may_begin(
 ) -> None:
     """With the chain, or where retention or the operator cut it off; else somebody removed its beginning."""
     result = rerunning(monkeypatch, Topics(topics, oldest), task)
-    assert (result.divergence and result.divergence.recomputed, result.whole) == (gap, whole)
+    assert (result.divergence and result.divergence.what, result.whole) == (gap, whole)
 
 
 SAYS = "the anchor says 73"
@@ -173,10 +173,19 @@ def test_an_anchor_is_passed_or_it_is_told(
     assert (told, result.divergence is not None or result.anchored == anchored) == (True, True), str(result.divergence)
 
 
-def test_an_account_row_older_than_the_beginning_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+class GrowingTopics(Topics):
+    """Topics of a running system: the ledger has five events until a decision is read, and then all of them."""
+
+    def read(self, starts: Mapping[Place, int], done: Callable[[], bool] = at_once) -> Iterator[StoredRecord]:
+        if any(topic == D for topic, _ in starts):
+            self.records = [stored for records in log().values() for stored in records]
+        return super().read(starts, done)
+
+
+def test_the_ledger_is_read_when_the_start_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A system that runs on writes checkpoints after its ledger was read: no difference."""
-    task = Task(start=Limit(offset=MIDDLE))
-    result = rerunning(monkeypatch, Topics(log()), task, ledger=log(5))
+    topics = GrowingTopics({**log(), L: log(5)[L]})
+    result = rerunning(monkeypatch, topics, Task(start=Limit(offset=MIDDLE)))
     assert (result.divergence, result.compared) == (None, COUNT - MIDDLE)
 
 
@@ -209,10 +218,11 @@ ORDINARY = {
     "anchored": None,
     "head": Anchor(0, 100, "aa"),
     "divergence": None,
+    "accounts_before": {},
     "seconds": 0.5,
     "live_seconds": 5.0,
 }
-GAP = run_replay.Divergence(D, 0, None, "log", "records", None, "the chain ends here", {})
+GAP = Mismatch("the chain ends here").at(D, 0, None)
 OLD = Anchor(0, 50, "bb")
 RUNS = [
     ("proven", {"anchored": True}, OLD, (0, Anchor(0, 100, "aa")), "200"),

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from tests.drive import LLMS, PRIOR, Drive, completion, config, query
+from tests.topics import decided
 from tests.unit.test_verify import story
 from worker.audit.outcomes import Served
 from worker.audit.propensity import Explored
@@ -20,7 +21,7 @@ def play(drive: Drive, change: Change, estimated: Estimated | None = None) -> Wh
 
 def play_from(decisions: list[Decision], change: Change, estimated: Estimated | None = None) -> WhatIf:
     played = WhatIf(0, PRIOR, change, estimated)
-    played.run(decisions)
+    played.run(decided(decisions))
     return played
 
 

@@ -11,51 +11,43 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from worker.audit.chain import DecisionRecord
 from worker.contract.messages import Checkpoint, Closed, Configured, Decision, Ignored, Priced, Rejected, Routed
 from worker.core.events import Arrived, Completed, Event, Reconfigured, Refused, Ticked
 
 NIL = msgspec.Raw(msgspec.msgpack.encode(None))
 
 
-def may_go_on(decision: Decision) -> bool:
-    """Whether the event that caused this record can only be told with the record after it."""
-    match decision:
-        case Configured() | Priced():
-            return True
-        case Closed(offset=int()):
-            return decision.outcome == "released" or (decision.spent_micros > 0 and decision.basis != "reservation")
-    return False
+def grouped(records: Iterable[DecisionRecord]) -> Iterator[list[DecisionRecord]]:
+    """The records that one event caused, for each event in order."""
+    group: list[DecisionRecord] = []
+    for record in records:
+        if group and not _goes_on([one.decision for one in group[-2:]], record.decision):
+            yield group
+            group = []
+        group.append(record)
+    if group:
+        yield group
 
 
-def goes_on(decision: Decision, after: Decision) -> bool:
-    """Whether the event that caused `decision` caused `after` too."""
-    match decision, after:
-        case (Configured(), Priced()) | (Priced(), Routed(attempt=1)):
+def _goes_on(decisions: Sequence[Decision], after: Decision) -> bool:
+    """Whether the event that caused the last of these records caused `after` too."""
+    match decisions[-1], after:
+        case Configured(), Priced():
             return True
-        case Closed(), Routed():
+        case Priced(), Routed(attempt=1):
+            return not isinstance(decisions[0], Configured)
+        case ((Checkpoint() as decision), Checkpoint()):
+            return after.part == decision.part + 1
+        case ((Closed(offset=None) as decision), Closed(offset=None)):
+            return decision.at_ms == after.at_ms
+        case ((Closed(offset=int()) as decision), Routed()):
             return decision.dispatch_id.split("-")[1:] == [str(after.offset), str(after.attempt - 1)]
     return False
 
 
-def events(decisions: Iterable[Decision]) -> Iterator[tuple[Event, list[Decision]]]:
-    """The events behind a partition's records, each with the records that tell of it (see `event_of`)."""
-    held: list[Decision] = []
-    for decision in decisions:
-        if held and goes_on(held[-1], decision):
-            yield event_of([*held, decision]), [*held, decision]
-            held = []
-            continue
-        if held:
-            yield event_of(held), held
-        held = [decision] if may_go_on(decision) else []
-        if not held:
-            yield event_of([decision]), [decision]
-    if held:
-        yield event_of(held), held
-
-
 def event_of(decisions: Sequence[Decision]) -> Event:
-    """The event that caused these records (one, or one and the record that it goes on with)."""
+    """The event that caused these records."""
     match decisions[0]:
         case Configured() as configured:
             return Reconfigured(configured.at_ms, configured.config)

@@ -1,77 +1,72 @@
-"""What a replay tells of records that do not come out as they were recorded. Pure."""
+"""Compares what a replay makes with what was recorded: one decision record, or the rows of the ledger. Pure."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from msgspec import Struct
-
+from worker.audit.chain import DecisionRecord
+from worker.audit.ledger_view import LedgerView
+from worker.audit.mismatch import Mismatch, compared, shown
 from worker.contract import codec
-from worker.contract.messages import Account, Decision
+from worker.contract.messages import AccountRow, WindowBlock
+from worker.core.journal import record_hash
+from worker.core.outbox import RESERVATION_PREFIX, WINDOW_PREFIX
+from worker.core.router import Router
 
-SHOWN_CHARACTERS = 200
+# The account row's other fields say how the decisions were cut into transactions.
+COMPARED = ("offsets", "accounts", "prices", "fit", "seen", "decisions", "dispatches", "head", "window_from")
 
 
-class Divergence(Struct, frozen=True):
-    """The first record that does not come out as it was recorded. `before` is the ledger before its event.
+def record_mismatch(recorded: DecisionRecord, key: str, value: bytes) -> Mismatch | None:
+    """The first field in which a record differs from what the replay made; None if they are the same bytes.
 
-    Of kind `log` is what is wrong with the topic itself, in words: records changed, removed, inserted or moved.
+    Its link to the record before it is compared last. `value` is empty if the replay made nothing.
     """
-
-    topic: str
-    partition: int
-    offset: int | None
-    kind: str
-    field: str
-    recorded: Any
-    recomputed: Any
-    before: dict[str, Account]
-
-    def __str__(self) -> str:
-        place = "" if self.offset is None else f" offset {self.offset}"
-        if self.kind == "log":
-            return f"{self.topic}/{self.partition}{place}: {self.recomputed}"
-        return (
-            f"{self.topic}/{self.partition}{place}: {self.kind}.{self.field} is {_short(self.recorded)}, "
-            f"recomputed {_short(self.recomputed)}"
-        )
-
-
-class Recorded(NamedTuple):
-    """One decision record as it was read, the `number`-th (from 1) since the first that was."""
-
-    offset: int
-    number: int
-    key: bytes | None
-    value: bytes
-    decision: Decision
-
-
-def difference(recorded: Recorded, key: str, value: bytes) -> tuple[str, Any, Any]:
-    """The first field in which a record differs from what was recomputed: (field, recorded, recomputed).
-
-    Its link to the record before only if nothing else differs; `value` is empty where nothing was recomputed.
-    """
-    theirs = recorded.decision
+    if value == recorded.value and (key.encode() or None) == recorded.key:
+        return None
+    theirs, name = recorded.decision, type(recorded.decision).__name__
     if not value:
-        return "record", theirs, None
+        return Mismatch(name, "record", theirs, None)
     mine = codec.decode_decision(value)
     if type(theirs) is not type(mine):
-        return "kind", type(theirs).__name__, type(mine).__name__
-    names = [name for name in theirs.__struct_fields__ if name != "prev"]
-    for name in [*names, "prev"]:
-        if getattr(theirs, name) != getattr(mine, name):
-            return name, getattr(theirs, name), getattr(mine, name)
-    if (key.encode() or None) != recorded.key:
-        return "key", recorded.key, key
-    return "encoding", recorded.value.hex(), value.hex()
+        return Mismatch(name, "kind", name, type(mine).__name__)
+    fields = [field for field in theirs.__struct_fields__ if field != "prev"]
+    pairs: list[tuple[str, Any, Any]] = [(field, getattr(theirs, field), getattr(mine, field)) for field in fields]
+    pairs += [("prev", theirs.prev, mine.prev), ("key", recorded.key, key.encode() or None)]
+    pairs += [("encoding", recorded.value, value)]
+    field, said, made = next(pair for pair in pairs if pair[1] != pair[2])
+    return Mismatch(name, field, shown(said), shown(made))
 
 
-def told(value: Any) -> Any:
-    """A value as it is shown and written as JSON."""
-    return value.hex() if isinstance(value, bytes) else value
+def ledger_mismatch(ledger: LedgerView, row: AccountRow, router: Router) -> Mismatch | None:
+    """The first difference between the rows of the ledger and the state of the router; None if they agree."""
+    return next((found for found in _ledger_mismatches(ledger, row, router) if found is not None), None)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+def _ledger_mismatches(ledger: LedgerView, row: AccountRow, router: Router) -> Iterator[Mismatch | None]:
+    mine = router.account_row()
+    for name in COMPARED:
+        if (recorded := getattr(row, name)) != (expected := getattr(mine, name)):
+            yield Mismatch("account row", name, shown(recorded), shown(expected))
+    if not ledger.is_whole:
+        yield Mismatch("the ledger has rows after its last account row: they belong to no transaction")
+    yield compared("configuration row", ledger.config, router.config)
+    yield from _window_mismatches(ledger, router)
+    for dispatch_id in sorted(ledger.reservations.keys() | router.ledger.open.keys()):
+        theirs, held = ledger.reservations.get(dispatch_id), router.ledger.open.get(dispatch_id)
+        yield compared(f"{RESERVATION_PREFIX}{dispatch_id} row", theirs, held)
+
+
+def _window_mismatches(ledger: LedgerView, router: Router) -> Iterator[Mismatch | None]:
+    blocks = {f"{WINDOW_PREFIX}{number}": block for number, block in router.pricing.window.all_blocks().items()}
+    for key in sorted(ledger.window.keys() | blocks.keys()):
+        block, theirs = blocks.get(key), ledger.window.get(key)
+        mine = None if block is None else record_hash(codec.encode(block))
+        # A block that no query has touched has no row.
+        if theirs != mine and not (theirs is None and block is not None and _is_untouched(block)):
+            yield Mismatch(f"{key} row", "hash", shown(theirs), shown(mine))
+
+
+def _is_untouched(block: WindowBlock) -> bool:
+    return not any(block.quality) and not any(block.cost_micros)

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from worker.audit.evidence import Difference
 from worker.audit.inputs import Prepare, Stream
+from worker.audit.mismatch import Mismatch
 from worker.contract import rejections
 from worker.contract.errors import RejectRecord
 from worker.contract.messages import Completion, Configuration, Query
@@ -23,6 +23,8 @@ from worker.contract.rejections import FREE, LIMITED, Limits
 from worker.contract.settings import LimitSettings
 from worker.contract.token_costs import PriceList, Unknown
 from worker.core.events import Arrived, Completed, Event, Refused
+
+Difference = tuple[str, Any, Any]
 
 # Other instruction sets find other neighbours now and then, and round otherwise.
 QUALITY_TOLERANCE = 0.02
@@ -62,8 +64,8 @@ class Originals:
         )
         self._prices = prices or {}
 
-    def __call__(self, event: Event, config: Configuration | None = None) -> Event | Difference:
-        """A replayed event as its record has it, or what it says otherwise: (field, recorded, found)."""
+    def __call__(self, event: Event, config: Configuration | None = None) -> Event | Mismatch:
+        """A replayed event as its input record has it, or what differs between them."""
         match event:
             case Arrived() | Refused(topic="queries"):
                 stream, prepare = self.queries, self.estimate
@@ -74,8 +76,9 @@ class Originals:
         found = stream.at(event.offset, prepare)
         if found is None:
             gone = stream.is_gone(event.offset)
-            return event if gone else ("offset", event.offset, "no such record in the topic")
-        return self._compare(event, found, config)
+            return event if gone else Mismatch("the input record is not in the topic", "offset", event.offset, None)
+        compared = self._compare(event, found, config)
+        return Mismatch("the input record says otherwise", *compared) if isinstance(compared, tuple) else compared
 
     def _compare(
         self, event: Event, found: tuple[StoredRecord, Event | None], config: Configuration | None

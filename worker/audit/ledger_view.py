@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from worker.audit.mismatch import Mismatch, compared
+from worker.audit.topics import Topics
 from worker.contract import codec
 from worker.contract.messages import AccountRow, Configuration, Reservation
 from worker.contract.record import Record
@@ -118,3 +119,11 @@ def _content(key: str, value: bytes | None) -> Configuration | Reservation | byt
     if key.startswith(RESERVATION_PREFIX):
         return codec.decode_reservation(value)
     return record_hash(value) if key.startswith(WINDOW_PREFIX) else None
+
+
+def read_ledger(topics: Topics, topic: str) -> LedgerView:
+    """The ledger as it is now."""
+    ledger = LedgerView()
+    for record in topics.read([topic], lambda: ledger.is_whole):
+        ledger.add(record)
+    return ledger

@@ -8,7 +8,6 @@ from itertools import zip_longest
 
 from msgspec import Struct
 
-from worker.audit.decision_events import goes_on
 from worker.contract.messages import Closed, Decision, Routed
 
 
@@ -54,7 +53,7 @@ class Tally:
                 case Routed():
                     self._routed(decision, llms)
                 case Closed():
-                    self._closed(decision, failed=after is not None and goes_on(decision, after))
+                    self._closed(decision, failed=isinstance(after, Routed))
 
     def total(self) -> Served:
         """All LLMs together."""

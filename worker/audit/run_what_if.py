@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from worker.audit.chain import DecisionRecord, decoded
 from worker.audit.inputs import Stream
+from worker.audit.mismatch import Mismatch
 from worker.audit.outcomes import Served, Tally
 from worker.audit.propensity import Explored
-from worker.audit.run_replay import estimates_by, prior_of
+from worker.audit.run_replay import estimates_by, prior_of, stream
+from worker.audit.topics import PartitionTopics
 from worker.audit.what_if import Change, WhatIf
-from worker.contract import codec
 from worker.contract.errors import CheckFailed, FixSetting
-from worker.contract.messages import Checkpoint, Configured, Decision
+from worker.contract.messages import Checkpoint, Configured
+from worker.contract.record import Record
 from worker.contract.settings import MICROS_PER_USD, Settings
 from worker.core.events import Arrived
 from worker.estimation import index
@@ -116,13 +118,12 @@ class Scene:
     def play(self, partition: int, change: Change) -> WhatIf:
         """One partition, from the first decision that a beginning can be made at to its end as it is now."""
         topics = self._settings.topics
-        decisions, queries = (topics.decisions, partition), (topics.queries, partition)
-        oldest, ends = self._reader.oldest([queries]), self._reader.ends([decisions])
-        stream = Stream(partial(self._reader.read_partition, *queries), oldest[queries])
-        estimates = Reestimates(self._settings, self._estimator, stream) if self._again else None
+        read = PartitionTopics(self._reader, partition)
+        queries = stream(read, topics.queries)
+        estimates = Reestimates(self._settings, self._estimator, queries) if self._again else None
         played = WhatIf(partition, prior_of(self._estimator), change, estimates)
-        played.run(self._decisions(partition, ends[decisions]))
-        self._gone += stream.gone
+        played.run(self._decisions(partition, read.read([topics.decisions])))
+        self._gone += queries.gone
         self._check_beginning(played)
         return played
 
@@ -147,17 +148,15 @@ class Scene:
             notes.append("the decisions were made on another index: the first prices come from this one's history")
         return notes
 
-    def _decisions(self, partition: int, end: int) -> Iterator[Decision]:
-        topic = self._settings.topics.decisions
-        for record in self._reader.read_partition(topic, partition, None, end):
-            try:
-                decision = codec.decode_decision(record.value or b"")
-            except codec.UNREADABLE as error:
-                raise CheckFailed(f"{topic}/{partition} offset {record.offset}: {error}") from None
-            if isinstance(decision, Configured | Checkpoint) and decision.config is not None:
-                self._indexes.add(decision.config.index)
+    def _decisions(self, partition: int, records: Iterable[Record]) -> Iterator[DecisionRecord]:
+        for record in records:
+            found = decoded(record)
+            if isinstance(found, Mismatch):
+                raise CheckFailed(str(found))
+            if isinstance(found.decision, Configured | Checkpoint) and found.decision.config is not None:
+                self._indexes.add(found.decision.config.index)
             self._progress(f"partition {partition}", 1)
-            yield decision
+            yield found
 
 
 class Reestimates:

@@ -8,6 +8,11 @@ from msgspec import Struct
 
 from worker.audit.chain import DecisionRecord
 from worker.contract.messages import AccountRow, Checkpoint, Configuration, Configured, Reservation
+from worker.core.journal import Journal
+from worker.core.ledger import BrokenInvariant
+from worker.core.pricing import Policies, Prior
+from worker.core.router import Router
+from worker.core.snapshot import assemble
 
 
 class Start(Struct, frozen=True):
@@ -93,3 +98,18 @@ def find_start(records: Iterator[DecisionRecord]) -> tuple[Start | None, int]:
         if (start := search.add(record)) is not None:
             return start, search.skipped
     return None, search.skipped
+
+
+def router_at(start: Start, partition: int, prior: Prior, policies: Policies) -> Router:
+    """The router as it was before the chain's first record, or after the records of a checkpoint.
+
+    Raises BrokenInvariant, or what impossible numbers make of a router, if the checkpoint does not add up.
+    """
+    row, config = start.row, start.config
+    if row is None or config is None:
+        return Router(partition, prior, policies)
+    if row.head != start.parts[0].prev:
+        raise BrokenInvariant("its account row does not name the record before it")
+    router = assemble(partition, prior, row, config, start.reservations, start.parts[0].window, policies)
+    router.journal = Journal(start.records[-1].head, row.decisions + len(start.records))
+    return router

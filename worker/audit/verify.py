@@ -7,9 +7,8 @@ A record that they did not publish must follow from a later decision.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from worker.audit.books import Books
 from worker.audit.chain import DecisionRecord, linked
@@ -18,26 +17,12 @@ from worker.audit.ledger_view import LedgerView
 from worker.audit.mismatch import Mismatch
 from worker.audit.outputs import Outputs
 from worker.audit.start import Start, find_start
+from worker.audit.topics import Topics
 from worker.audit.transactions import Transactions
 from worker.contract.messages import AccountRow, Checkpoint, Closed, Decision, Ignored, Offsets, Rejected, Routed
-from worker.contract.record import Record
 from worker.contract.topic_names import TopicNames
 
 SHOWN_FINDINGS = 100
-
-
-class Topics(Protocol):
-    """The topics of one partition as `verify` reads them."""
-
-    def oldest(self, topic: str) -> int:
-        """The first offset of a topic."""
-
-    def read(self, topics: Sequence[str], done: Callable[[], bool] = ..., start: int | None = None) -> Iterator[Record]:
-        """The records of these topics, each topic in order, from `start` (None: the oldest) to their ends.
-
-        If they are not `done` then, what is written in the next moments is read too. Several iterators may be read in
-        turns.
-        """
 
 
 @dataclass

@@ -7,22 +7,24 @@ there was none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from worker.audit.decision_events import events
+from worker.audit.chain import DecisionRecord
+from worker.audit.decision_events import event_of, grouped
 from worker.audit.outcomes import Tally, origin
 from worker.audit.propensity import Exploration
+from worker.audit.start import Start, find_start, router_at
 from worker.contract import codec
-from worker.contract.messages import Checkpoint, Closed, Configuration, Configured, Decision, Fit, Routed
+from worker.contract.messages import Closed, Configuration, Decision, Fit, Routed
 from worker.core.events import Arrived, Completed, Event, Reconfigured, Ticked
 from worker.core.policy import Policy, Reason, Solution, View, make_policy
 from worker.core.router import Prior, Router
-from worker.core.snapshot import assemble
 
 FIXED = Fit("converged", 0.0, 0.0, 0, "fixed prices")
 
@@ -130,46 +132,37 @@ class WhatIf:
         self._open: dict[int, Sent] = {}
         self._completions = -1
 
-    def run(self, decisions: Iterable[Decision]) -> None:
-        """All decisions of the partition that are left, in order."""
-        for event, caused in events(self._begun(iter(decisions))):
+    def run(self, records: Iterator[DecisionRecord]) -> None:
+        """All decisions of the partition, in order."""
+        start, self.skipped = find_start(records)
+        if start is None:
+            return
+        if start.is_chain:
+            self.begins, records = "chain", chain(start.records, records)
+        else:
+            self._begin_at(start)
+        for group in grouped(records):
+            caused = [record.decision for record in group]
             self.real.add(caused, self._llms)
-            self._happen(event, caused)
+            self._happen(event_of(caused), caused)
             for decision in caused:
                 if isinstance(decision, Closed):
                     self.exploration.closed(decision)
 
     # Where it begins
 
-    def _begun(self, decisions: Iterator[Decision]) -> Iterator[Decision]:
-        parts: list[Checkpoint] = []
-        for decision in decisions:
-            if isinstance(decision, Configured) and not decision.prev:
-                self.begins = "chain"
-                yield decision
-                break
-            if isinstance(decision, Checkpoint) and decision.part in (0, len(parts)):
-                parts = [*parts[: decision.part], decision]
-            else:
-                parts = []
-            if parts and len(parts) == parts[0].parts:
-                self._begin_at(parts)
-                break
-            self.skipped += 1
-        yield from decisions
-
-    def _begin_at(self, parts: list[Checkpoint]) -> None:
-        row, config = parts[0].row, parts[0].config
-        assert row is not None, "the first part carries it"
-        assert config is not None, "the first part carries it"
+    def _begin_at(self, start: Start) -> None:
+        row, config, held = start.row, start.config, start.reservations
+        assert row is not None, "a start at a checkpoint has its account row"
+        assert config is not None, "a start at a checkpoint has its configuration"
         self.begins = "checkpoint"
-        held = [reservation for part in parts for reservation in part.reservations]
-        # As it really was; the change comes into force on top of it.
-        prior, policies = Change().prior(self._prior, config.llms), self._change.make_policy
-        self._router = assemble(self.partition, prior, row, config, held, parts[0].window, policies)
+        # The state as it really was; the change comes into force on top of it.
+        self._router = router_at(
+            start, self.partition, Change().prior(self._prior, config.llms), self._change.make_policy
+        )
         self._open = {r.offset: Sent(r.dispatch_id, r.llm, r.reserved_micros, [], []) for r in held}
         self._completions = row.offsets.completions
-        self._configure(Reconfigured(parts[0].at_ms, config), row.seen)
+        self._configure(Reconfigured(start.parts[0].at_ms, config), row.seen)
         if self._change.prices is not None:
             # A configuration that is otherwise the same would keep the checkpoint's prices.
             self._router.pricing.solve(self._router.ledger)

@@ -153,7 +153,7 @@ def show(console: Console, results: Sequence[Replayed]) -> None:
             console.print(Text.assemble(("note", "yellow"), f" partition {result.partition}: {note}"))
         if (divergence := result.divergence) is not None:
             console.print(Text.assemble(("diverges", "red"), f" {divergence}"))
-            for llm, account in divergence.before.items():
+            for llm, account in result.accounts_before.items():
                 console.print(f"  before it: {llm}: {account}")
 
 
