@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from random import Random
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from worker.contract.errors import CheckBroker
 from worker.contract.record import StoredRecord
 from worker.core.events import Event
 from worker.kafka.memory import Log, MemoryProducer, MemoryReader, Transaction
+from worker.kafka.reader import Place
 
 # Sending again is the most frequent failure: that many times as frequent as the others.
 SENT_AGAIN = 5
@@ -36,6 +38,8 @@ class Broker:
         self.failures = failures
         self.late: list[LateEnd] = []
         self.decided: dict[Transaction, list[Event]] = {}
+        # What the consumer group has committed: for lag monitors, and where a client begins that is not sought.
+        self.group_offsets: defaultdict[Place, int] = defaultdict(int)
 
     def now_ms(self) -> int:
         """Simulated time in milliseconds."""

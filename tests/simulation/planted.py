@@ -8,14 +8,16 @@ from typing import Any
 from msgspec.structs import replace
 
 from tests.simulation.broker import SimulatedProducer
-from tests.simulation.process import Process
+from tests.simulation.consumer import SimulatedClient
 from tests.simulation.steps import gate
 from tests.simulation.world import Parts
 from worker.contract.errors import LeaveProcess
 from worker.core.events import Completed
 from worker.core.router import Prior, Router
+from worker.kafka.reader import Place
 from worker.service.committer import Committer
 from worker.service.intake import Input
+from worker.service.positions import Batch, Fetch, Positions, Seek
 
 
 class SkipsTheFence(SimulatedProducer):
@@ -36,12 +38,32 @@ class SwapsMemoryBeforeCommit(Committer):
             self.fence()
 
 
-class LosesTheSeek(Process):
-    """Begins a new assignment at the end of its inputs, believing that it has read what comes before."""
+class LosesTheSeek(SimulatedClient):
+    """Is sought to the end of its inputs, and believes that it has read the records before."""
 
-    def _seek(self, place: tuple[str, int]) -> None:
-        super()._seek(place)
-        self.positions[place] = self.broker.log.last_stable(place)
+    def seek(self, seek: Seek) -> None:
+        super().seek(seek._replace(starts={place: self._log.last_stable(place) for place in seek.starts}))
+
+
+class PassesOverADroppedFetch(Positions):
+    """Does not look whether a fetch follows."""
+
+    def take(self, fetch: Fetch) -> dict[Place, Batch]:
+        return super().take(fetch._replace(number=self._number + bool(fetch.records)))
+
+
+class TakesAFetchOfBefore(Positions):
+    """Takes a fetch from before the seek for one after it."""
+
+    def take(self, fetch: Fetch) -> dict[Place, Batch]:
+        return super().take(fetch._replace(seek=self._seek))
+
+
+class ForgetsTheRevocation(Positions):
+    """Goes on after partitions were assigned as if its batches had not been dropped."""
+
+    def lose(self) -> None:
+        pass
 
 
 class TwiceSettled(Router):
@@ -102,7 +124,10 @@ BUGS: dict[str, Callable[[], Parts]] = {
     "skip the fence": lambda: Parts(producer=SkipsTheFence),
     "swap memory before commit": lambda: Parts(committer=SwapsMemoryBeforeCommit),
     "settle twice": lambda: Parts(committer=with_router(TwiceSettled)),
-    "lose the seek": lambda: Parts(process=LosesTheSeek),
+    "lose the seek": lambda: Parts(client=LosesTheSeek),
+    "pass over a dropped fetch": lambda: Parts(positions=PassesOverADroppedFetch),
+    "take a fetch of before the seek": lambda: Parts(positions=TakesAFetchOfBefore),
+    "forget the revocation": lambda: Parts(positions=ForgetsTheRevocation),
     "reuse a stale price": lambda: Parts(committer=with_router(StalePrice)),
     "forget the owner": lambda: Parts(committer=ForgetsTheOwner),
     "ignore suspicion": lambda: Parts(committer=IgnoresSuspicion),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, partial
-from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from tests.simulation.auditor import prior_for
+from tests.simulation.auditor import Violation, prior_for
 from tests.simulation.broker import Broker, SimulatedProducer, SimulatedReader
+from tests.simulation.consumer import SimulatedClient, SimulatedConsumer
 from tests.simulation.steps import SteppedExecutor
 from tests.simulation.traffic import DIMENSION
 from worker.contract.errors import CheckBroker, LeaveProcess
@@ -23,15 +24,18 @@ from worker.contract.settings import LlmSettings, Settings
 from worker.core.events import Reconfigured
 from worker.core.router import Router
 from worker.kafka.clock import Clock
+from worker.kafka.memory import Log
 from worker.kafka.reader import Place
 from worker.service.committer import Committer, Kafka
 from worker.service.intake import Input, Intake
-from worker.service.lanes import Lanes
+from worker.service.lanes import Lanes, SkippedRecords
 from worker.service.metrics import Metrics
+from worker.service.positions import Batch, Positions
 from worker.service.prepare import Preparer
 
 TOPICS = ("queries", "completions")
-FETCHED = 6
+# How often an agent is slow.
+SLOW_AGENT = 0.3
 METRICS = Metrics()
 
 
@@ -106,6 +110,30 @@ def settings_for(llms: tuple[str, ...]) -> Settings:
     return Settings(llms=dict.fromkeys(llms, LlmSettings(budget_usd=Decimal(0))))
 
 
+class Mailbox:
+    """The batches that wait for one agent."""
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[Place, Batch]] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, batch: tuple[Place, Batch]) -> None:
+        """Add a batch."""
+        self._batches.append(batch)
+        self._arrived.set()
+
+    def clear(self) -> None:
+        """Drop all."""
+        self._batches.clear()
+
+    async def get(self) -> tuple[Place, Batch]:
+        """The oldest batch, as soon as there is one."""
+        while not self._batches:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._batches.popleft()
+
+
 class Process:
     """One worker. `running` is false while it is stopped (SIGSTOP), `alive` until it dies, at the gates `died_at`."""
 
@@ -117,6 +145,8 @@ class Process:
         acknowledged: Callable[[str, int, int], None],
         failed: Callable[[BaseException], None],
         producer: Callable[..., Any] = SimulatedProducer,
+        client: Callable[[Log], SimulatedClient] = SimulatedClient,
+        positions: Callable[[], Positions] = Positions,
     ) -> None:
         self.broker, self.watched, self.configs = broker, watched, configs
         self.acknowledged, self.failed = acknowledged, failed
@@ -126,12 +156,11 @@ class Process:
         self.work = SteppedExecutor()
         self.kafka = Kafka(SimulatedReader(broker), partial(producer, broker))
         self.clock = SimulatedClock(self.now_ms, broker.seconds)
-        self.positions: dict[Place, int] = {}
-        self.reached: dict[Place, int] = {}
+        self.consumer = SimulatedConsumer(client(broker.log), positions(), broker.random)
         self.settings = settings_for(configs[0].llms)
         self.intake = self._intake()
         self.lanes = SteppedLanes(self.work, self.intake, self._open, self.die)
-        self.fetched = {topic: asyncio.Queue[Any]() for topic in TOPICS}
+        self.fetched = {topic: Mailbox() for topic in TOPICS}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -148,12 +177,15 @@ class Process:
         self.work.kill()
         for task in self._tasks:
             task.cancel()
-        if error is not None and not isinstance(error, LeaveProcess | CheckBroker):
+        if isinstance(error, SkippedRecords):
+            # The lane is safe, because it leaves; but the reader must never make it leave.
+            self.failed(Violation(str(error)))
+        elif error is not None and not isinstance(error, LeaveProcess | CheckBroker):
             self.failed(error)
 
     async def leave(self) -> None:
         """As on SIGTERM."""
-        self.positions.clear()
+        self.consumer.client.assign({})
         await self.lanes.stop()
         self.die()
 
@@ -169,39 +201,40 @@ class Process:
     # The consumer group
 
     async def revoke(self) -> None:
-        """Before a rebalance: no lane begins another transaction, and nothing more is fetched."""
-        self.positions.clear()
+        """Before a rebalance: no lane begins another transaction, and no fetch begins."""
         await self.lanes.pause()
 
     async def assign(self, partitions: set[int]) -> None:
-        """After it: fence and restore new lanes, and seek."""
+        """After it: the client begins at the group's offsets, and the lanes are fenced and restored."""
+        places = [(topic, partition) for partition in sorted(partitions) for topic in TOPICS]
+        self.consumer.client.assign({place: self.broker.group_offsets[place] for place in places})
         await self.lanes.assign(partitions)
-        # Else it is revoked again.
-        if self.lanes.ready.is_set():
-            for partition in sorted(partitions):
-                for topic in TOPICS:
-                    self._seek((topic, partition))
-
-    def _seek(self, place: Place) -> None:
-        applied = self.lanes.applied(place[1], place[0])
-        assert applied is not None, place
-        self.reached[place], self.positions[place] = applied, applied + 1
+        # Faust drops the batches that no agent has taken, also those that were fetched a moment ago.
+        await asyncio.sleep(0.1)
+        for topic in TOPICS:
+            self.fetched[topic].clear()
+        self.consumer.positions.lose()
 
     # Reading
 
     def fetch(self, place: Place) -> None:
-        """One fetch of an input: some records, to be handed over by its agent."""
-        topic, partition = place
-        records = [*islice(self.broker.log.read(place, self.positions[place]), FETCHED)]
-        if not records:
-            return
-        last, after = records[-1].offset, self.reached[place]
-        self.positions[place], self.reached[place] = last + 1, last
-        self.fetched[topic].put_nowait((partition, records, after, partial(self.acknowledged, topic, partition, last)))
+        """One call of the consumer, as Faust makes while the lanes are ready."""
+        if self.lanes.ready.is_set():
+            self.consumer.poll(place, self._applied, lambda place, batch: self.fetched[place[0]].put((place, batch)))
+
+    def _applied(self) -> dict[Place, int]:
+        offsets = {place: self.lanes.applied(place[1], place[0]) for place in self.consumer.client.positions}
+        return {place: offset for place, offset in offsets.items() if offset is not None}
 
     async def _agent(self, topic: str) -> None:
         while True:
-            await self.lanes.submit(*await self.fetched[topic].get())
+            # Batches wait for an agent that is slow; an assignment drops those that wait.
+            if self.broker.random.random() < SLOW_AGENT:
+                await asyncio.sleep(0.2)
+            (_, partition), batch = await self.fetched[topic].get()
+            if self.consumer.positions.is_current(batch):
+                acknowledge = partial(self.acknowledged, topic, partition, batch.records[-1].offset)
+                await self.lanes.submit(partition, batch.records, batch.after, acknowledge)
 
     # Lanes
 

@@ -22,7 +22,7 @@ from worker.core.events import Reconfigured
 from worker.kafka.memory import Log
 from worker.service.committer import Kafka, open_committer
 from worker.service.intake import Input, Intake
-from worker.service.lane import Lane
+from worker.service.lanes import Lane
 from worker.service.prepare import Preparer
 
 QUERY = msgspec.msgpack.encode({"embedding": np.ones(DIMENSION, "<f4").tobytes()})

@@ -14,12 +14,14 @@ from msgspec.structs import replace
 from tests.drive import ConfigurationChanges, config
 from tests.simulation.auditor import Auditor, Violation
 from tests.simulation.broker import Broker, SimulatedProducer
+from tests.simulation.consumer import SimulatedClient
 from tests.simulation.process import Process, Watched
 from tests.simulation.steps import SimulatedLoop
 from tests.simulation.traffic import Traffic
 from worker.contract.messages import Configuration
 from worker.kafka.memory import FencedError, Log, Transaction
 from worker.service.committer import Committer
+from worker.service.positions import Positions
 
 STEPS = 500
 CALM_STEPS = 20_000
@@ -35,7 +37,8 @@ class Parts:
 
     committer: type[Committer] = Committer
     producer: Callable[..., Any] = SimulatedProducer
-    process: type[Process] = Process
+    client: type[SimulatedClient] = SimulatedClient
+    positions: type[Positions] = Positions
 
 
 class World:
@@ -119,7 +122,7 @@ class World:
 
     def fetch(self) -> None:
         """A running worker fetches from one of its inputs."""
-        ready = [(process, place) for process in self.running() for place in process.positions]
+        ready = [(process, place) for process in self.running() for place in process.consumer.client.positions]
         if ready:
             process, place = self.random.choice(ready)
             process.fetch(place)
@@ -219,8 +222,16 @@ class World:
         return [process for process in self.processes if process.alive and (process.running or not alive)]
 
     def _start(self) -> None:
-        process = self.parts.process(
-            self.broker, self.watched, self.configs, self._acknowledged, self.errors.append, self.parts.producer
+        parts = self.parts
+        process = Process(
+            self.broker,
+            self.watched,
+            self.configs,
+            self._acknowledged,
+            self.errors.append,
+            parts.producer,
+            parts.client,
+            parts.positions,
         )
         self.processes.append(process)
         process.start()
@@ -257,6 +268,8 @@ class World:
 
     def _acknowledged(self, topic: str, partition: int, offset: int) -> None:
         self._audit(lambda: self.auditor.check_acknowledged(topic, partition, offset))
+        if self.random.random() < 0.3:
+            self.broker.group_offsets[topic, partition] = offset + 1
 
     def _audit(self, check: Callable[[], None]) -> None:
         # Wherever it is noticed, in a worker's thread or in a callback, the run ends with it.

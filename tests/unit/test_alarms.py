@@ -16,8 +16,7 @@ from worker.contract.messages import Closed, Dispatch, Fit, Origin
 from worker.core import alarms
 from worker.core.drift import Drift
 from worker.estimation.manifest import Manifest
-from worker.service.bell import Bell
-from worker.service.metrics import Metrics
+from worker.service.metrics import AlarmLog, Metrics
 
 WINDOW = 400
 RICH = dict.fromkeys(LLMS, 100_000_000)
@@ -200,12 +199,12 @@ def test_queries_outside_history(similarity: float, expected: float) -> None:
     assert (values["outside_history", ""], set(values)) == (expected, set(places.items()))
 
 
-def test_the_bell_rings_once() -> None:
+def test_an_alarm_is_logged_once() -> None:
     """One warning when an alarm comes, one line when it is over; nothing while it lasts."""
-    bell, ring = Bell(), {("shift", "3"): "by 0.7 standard deviations"}
+    alarm_log, ring = AlarmLog(), {("shift", "3"): "by 0.7 standard deviations"}
     with structlog.testing.capture_logs() as logs:
         for now in (ring, ring, {}, {}):
-            bell.ring(now)
+            alarm_log.update(now)
     assert [(line["log_level"], line["event"], line["name"], line["partition"]) for line in logs] == [
         ("warning", "alarm", "shift", "3"),
         ("info", "alarm_over", "shift", "3"),

@@ -13,7 +13,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from worker.contract.record import StoredRecord
-from worker.service.consumer import CommittedConsumerThread, Fetched, LaneConsumer
+from worker.service.consumer import CommittedConsumerThread, LaneConsumer
+from worker.service.positions import Batch, FetchCounter, Positions
 
 PLACE, UNOWNED = TP("queries", 3), TP("queries", 1)
 END, BLOCK = 60, 5
@@ -56,23 +57,26 @@ class Reader:
         self.client = Client()
         self.applied: list[int] = []
         self.lost: list[tuple[int, int]] = []
-        self.waiting: list[Fetched] = []
+        self.waiting: list[Batch] = []
         self.thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
+        self.thread.counter = FetchCounter()
         self.consumer: Any = LaneConsumer.__new__(LaneConsumer)
         ready = asyncio.Event()
         ready.set()
-        lanes = SimpleNamespace(seeks=0, ready=ready, applied=lambda p, _: self.last if p == PLACE.partition else None)
+        lanes = SimpleNamespace(ready=ready, applied=lambda p, _: self.last if p == PLACE.partition else None)
         fakes = {
             "lanes": lanes,
+            "positions": Positions(),
             "app": SimpleNamespace(consumer_generation_id=7),
             "can_resume_flow": ready,
             "suspend_flow": asyncio.Event(),
             "flow_active": True,
             "_read_offset": {},
-            "_thread": SimpleNamespace(getmany=self._getmany),
+            "_thread": SimpleNamespace(
+                getmany=self._getmany, seek_and_count=lambda seek: self.thread._seek(self.client, seek)
+            ),
             "wait": self._nothing,
             "assignment": self.client.assignment,
-            "seek_wait": lambda positions: self.thread._seek(self.client, positions),
             "_get_active_partitions": self.client.assignment,
         }
         monkeypatch.setattr(LaneConsumer, "should_stop", False)
@@ -103,7 +107,7 @@ class Reader:
     async def hand_over(self) -> None:
         """The agent takes what waits; the lane applies what it has not."""
         for fetched in self.waiting:
-            if fetched.seeks == self.consumer.lanes.seeks:
+            if self.consumer.positions.is_current(fetched):
                 new = [record.offset for record in fetched.records if record.offset > self.last]
                 if new and new[0] != self.last + 1:
                     self.lost.append((self.last + 1, new[0]))
@@ -157,7 +161,7 @@ def test_what_is_handed_over(
 ) -> None:
     """A fetch says what came before it; one that may not follow is read again, under another number."""
 
-    async def happen() -> list[Fetched]:
+    async def happen() -> list[Batch]:
         reader = Reader(monkeypatch)
         await reader.fetch()
         if event is not None:
@@ -168,4 +172,4 @@ def test_what_is_handed_over(
         return reader.waiting
 
     fetched = asyncio.run(happen())
-    assert [((f.records[0].offset, f.records[-1].offset), f.after, f.seeks) for f in fetched] == blocks
+    assert [((f.records[0].offset, f.records[-1].offset), f.after, f.round) for f in fetched] == blocks

@@ -31,14 +31,13 @@ from worker.estimation.index import load
 from worker.kafka import admin, clients
 from worker.kafka.clock import SystemClock
 from worker.kafka.reader import KafkaReader, Reader
-from worker.service.assignor import LaneAssignor
-from worker.service.bell import Bell
 from worker.service.committer import Committer, Kafka, open_committer
-from worker.service.consumer import LaneConsumer
+from worker.service.consumer import LaneApp, LaneAssignor, LaneConsumer
 from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes
-from worker.service.metrics import Metrics
+from worker.service.metrics import AlarmLog, Metrics
 from worker.service.ports import free_port
+from worker.service.positions import Positions
 from worker.service.prepare import Preparer
 
 log = structlog.get_logger()
@@ -54,13 +53,6 @@ LEAVE_SECONDS = 5.0
 REBALANCE_SECONDS = 30.0
 ALARM_SECONDS = 10.0
 EXPOSITION_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
-
-
-class LaneApp(faust.App):  # type: ignore[misc]
-    """Faust's application without its data directory: the lanes keep nothing on disk."""
-
-    def _create_directories(self) -> None:
-        pass
 
 
 class LaneWorker(faust.Worker):  # type: ignore[misc]
@@ -173,15 +165,16 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         debug=False,
     )
     read = staticmethod(KafkaReader(settings).read_partition)
-    consumer = type("Consumer", (LaneConsumer,), {"lanes": lanes, "read": read})
-    app.transport.Consumer = consumer
-    _add_agents(app, settings, lanes)
+    positions = Positions()
+    members = {"lanes": lanes, "positions": positions, "read": read}
+    app.transport.Consumer = type("Consumer", (LaneConsumer,), members)
+    _add_agents(app, settings, lanes, positions)
     _add_pages(app, lanes, metrics)
-    bell = Bell()
+    alarm_log = AlarmLog()
 
     @app.timer(interval=ALARM_SECONDS)  # type: ignore[untyped-decorator]
-    async def ring(*_: Any) -> None:
-        bell.ring(metrics.alarms())
+    async def log_alarms(*_: Any) -> None:
+        alarm_log.update(metrics.alarms())
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def finish(*_: Any, **__: Any) -> None:
@@ -199,14 +192,14 @@ def _end_in_time(seconds: float) -> None:
     timer.start()
 
 
-def _add_agents(app: faust.App, settings: Settings, lanes: Lanes) -> None:
+def _add_agents(app: faust.App, settings: Settings, lanes: Lanes, positions: Positions) -> None:
     async def hand_over(stream: StreamT[bytes]) -> None:
         async for event in stream.noack().events():
-            fetched = event.message.value
-            if fetched.seeks != lanes.seeks:
+            batch = event.message.value
+            if not positions.is_current(batch):
                 continue
             try:
-                await lanes.submit(event.message.partition, fetched.records, fetched.after, event.ack)
+                await lanes.submit(event.message.partition, batch.records, batch.after, event.ack)
             except Exception as error:
                 leave(error)
 

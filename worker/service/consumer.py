@@ -1,14 +1,21 @@
-"""Faust's consumer, changed in five places: whole batches, read_committed, positions, acknowledgement and headers.
+"""Faust as the lanes use it: its consumer group, changed where it would lose records, money or time.
 
-- One Faust event per record costs about 0.2 ms; one event per fetched batch makes Faust twelve times faster.
-- Faust reads read_uncommitted unless it runs its own transactions; a producer's aborted query must not be routed.
-- The position of an input is what the ledger says was applied; committed group offsets are for lag monitors only.
-  Whenever it is not certain that the next fetch follows what was handed over last, the reader is sought there first.
-- A lane acknowledges its batches in their order, by the last offset of each. Faust would look for gaps between
-  acknowledged offsets on the event loop, record by record.
-- aiokafka cannot read a record with a header whose name is not UTF-8, nor go past it; librdkafka can. What it fails on,
-  what stands next to it, and what the failed call had taken of other partitions is read again with that one. A batch
-  whose checksum is wrong (the broker accepts none, so a disk has failed) still ends the process: nobody can read it.
+This is the only module that uses private attributes of Faust and aiokafka.
+
+- Whole batches. One Faust event for each record costs about 0.2 ms; one event for each fetched batch makes Faust twelve
+  times faster.
+- read_committed. Faust reads read_uncommitted unless it runs its own transactions; a query that its producer aborted
+  must not be routed.
+- Positions. The ledger says which offsets are applied; `positions` decides where to read. The group's committed offsets
+  are for lag monitors only.
+- Acknowledgement. A lane acknowledges its batches in their order, by the last offset of each. Faust would look for gaps
+  between acknowledged offsets on the event loop, record by record.
+- Headers. aiokafka can neither read a record with a header whose name is not UTF-8, nor go past it; librdkafka can. So
+  librdkafka reads those records again, with the records next to them and those that the failed call had taken of other
+  partitions. A batch with a wrong checksum still ends the process: nobody can read it.
+- Assignment. Faust asks the broker's metadata for the partitions. The metadata of a broker that has just come back lack
+  topics for a moment; a group that rebalances then would agree that nobody reads them, for some minutes.
+- Files. Faust makes a data directory; lanes keep nothing on disk.
 """
 
 from __future__ import annotations
@@ -18,19 +25,22 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import aiokafka
+import faust
 import structlog
+from faust.assignor import PartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
 from worker.contract.record import Record
 from worker.service.lanes import Lanes
+from worker.service.positions import Batch, Fetch, FetchCounter, Positions, Seek
 
-# One fetch at a time asks a broker for the partitions that are drained. One that asks for quiet partitions only holds
-# up all others for this long; the driver's 1,500 ms would be a second and a half of latency.
+# One fetch at a time asks a broker for the drained partitions. A fetch that asks for quiet partitions holds up all
+# others for this time; the driver's 1,500 ms would be a second and a half of latency.
 FETCH_WAIT_MS = 20
-# Of each partition, when a fetch is read again; the next fetch is aiokafka's own.
+# How many records of each partition librdkafka reads again; the next fetch is aiokafka's own.
 AGAIN_RECORDS = 500
-# Until it is asked again whether a partition may be read, while none may.
+# While no partition may be read, this is how often that is looked at again.
 PAUSED_SECONDS = 0.1
 
 log = structlog.get_logger()
@@ -39,72 +49,74 @@ log = structlog.get_logger()
 Read = Callable[[str, int, int, int], Iterable[Record]]
 
 
-class Fetched(NamedTuple):
-    """Records of one partition in their order; `after` is the offset that the reader had reached before them, `seeks`
-    how often it had been sought to what the lanes have applied."""
+class LaneApp(faust.App):  # type: ignore[misc]
+    """Faust's application without its data directory."""
 
-    records: list[Record]
-    after: int
-    seeks: int
+    def _create_directories(self) -> None:
+        pass
 
 
-class Fetch(NamedTuple):
-    """What one fetch took, by partition; `number` counts those that took something since the last seek, 0 if the group
-    has assigned the partitions anew since: then it began at the group's offsets."""
+class FixedCluster(NamedTuple):
+    """The one question that the assignor asks of a cluster, answered with `kafka.partitions`; workers check at start
+    that the topics have so many."""
 
-    records: Mapping[TP, list[Record]]
-    number: int
+    partitions: int
+
+    def partitions_for_topic(self, _: str) -> set[int]:
+        """The partitions of any input topic."""
+        return set(range(self.partitions))
+
+
+class LaneAssignor(PartitionAssignor):  # type: ignore[misc]
+    """Faust's co-partitioning assignor: it assigns partition p of all inputs to one worker."""
+
+    def assign(self, cluster: object, member_metadata: Mapping[str, Any]) -> Any:
+        """Called in the group's leader. The leader's metadata (`cluster`) are not asked."""
+        return super().assign(FixedCluster(self.app.conf.topic_partitions), member_metadata)
 
 
 class CommittedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """The driver's thread, reading read_committed. What moves the reader is counted here, where it moves."""
+    """The driver's thread, reading read_committed. It counts fetches, because here nothing runs between a fetch and
+    its count."""
 
-    _sought: object = None
-    _number = 0
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.counter = FetchCounter()
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        # The driver offers no setting for these two. tests/kafka checks that an aborted query is not routed.
+        # The driver has no setting for these two.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
 
-    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
-        """Seek those of these partitions that are still assigned, and count fetches from here."""
-        await self.call_thread(self._seek, self._ensure_consumer(), partitions)
+    async def seek_and_count(self, seek: Seek) -> None:
+        """Seek those of the partitions that are still assigned, and count fetches from here."""
+        await self.call_thread(self._seek, self._ensure_consumer(), seek)
 
-    async def _seek(self, consumer: aiokafka.AIOKafkaConsumer, partitions: Mapping[TP, int]) -> None:
+    async def _seek(self, consumer: aiokafka.AIOKafkaConsumer, seek: Seek) -> None:
         assigned = consumer.assignment()
-        for tp, offset in partitions.items():
-            if tp in assigned:
-                consumer.seek(tp, offset)
-        self._sought, self._number = _assignment(consumer), 0
+        for place, offset in seek.starts.items():
+            if place in assigned:
+                consumer.seek(TP(*place), offset)
+        self.counter.sought(seek.number, _assignment(consumer))
 
     async def _fetch_records(self, consumer: aiokafka.AIOKafkaConsumer, *args: Any, **options: Any) -> Fetch:
         records = await super()._fetch_records(consumer, *args, **options)
-        # Nothing runs in this thread between the moment that the records were taken and here.
-        self._number += bool(records)
-        return Fetch(records, self._number if _assignment(consumer) is self._sought else 0)
+        return self.counter.count(records, _assignment(consumer))
 
 
 def _assignment(consumer: aiokafka.AIOKafkaConsumer) -> object:
-    """An object for each time that the group assigns partitions."""
+    """Another object for each time that the group assigns partitions."""
     return consumer._subscription.subscription.assignment
 
 
 class LaneConsumer(driver.Consumer):  # type: ignore[misc]
-    """Hands whole fetched batches to the agents and asks the lanes for positions. `read` is the other client.
-
-    Faust drops what was fetched in many places while the group rebalances, and calls for partitions twice at once when
-    it rebalances again; a fetch whose caller was cancelled goes on in the driver's thread. So every fetch proves by its
-    number that it follows the one handed over before it; else the reader is sought to what the lanes have applied.
-    """
+    """Hands whole fetched batches to the agents and asks the lanes for positions. `read` reads with librdkafka."""
 
     lanes: Lanes
+    positions: Positions
     read: Read
-    _astray = True
-    _number = 0
-    _reached: dict[TP, int]
 
     def _new_consumer_thread(self) -> Any:
         return CommittedConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -115,53 +127,45 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
         await super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """After the group has rebalanced. With no partition left to this worker, Faust seeks nothing."""
+        """After the group has rebalanced. If this worker has no partition left, Faust seeks nothing."""
         if not assigned:
             await self.lanes.assign(set())
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Faust's hook after an assignment: fence and restore its lanes. The seek itself comes with the next fetch."""
+        """Faust's hook after an assignment: fence and restore the lanes. The seek itself comes with the next fetch."""
         await self.lanes.assign({tp.partition for tp in self.assignment()})
         return {tp: last + 1 for tp, last in self._applied().items()}
 
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        """A seek of Faust's own. Its tables, which are not used here, seek when they recover."""
+        await super().seek_wait(partitions)
+        self.positions.lose()
+
     def resume_flow(self) -> None:
-        """Faust's last step after an assignment; a moment ago it dropped what was fetched and not yet taken."""
-        self._astray = True
+        """Faust's last step after an assignment; it has just dropped the batches that no agent had taken."""
+        self.positions.lose()
         super().resume_flow()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
-        """One message per partition and fetch, its value a `Fetched`."""
+        """One message for each partition and fetch; its value is a `Batch`."""
         for event in (self.can_resume_flow, self.lanes.ready):
-            # Mode's `wait` makes three tasks, also for what has happened already.
+            # Mode's `wait` makes three tasks, also for an event that is set.
             if not event.is_set():
                 await self.wait(event)
         if self.should_stop:
             return
-        if self._astray:
-            await self._go_back()
-        for tp, records in (await self._fetch(timeout)).items():
-            if tp in self._reached:
-                yield tp, self._batch_message(tp, records)
-
-    async def _go_back(self) -> None:
-        """Seek to what the lanes have applied; what was handed over and not submitted yet is void."""
-        # Before the seek: who finds meanwhile that another is needed says so again.
-        self._astray = False
-        self.lanes.seeks += 1
-        await self._seek(self._applied())
-
-    async def _seek(self, reached: dict[TP, int]) -> None:
-        self._reached, self._number = reached, 0
-        await self.seek_wait({tp: last + 1 for tp, last in reached.items()})
+        if self.positions.needs_seek:
+            await self._thread.seek_and_count(self.positions.seek(self._applied()))
+        for tp, batch in (await self._fetch(timeout)).items():
+            yield tp, self._message(tp, batch)
 
     def _applied(self) -> dict[TP, int]:
         """The last applied offset of every assigned input whose lane is open."""
         offsets = {tp: self.lanes.applied(tp.partition, tp.topic) for tp in self.assignment()}
         return {tp: offset for tp, offset in offsets.items() if offset is not None}
 
-    async def _fetch(self, timeout: float) -> Mapping[TP, list[Record]]:
-        """The next records by partition; none if it is not certain that they are the next."""
+    async def _fetch(self, timeout: float) -> Mapping[TP, Batch]:
         active = self._get_active_partitions()
         if not active:
             await self.sleep(PAUSED_SECONDS)
@@ -170,27 +174,24 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
             fetch = await self._thread.getmany(active, timeout)
         except UnicodeDecodeError:
             return await self._read_again()
-        expected, self._number = self._number + bool(fetch.records), fetch.number
-        self._astray |= fetch.number != expected
-        return {} if self._astray else fetch.records
+        return self.positions.take(fetch)
 
-    async def _read_again(self) -> Mapping[TP, list[Record]]:
-        """The next records of all partitions, read with the other client from where the reader has got to."""
+    async def _read_again(self) -> Mapping[TP, Batch]:
+        """The next batches of all partitions, read with librdkafka from where the reader has got to."""
         log.warning("unreadable_header_name", remedy="its record becomes a dead letter")
-        reached = dict(self._reached)
-        blocks = await asyncio.gather(*(asyncio.to_thread(self._block, tp, last + 1) for tp, last in reached.items()))
-        batches = {tp: records for tp, records in zip(reached, blocks, strict=True) if records}
-        await self._seek(reached | {tp: records[-1].offset for tp, records in batches.items()})
-        self._reached = reached
-        return batches
+        starts = self.positions.next()
+        blocks = await asyncio.gather(*(asyncio.to_thread(self._block, TP(*place), at) for place, at in starts.items()))
+        seek, batches = self.positions.replace(dict(zip(starts, blocks, strict=True)))
+        await self._thread.seek_and_count(seek)
+        # A rebalance during the seek may have voided them.
+        return {} if self.positions.needs_seek else batches
 
     def _block(self, tp: TP, start: int) -> list[Record]:
         return list(self.read(tp.topic, tp.partition, start, start + AGAIN_RECORDS))
 
-    def _batch_message(self, tp: TP, records: list[Record]) -> Message:
-        last, fetched = records[-1], Fetched(records, self._reached[tp], self.lanes.seeks)
-        self._reached[tp] = last.offset
-        # Faust's drainer drops what is not behind the last offset that it remembers, which may be of before a seek.
+    def _message(self, tp: TP, batch: Batch) -> Message:
+        last = batch.records[-1]
+        # Faust drops a message whose offset is not above the last that it remembers, which may be from before a seek.
         self._read_offset[tp] = None
         return ConsumerMessage(
             topic=tp.topic,
@@ -200,14 +201,14 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
             timestamp_type=None,
             headers=None,
             key=None,
-            value=fetched,
+            value=batch,
             checksum=None,
             tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
 
     def _new_offset(self, tp: TP) -> int | None:
-        """The offset to commit for lag monitors: behind the last batch that the lane has acknowledged."""
+        """The offset to commit for lag monitors: the one after the last batch that the lane has acknowledged."""
         acked: list[int] = self._acked[tp]
         last = max(acked, default=None)
         acked.clear()
@@ -215,4 +216,4 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
         return None if last is None else last + 1
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """What lies between two acknowledged offsets was acknowledged with the later one."""
+        """The offsets between two acknowledged ones were acknowledged with the later one."""

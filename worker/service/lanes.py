@@ -1,23 +1,176 @@
-"""The lanes of one worker process: which partitions it owns, opened and closed as the consumer group decides."""
+"""The lanes of one worker process. A lane is the single writer of all records that follow from one partition.
+
+    submit -> [prepare: decode, embed, search]  -> [commit: decide, publish, one Kafka transaction] -> acknowledge
+               of the next batch, meanwhile         of this batch
+
+Records that arrive while a transaction commits become the next transaction (group commit), so batches grow under load.
+A lane has one transaction at a time. Anything but a clean commit ends the process (LeaveProcess): the next owner
+restores from Kafka.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
 
 import structlog
 
+from worker.contract.errors import LeaveProcess
 from worker.contract.record import Record
+from worker.core.events import Ticked
 from worker.service.committer import Committer
-from worker.service.intake import Intake
-from worker.service.lane import Lane
+from worker.service.intake import Input, Intake
 
 log = structlog.get_logger()
 
+# Two prepared batches and the one that commits keep both stages busy; more would only add latency.
+PREPARED_BATCHES = 2
+# As many as one fetch brings. The records that wait become one batch. Otherwise the small fetches of a lane that was
+# held up would stay a queue of batches with one record each.
+WAITING_RECORDS = 1_000
+
+
+class SkippedRecords(LeaveProcess):
+    """The reader has gone past records that the lane never got. `positions` never lets this happen."""
+
+
+class Submitted(NamedTuple):
+    """Records of one topic in their order, and the callback to call when they are committed."""
+
+    records: Sequence[Record]
+    acknowledge: Callable[[], None]
+
+
+@dataclass
+class Batch:
+    """Inputs ready to be decided, and the callbacks to call when they are committed."""
+
+    inputs: list[Input] = field(default_factory=list)
+    acknowledge: list[Callable[[], None]] = field(default_factory=list)
+
+    def add(self, other: Batch) -> None:
+        self.inputs += other.inputs
+        self.acknowledge += other.acknowledge
+
+
+class Lane:
+    """Runs one partition's two stages as tasks on the event loop; the work itself is in threads."""
+
+    def __init__(self, committer: Committer, intake: Intake, searchers: Executor, committers: Executor) -> None:
+        self.partition = committer.partition
+        self.committer = committer
+        self._intake = intake
+        self._searchers, self._committers = searchers, committers
+        self._waiting: list[Submitted] = []
+        self._changed = asyncio.Condition()
+        self._prepared: asyncio.Queue[Batch] = asyncio.Queue(maxsize=PREPARED_BATCHES)
+        self._committing = asyncio.Lock()
+        self._paused = self._stopped = False
+        self._submitted: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, on_failure: Callable[[BaseException], None]) -> None:
+        """Begin. `on_failure` is called with the first error; after it the lane does nothing more."""
+        for stage in (self._prepare(), self._commit(), self._tick()):
+            task = asyncio.ensure_future(stage)
+            task.add_done_callback(lambda done: _report(done, on_failure))
+            self._tasks.append(task)
+
+    def applied(self, topic: str) -> int:
+        """The last applied offset of an input topic; -1 before the first."""
+        offsets = self.committer.router.offsets
+        return offsets.queries if topic == self._intake.settings.topics.queries else offsets.completions
+
+    async def submit(self, records: Sequence[Record], after: int, acknowledge: Callable[[], None]) -> None:
+        """Hand over records of one topic in their order. Waits while the lane has enough to do.
+
+        `after` is the offset that the reader had reached before these records. Raises SkippedRecords if that is beyond
+        the last offset that the lane has: the records between were never handed over, and would be lost.
+        """
+        topic = records[0].topic
+        reached = max(self._submitted.get(topic, -1), self.applied(topic))
+        if after > reached:
+            raise SkippedRecords(f"{topic}/{self.partition}: records {reached + 1} to {after} were never handed over")
+        self._submitted[topic] = max(reached, records[-1].offset)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._stopped or self._waits < WAITING_RECORDS)
+            self._waiting.append(Submitted(records, acknowledge))
+            self._changed.notify_all()
+
+    @property
+    def _waits(self) -> int:
+        return sum(len(submitted.records) for submitted in self._waiting)
+
+    async def pause(self) -> None:
+        """Finish the transaction that has begun, and begin no other until `resume`."""
+        if not self._paused:
+            self._paused = True
+            await self._committing.acquire()
+
+    def resume(self) -> None:
+        """Go on after a `pause`."""
+        if self._paused:
+            self._paused = False
+            self._committing.release()
+
+    async def stop(self) -> None:
+        """Finish the transaction that has begun, drop all other batches, and end."""
+        await self.pause()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Callers that wait in `submit` return; the next owner reads their records.
+        async with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    async def _prepare(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = Batch()
+            for records, acknowledge in _by_topic(await self._take()):
+                inputs = await loop.run_in_executor(
+                    self._searchers, self._intake.prepare, records, self.committer.is_open
+                )
+                batch.add(Batch(inputs, acknowledge))
+            await self._prepared.put(batch)
+
+    async def _take(self) -> list[Submitted]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._waiting)
+            taken, self._waiting = self._waiting, []
+            self._changed.notify_all()
+        return taken
+
+    async def _commit(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = await self._prepared.get()
+            async with self._committing:
+                while not self._prepared.empty():
+                    batch.add(self._prepared.get_nowait())
+                await loop.run_in_executor(self._committers, self.committer.commit, batch.inputs)
+            for acknowledge in batch.acknowledge:
+                acknowledge()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            now_ms = self._intake.clock.now_ms()
+            deadline_ms = self.committer.router.ledger.next_deadline_ms()
+            if deadline_ms is not None and deadline_ms <= now_ms:
+                await self._prepared.put(Batch([Input(Ticked(now_ms))]))
+
 
 class Lanes:
-    """Owned lanes by partition. `open_committer` fences and restores one; `on_failure` hears of the first error."""
+    """The lanes that this worker owns. The consumer group decides which partitions these are.
+
+    `open_committer` fences and restores a partition. `on_failure` is called with the first error.
+    """
 
     def __init__(
         self,
@@ -32,12 +185,10 @@ class Lanes:
         self._lanes: dict[int, Lane] = {}
         self._searchers = ThreadPoolExecutor(search_threads, thread_name_prefix="search")
         self._committers = ThreadPoolExecutor(thread_name_prefix="commit", max_workers=64)
-        # Set from when the lanes are what the group has assigned until it rebalances.
+        # Set while the open lanes are those that the group has assigned; cleared when it rebalances.
         self.ready = asyncio.Event()
         self._pauses = 0
         self._changing = asyncio.Lock()
-        # How often the reader was sought to what the lanes have applied: what it had read before is read again.
-        self.seeks = 0
 
     @property
     def open(self) -> list[Lane]:
@@ -45,7 +196,7 @@ class Lanes:
         return list(self._lanes.values())
 
     async def assign(self, partitions: set[int]) -> None:
-        """Own exactly these partitions: stop lanes that went, keep those that stay, fence and restore new ones."""
+        """Own exactly these partitions: stop the lanes of others, keep lanes that stay, fence and restore new ones."""
         pauses = self._pauses
         async with self._changing:
             for partition in self._lanes.keys() - partitions:
@@ -58,14 +209,14 @@ class Lanes:
                 self._on_failure(error)
                 raise
         log.info("lanes_assigned", partitions=sorted(self._lanes))
-        # Else the group has begun to rebalance again meanwhile, and will assign anew.
+        # If the group has begun to rebalance again in the meantime, it will assign again.
         if pauses == self._pauses:
             self.ready.set()
 
     async def pause(self) -> None:
-        """Let all that is under way finish, and begin no transaction until the next `assign`.
+        """Let open transactions finish, and begin no other until the next `assign`.
 
-        Also lanes that are being opened: the next owner of one must not be fenced by us a moment later.
+        This also waits for lanes that are being opened: they must not fence their next owner a moment later.
         """
         self._pauses += 1
         self.ready.clear()
@@ -73,19 +224,22 @@ class Lanes:
             await asyncio.gather(*(lane.pause() for lane in self.open))
 
     async def stop(self) -> None:
-        """Finish the transactions under way and end all lanes."""
+        """Finish the open transactions and end all lanes."""
         await asyncio.gather(*(lane.stop() for lane in self.open))
         self._lanes.clear()
 
     def applied(self, partition: int, topic: str) -> int | None:
-        """The last offset of an input topic that the lane of `partition` has applied, -1 for none; None: not ours."""
+        """The last offset of an input topic that the lane of `partition` has applied; -1 before the first.
+
+        None if this worker does not own the partition.
+        """
         lane = self._lanes.get(partition)
         return None if lane is None else lane.applied(topic)
 
     async def submit(
         self, partition: int, records: Sequence[Record], after: int, acknowledge: Callable[[], None]
     ) -> None:
-        """Hand records to their lane; those of a partition that has moved away are the new owner's."""
+        """Hand records to their lane. Records of a partition that is not owned are dropped: its owner reads them."""
         if lane := self._lanes.get(partition):
             await lane.submit(records, after, acknowledge)
 
@@ -94,3 +248,15 @@ class Lanes:
         lane = Lane(committer, self._intake, self._searchers, self._committers)
         lane.start(self._on_failure)
         self._lanes[partition] = lane
+
+
+def _by_topic(submitted: Sequence[Submitted]) -> Iterator[tuple[list[Record], list[Callable[[], None]]]]:
+    """Join neighbours of the same topic."""
+    for _, group in groupby(submitted, key=lambda each: each.records[0].topic):
+        several = list(group)
+        yield [record for each in several for record in each.records], [each.acknowledge for each in several]
+
+
+def _report(task: asyncio.Task[None], on_failure: Callable[[BaseException], None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        on_failure(error)

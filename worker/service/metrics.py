@@ -12,6 +12,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -22,6 +23,8 @@ from worker.core.drift import Drift
 from worker.core.events import Effects
 from worker.core.router import Router
 from worker.estimation.manifest import Manifest
+
+log = structlog.get_logger()
 
 MICROS_PER_USD = 1_000_000
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -154,3 +157,19 @@ class _Ledgers(Collector):
             for lane in lanes if name in alarms.LANE_ALARMS else [""]:
                 family.add_metric([name, lane], float((name, lane) in now))
         return family
+
+
+class AlarmLog:
+    """Logs each alarm once when it comes into force, and once when it is over."""
+
+    def __init__(self) -> None:
+        self._logged: set[tuple[str, str]] = set()
+
+    def update(self, alarms_now: Mapping[tuple[str, str], str]) -> None:
+        """Log the changes since the last call. `alarms_now` are the alarms in force: (name, partition) -> detail."""
+        for name, partition in alarms_now.keys() - self._logged:
+            detail = alarms_now[name, partition]
+            log.warning("alarm", name=name, partition=partition, detail=detail, meaning=alarms.MEANINGS[name])
+        for name, partition in self._logged - alarms_now.keys():
+            log.info("alarm_over", name=name, partition=partition)
+        self._logged = set(alarms_now)

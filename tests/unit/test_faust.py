@@ -1,0 +1,130 @@
+"""What Tollgate changes in Faust and aiokafka through private attributes: one test for each of them.
+
+A new version of Faust that renames or ignores one of them fails here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.consumer.subscription_state import SubscriptionState
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from tests.topics import record
+from worker.contract.settings import KafkaSettings, Settings
+from worker.service.app import make_app
+from worker.service.consumer import FETCH_WAIT_MS, CommittedConsumerThread, LaneApp, LaneConsumer, _assignment
+from worker.service.lanes import Lanes
+from worker.service.metrics import Metrics
+from worker.service.positions import Batch
+
+PARTITIONS = 4
+INPUTS = ["completions", "queries"]
+PLACE = TP("queries", 3)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 6])
+def test_a_broker_without_metadata(workers: int) -> None:
+    """The group agrees on all partitions of both inputs, each pair to one worker, though no topic is known."""
+    settings = Settings(kafka=KafkaSettings(partitions=PARTITIONS))
+    assignor = make_app(settings, cast(Lanes, None), Metrics()).assignor
+    members: Any = {f"worker-{n}": assignor.metadata(set(INPUTS)) for n in range(workers)}
+
+    assigned = assignor.assign(ClusterMetadata(), members)
+
+    owned = [dict(assignment.assignment) for assignment in assigned.values()]
+    for each in owned:
+        queries, completions = sorted(each.get("queries", [])), sorted(each.get("completions", []))
+        assert queries == completions, "a worker reads the same partitions of both inputs"
+    whole = {topic: sorted(p for each in owned for p in each.get(topic, [])) for topic in INPUTS}
+    assert whole == {topic: list(range(PARTITIONS)) for topic in INPUTS}
+
+
+def test_the_consumer_reads_committed_records_and_waits_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka's fetcher is made with the values of `_isolation_level` and `_fetch_max_wait_ms`."""
+    made: Any = SimpleNamespace(_isolation_level="read_uncommitted", _fetch_max_wait_ms=1_500)
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_create_worker_consumer", lambda *_: made)
+    thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
+    consumer = thread._create_worker_consumer(None)
+    assert consumer._isolation_level == "read_committed"
+    assert consumer._fetch_max_wait_ms == FETCH_WAIT_MS
+
+
+def test_aiokafka_has_these_attributes() -> None:
+    """An attribute that aiokafka no longer reads would be set in vain."""
+
+    async def consumer() -> set[str]:
+        import aiokafka
+
+        made = aiokafka.AIOKafkaConsumer(bootstrap_servers="127.0.0.1:1")
+        await made.stop()
+        return set(vars(made))
+
+    assert {"_isolation_level", "_fetch_max_wait_ms", "_subscription"} <= asyncio.run(consumer())
+
+
+def test_each_assignment_is_another_object() -> None:
+    """Positions trust that a rebalance changes the object, also when the partitions stay the same."""
+
+    async def assignments() -> tuple[object, object]:
+        state = SubscriptionState()
+        consumer: Any = SimpleNamespace(_subscription=state)
+        state.subscribe({"queries"})
+        state.assign_from_subscribed({PLACE})
+        first = _assignment(consumer)
+        state.assign_from_subscribed({PLACE})
+        return first, _assignment(consumer)
+
+    first, second = asyncio.run(assignments())
+    assert first is not second
+
+
+def bare_consumer() -> Any:
+    """A consumer without a thread or an application."""
+    consumer: Any = LaneConsumer.__new__(LaneConsumer)
+    consumer.app = SimpleNamespace(consumer_generation_id=7)
+    consumer._read_offset = {PLACE: 99}
+    consumer._acked, consumer._acked_index = defaultdict(list), defaultdict(set)
+    return consumer
+
+
+def test_faust_forgets_the_last_offset_that_it_read() -> None:
+    """After a seek backwards the records come again; Faust would drop them as read."""
+    consumer = bare_consumer()
+    message = consumer._message(PLACE, Batch([record("queries", 5, None, b"")], 4, 1))
+    assert consumer._read_offset[PLACE] is None
+    assert message.offset == 5
+
+
+def test_the_offset_for_lag_monitors_follows_the_last_acknowledged() -> None:
+    """Acknowledgements come in order, so the last one stands for all; then they are forgotten."""
+    consumer = bare_consumer()
+    consumer._acked[PLACE] += [4, 9]
+    assert consumer._new_offset(PLACE) == 10
+    assert consumer._new_offset(PLACE) is None, "nothing was acknowledged since"
+
+
+def test_faust_looks_for_no_gaps() -> None:
+    """Offsets between two batches are markers or aborted records: there is nothing to acknowledge."""
+    consumer = bare_consumer()
+    asyncio.run(consumer._add_gap(PLACE, 3, 1_000_000))
+    assert consumer._acked == {}
+
+
+def test_no_directory_is_made(tmp_path: Any) -> None:
+    """Faust makes a data directory when it starts; lanes keep nothing on disk."""
+    app = LaneApp("tollgate", datadir=str(tmp_path / "data"))
+    app._create_directories()
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["_new_consumer_thread", "_new_offset", "_add_gap", "_get_active_partitions"])
+def test_faust_still_has_what_the_consumer_overrides(name: str) -> None:
+    """An override of a method that Faust no longer calls would do nothing."""
+    assert hasattr(driver.Consumer, name)
