@@ -12,7 +12,8 @@ from worker.commands.options import ConfigOption, finite, more_help, new_app, se
 from worker.contract.errors import FixSetting
 from worker.estimation import demo_data
 from worker.estimation.history import no_embeddings, read_table
-from worker.inference.worker import InferenceWorker, Recorded, Rules
+from worker.inference.answers import RecordedAnswers, Rules, TableAnswerer
+from worker.inference.worker import InferenceWorker
 from worker.kafka import clients
 from worker.service import log
 
@@ -63,10 +64,11 @@ def command(
         raise FixSetting(
             f"--llm: {', '.join(unknown)} is not configured; the LLMs in [llms] are {', '.join(settings.llms)}"
         )
-    recorded = Recorded.of(demo_data.load() if history is None else read_table(history, embed=no_embeddings))
+    recorded = RecordedAnswers.of(demo_data.load() if history is None else read_table(history, embed=no_embeddings))
     # librdkafka would wait for the broker without a word.
     clients.admin_client(settings)
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopped.append(received))
-    InferenceWorker(settings, llms, recorded, Rules(latency_ms, error_rate, seed)).run(lambda: bool(stopped))
+    answerer = TableAnswerer(recorded, Rules(latency_ms, error_rate, seed))
+    InferenceWorker(settings, llms, answerer).run(lambda: bool(stopped))

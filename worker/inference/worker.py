@@ -1,8 +1,9 @@
-"""The reference inference worker: answers dispatches with what history recorded, instead of calling LLMs.
+"""The reference inference worker: consumes dispatches, has them answered, and produces completions.
 
-Real inference workers do the same around a call to their LLM, in any language: consume `dispatch.<llm>` read_committed,
-answer, produce the completion to the origin's partition, and commit their position only when it was delivered. Killed
-at any moment, one answers some dispatches twice and none never; the lane records the second answer and ignores it.
+Inference workers in any language do the same around a call to their LLM. They consume `dispatch.<llm>` read_committed,
+answer, produce the completion to the origin's partition, and commit their position only after it was delivered. A
+worker that is killed at any moment answers some dispatches twice, and leaves none unanswered. The lane records the
+second answer and ignores it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,8 @@ from __future__ import annotations
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from math import isnan, log
-from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -24,7 +22,6 @@ from worker.contract.errors import CheckBroker
 from worker.contract.messages import Completion, Dispatch
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
-from worker.estimation.history import History
 from worker.kafka import clients
 
 COMMIT_SECONDS = 1.0
@@ -35,65 +32,13 @@ FLUSH_SECONDS = 30.0
 logger = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How the simulated LLMs behave. Every draw depends on the seed and the dispatch alone, so an answer given twice
-    is the same twice. Latency is drawn from an exponential distribution with this mean."""
-
-    latency_ms: float = 50.0
-    error_rate: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What each LLM scored and cost on each query of a table, by query id."""
-
-    rows: Mapping[str, int]
-    history: History
-
-    @classmethod
-    def of(cls, history: History) -> Recorded:
-        """The table, ready to be looked up."""
-        return cls({query_id: row for row, query_id in enumerate(history.ids)}, history)
-
-    def outcome(self, query_id: str, llm: str) -> tuple[float, int] | None:
-        """Score and cost in micro-dollars; None where history does not know. `<id>/<n>` is the same query again."""
-        row = self.rows.get(query_id.split("/", 1)[0])
-        if row is None or llm not in self.history.llms:
-            return None
-        column = self.history.llms.index(llm)
-        quality, cost_micros = self.history.quality[row, column], self.history.cost_micros[row, column]
-        return None if isnan(quality + cost_micros) else (float(quality), round(float(cost_micros)))
-
-
-def answer(dispatch: Dispatch, recorded: Recorded, rules: Rules) -> tuple[Completion, float]:
-    """The completion of a dispatch, and the seconds that it takes.
-
-    A query that history does not know costs what was estimated, and nobody judges its answer.
-    """
-    fate, pace = _draws(rules.seed, dispatch.id)
-    seconds = -log(1.0 - pace) * rules.latency_ms / 1000
-    known = recorded.outcome(dispatch.query_id, dispatch.llm)
-    common: dict[str, Any] = {
-        "dispatch_id": dispatch.id,
-        "origin_partition": dispatch.origin.partition,
-        "llm": dispatch.llm,
-    }
-    if fate < rules.error_rate:
-        return Completion(**common, status="error", error="simulated: overloaded"), seconds
-    quality, cost_micros = known if known is not None else (None, dispatch.cost_micros)
-    return Completion(**common, status="ok", cost_micros=cost_micros, quality=quality), seconds
-
-
-def _draws(seed: int, dispatch_id: str) -> tuple[float, float]:
-    digest = blake2b(f"{seed}/{dispatch_id}".encode(), digest_size=16).digest()
-    return int.from_bytes(digest[:7], "little") / 2**56, int.from_bytes(digest[8:15], "little") / 2**56
+# The completion of a dispatch, and the seconds until it is ready.
+Answerer = Callable[[Dispatch], tuple[Completion, float]]
 
 
 @dataclass
-class Desk:
-    """Dispatches taken and not yet answered, and up to where each partition may be committed. Pure but for its heap."""
+class PendingAnswers:
+    """Dispatches that are taken and not yet answered, and the offset that may be committed for each partition."""
 
     _due: list[tuple[float, int, TopicPartition, Completion]] = field(default_factory=list)
     _open: dict[tuple[str, int], set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -101,14 +46,14 @@ class Desk:
     _taken: int = 0
 
     def take(self, topic: str, partition: int, offset: int, due: float, completion: Completion) -> None:
-        """Answer this dispatch when the clock shows `due`."""
+        """A dispatch whose completion is to be produced at `due`, in monotonic seconds."""
         self._taken += 1
         heapq.heappush(self._due, (due, self._taken, TopicPartition(topic, partition, offset), completion))
         self._open[topic, partition].add(offset)
         self._next[topic, partition] = offset + 1
 
     def skip(self, topic: str, partition: int, offset: int) -> None:
-        """Nobody answers this record."""
+        """A record that is not answered."""
         self._next[topic, partition] = offset + 1
 
     def ready(self, now: float) -> list[Completion]:
@@ -121,18 +66,18 @@ class Desk:
         return completions
 
     def wait_seconds(self, now: float) -> float:
-        """How long nothing is due, at most POLL_SECONDS."""
+        """The seconds until the next completion is due, at most POLL_SECONDS."""
         return min(POLL_SECONDS, max(0.0, self._due[0][0] - now)) if self._due else POLL_SECONDS
 
     def positions(self) -> list[TopicPartition]:
-        """What may be committed: everything before the oldest unanswered dispatch of each partition."""
+        """The offsets that may be committed: of each partition, that of its oldest unanswered dispatch."""
         return [
             TopicPartition(topic, partition, min(self._open[topic, partition], default=after))
             for (topic, partition), after in self._next.items()
         ]
 
     def drop(self, partitions: Sequence[TopicPartition]) -> None:
-        """Forget partitions that went to another worker: it takes their dispatches from the last commit."""
+        """Forget partitions that another worker owns now: it takes their dispatches from the last commit on."""
         gone = {(where.topic, where.partition) for where in partitions}
         self._due = [entry for entry in self._due if (entry[2].topic, entry[2].partition) not in gone]
         heapq.heapify(self._due)
@@ -142,22 +87,21 @@ class Desk:
 
 
 class InferenceWorker:
-    """Consumes the dispatches of some LLMs and produces completions until `stopping` says so."""
+    """Consumes the dispatches of some LLMs, and produces the completions that `answer` gives."""
 
-    def __init__(self, settings: Settings, llms: Sequence[str], recorded: Recorded, rules: Rules) -> None:
+    def __init__(self, settings: Settings, llms: Sequence[str], answer: Answerer) -> None:
         self._settings = settings
         self._topics = [settings.topics.dispatch(llm) for llm in llms]
-        self._recorded = recorded
-        self._rules = rules
-        self._desk = Desk()
+        self._answer = answer
+        self._pending = PendingAnswers()
         self._failed: KafkaError | None = None
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Work. Raises CheckBroker when the broker refuses a completion."""
+        """Work until `stopping` is true. Raises CheckBroker if the broker refuses a completion."""
         config = clients.consumer_config(self._settings, f"{self._settings.kafka.group}-inference")
         own = {
             "session.timeout.ms": self._settings.kafka.session_timeout_ms,
-            # Those of a broker that has just come back lack topics for a moment; the usual five minutes are long then.
+            # The metadata of a broker that has just come back lack topics for a moment; five minutes would be long.
             "topic.metadata.refresh.interval.ms": 10_000,
             "enable.partition.eof": False,
         }
@@ -174,8 +118,8 @@ class InferenceWorker:
     def _loop(self, consumer: Consumer, producer: Producer, stopping: Callable[[], bool]) -> None:
         commit_at = time.monotonic() + COMMIT_SECONDS
         while not stopping():
-            self._take(clients.consume(consumer, POLL_RECORDS, self._desk.wait_seconds(time.monotonic())).records)
-            for completion in self._desk.ready(time.monotonic()):
+            self._take(clients.consume(consumer, POLL_RECORDS, self._pending.wait_seconds(time.monotonic())).records)
+            for completion in self._pending.ready(time.monotonic()):
                 self._produce(producer, completion)
             producer.poll(0)
             if time.monotonic() >= commit_at:
@@ -191,10 +135,10 @@ class InferenceWorker:
                 dispatch = codec.decode_dispatch(record.value or b"")
             except codec.UNREADABLE as problem:
                 logger.warning("dispatch_skipped", place=place, error=str(problem), remedy="only lanes may write here")
-                self._desk.skip(*place)
+                self._pending.skip(*place)
                 continue
-            completion, seconds = answer(dispatch, self._recorded, self._rules)
-            self._desk.take(*place, now + seconds, completion)
+            completion, seconds = self._answer(dispatch)
+            self._pending.take(*place, now + seconds, completion)
 
     def _produce(self, producer: Producer, completion: Completion) -> None:
         clients.produce(
@@ -208,7 +152,7 @@ class InferenceWorker:
         )
 
     def _commit(self, consumer: Consumer, producer: Producer) -> None:
-        positions = self._desk.positions()
+        positions = self._pending.positions()
         left = producer.flush(FLUSH_SECONDS)
         if left or self._failed is not None:
             raise CheckBroker(f"completions: {self._failed or f'{left} were not acknowledged'}")
@@ -216,11 +160,11 @@ class InferenceWorker:
             try:
                 consumer.commit(offsets=positions, asynchronous=False)
             except KafkaException as error:
-                # A rebalance is under way or a coordinator moves: the next commit says the same again.
+                # The group is rebalancing, or its coordinator moves. The next commit has these offsets too.
                 logger.warning("commit_postponed", error=error.args[0].str())
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         self._failed = self._failed or error
 
     def _on_revoke(self, _: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        self._desk.drop(partitions)
+        self._pending.drop(partitions)

@@ -1,0 +1,77 @@
+"""Answers dispatches from a table of recorded answers, instead of calling LLMs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import isnan, log
+from typing import Any
+
+from worker.contract.messages import Completion, Dispatch
+from worker.estimation.history import History
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the simulated LLMs behave. `latency_ms` is the mean of an exponential distribution.
+
+    Every draw depends on the seed and the dispatch alone, so a dispatch that is answered twice gets the same answer.
+    """
+
+    latency_ms: float = 50.0
+    error_rate: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RecordedAnswers:
+    """The score and cost of each LLM on each query of a table, by query id."""
+
+    rows: Mapping[str, int]
+    history: History
+
+    @classmethod
+    def of(cls, history: History) -> RecordedAnswers:
+        """The answers of a table."""
+        return cls({query_id: row for row, query_id in enumerate(history.ids)}, history)
+
+    def outcome(self, query_id: str, llm: str) -> tuple[float, int] | None:
+        """Score and cost in micro-dollars; None if the table has none. `<id>/<n>` is the same query once more."""
+        row = self.rows.get(query_id.split("/", 1)[0])
+        if row is None or llm not in self.history.llms:
+            return None
+        column = self.history.llms.index(llm)
+        quality, cost_micros = self.history.quality[row, column], self.history.cost_micros[row, column]
+        return None if isnan(quality + cost_micros) else (float(quality), round(float(cost_micros)))
+
+
+@dataclass(frozen=True)
+class TableAnswerer:
+    """An Answerer of `worker.inference.worker` that looks answers up."""
+
+    recorded: RecordedAnswers
+    rules: Rules
+
+    def __call__(self, dispatch: Dispatch) -> tuple[Completion, float]:
+        """The completion of a dispatch, and the seconds that it takes.
+
+        An answer that was not recorded costs as much as was estimated, and has no score.
+        """
+        failure, pace = _draws(self.rules.seed, dispatch.id)
+        seconds = -log(1.0 - pace) * self.rules.latency_ms / 1000
+        known = self.recorded.outcome(dispatch.query_id, dispatch.llm)
+        common: dict[str, Any] = {
+            "dispatch_id": dispatch.id,
+            "origin_partition": dispatch.origin.partition,
+            "llm": dispatch.llm,
+        }
+        if failure < self.rules.error_rate:
+            return Completion(**common, status="error", error="simulated: overloaded"), seconds
+        quality, cost_micros = known if known is not None else (None, dispatch.cost_micros)
+        return Completion(**common, status="ok", cost_micros=cost_micros, quality=quality), seconds
+
+
+def _draws(seed: int, dispatch_id: str) -> tuple[float, float]:
+    digest = blake2b(f"{seed}/{dispatch_id}".encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:7], "little") / 2**56, int.from_bytes(digest[8:15], "little") / 2**56
