@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,7 @@ from worker.kafka import clients
 from worker.local.broker import Broker
 from worker.local.follower import Watch
 from worker.local.load import Feeder
-from worker.local.processes import wait_for
+from worker.local.processes import Child, wait_for
 from worker.local.system import System
 from worker.service.ports import free_port
 
@@ -143,3 +146,43 @@ def test_a_full_disk(small_broker: Broker, tmp_path: Path, index_directory: Path
         watch.close()
         assert (feeder.finish(), left) == (2_000, (3, True))
         assert problems(run_verify.verify(load_settings(system.config))) == []
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which another process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_port_that_was_set_and_is_taken(system: System, prepare: Prepare, taken: int) -> None:
+    """`run` stops with 4 and names the setting and the port."""
+    prepare(web={"port": taken})
+    code, said = run(system, "run")
+    assert code == 4, said
+    assert f"web.port: {taken} of 127.0.0.1 is in use" in said
+
+
+def test_a_second_worker_takes_a_free_port(system: System, prepare: Prepare) -> None:
+    """Both have no web.port: the second listens elsewhere, and a healthy start has no line of an error."""
+    prepare()
+    workers = [
+        Child(f"plain-{n}", ["run", "--config", str(system.config)], system.directory / f"plain-{n}.log")
+        for n in range(2)
+    ]
+    for worker in workers:
+        system.family.start(worker)
+        wait_for("the worker to own lanes", partial(_owns_lanes, worker), 60)
+    starts = [json.loads(line)["web"] for worker in workers for line in log_of(worker).splitlines() if '"web"' in line]
+    assert len(set(starts)) == 2, starts
+    errors = [line for worker in workers for line in log_of(worker).splitlines() if '"level": "error"' in line]
+    assert errors == []
+
+
+def _owns_lanes(worker: Child) -> bool:
+    return "lanes_assigned" in log_of(worker)
+
+
+def log_of(worker: Child) -> str:
+    """What a process has logged so far."""
+    return worker.log.read_text() if worker.log.exists() else ""

@@ -36,7 +36,7 @@ from worker.service.consumer import LaneApp, LaneAssignor, LaneConsumer
 from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes
 from worker.service.metrics import AlarmLog, Metrics
-from worker.service.ports import free_port
+from worker.service.ports import web_port
 from worker.service.positions import Positions
 from worker.service.prepare import Preparer
 
@@ -161,7 +161,7 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         broker_commit_interval=1.0,
         web_host=settings.web.host,
         web_bind=settings.web.host,
-        web_port=settings.web.port or free_port(),
+        web_port=web_port(settings.web),
         debug=False,
     )
     read = staticmethod(KafkaReader(settings).read_partition)

@@ -1,18 +1,45 @@
-"""Free ports of this machine's loopback address."""
+"""Free ports of this machine, and the port of a worker's web server."""
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from collections.abc import Iterator
 from functools import cache
 from itertools import cycle
 
+from worker.contract.errors import FixSetting
+from worker.contract.settings import WebSettings
+
 PORTS = (15_000, 32_000)
 
 
+def web_port(web: WebSettings) -> int:
+    """The port of the settings, or a free one if that is 0, or if it is the default and another process has it.
+
+    Raises FixSetting if another process has the port that the user has set.
+    """
+    if web.port and can_listen(web.host, web.port):
+        return web.port
+    if web.port and "port" in web.model_fields_set:
+        raise FixSetting(f"web.port: {web.port} of {web.host} is in use: set another port, or 0 for a free one")
+    return free_port()
+
+
+def can_listen(host: str, port: int) -> bool:
+    """Whether no other process listens here. Raises FixSetting if this one may not listen here either."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return True
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise FixSetting(f"web.host, web.port: cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now, nor gets by chance: it lies below those that clients connect from."""
+    """A port of 127.0.0.1 that no process has. Clients do not connect from it by chance: it lies below their ports."""
     return next(filter(_is_free, _ports()))
 
 
@@ -27,6 +54,6 @@ def _is_free(port: int) -> bool:
 
 @cache
 def _ports() -> Iterator[int]:
-    # One row for the process, so that two who ask one after the other never get the same; another one for the next.
+    # One sequence in a process, so that no port is given twice; each process begins at another port.
     begin = random.SystemRandom().randrange(*PORTS)
     return cycle([*range(begin, PORTS[1]), *range(PORTS[0], begin)])
