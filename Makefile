@@ -52,8 +52,8 @@ evaluate: $(READY) ## Compare all routing policies on the data sets in DATA, or 
 schemas: $(READY) ## Write schemas/ anew from worker/contract/messages.py
 	$(BIN)/python -m worker.contract.schemas
 
-simulate: $(READY) ## Simulate crashes and faults under many seeds (SEEDS=5000), or one seed again (SEED=7)
-	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
+simulate: $(READY) ## Simulate crashes and faults under many seeds (SEEDS=5000), or one seed again (SEED=7, STEPS=3,17)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(STEPS),--steps $(STEPS)),--seeds $(or $(SEEDS),2000))
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

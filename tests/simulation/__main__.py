@@ -1,4 +1,4 @@
-"""`python -m tests.simulation [--seed N | --seeds N]`: run one seed again, or many."""
+"""Run one seed again, step by step, or many seeds."""
 
 from __future__ import annotations
 
@@ -7,31 +7,48 @@ import sys
 import time
 
 from tests.simulation.quiet import quiet_log
-from tests.simulation.world import simulate
+from tests.simulation.shrink import failure_of, report, story
+from tests.simulation.world import plan, simulate
+
+# So many failing seeds are shrunk; each may take a minute.
+SHRUNK = 3
 
 
 def main() -> int:
     """Run the seeds asked for; 1 if one of them failed."""
     parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
-    parser.add_argument("--seed", type=int, help="this seed alone, with the traceback of its failure")
-    parser.add_argument("--seeds", type=int, default=2_000, help="so many seeds from 0")
+    parser.add_argument("--seed", type=int, help="this seed alone; a failing run is printed step by step")
+    parser.add_argument("--steps", help="only these steps of the seed, for example 3,17,40")
+    parser.add_argument("--seeds", type=int, default=2_000, help="this many seeds from 0")
     chosen = parser.parse_args()
     with quiet_log():
-        if chosen.seed is not None:
-            print(describe(chosen.seed))
-            return 0
-        return many(chosen.seeds)
+        if chosen.seed is None:
+            return many(chosen.seeds)
+        return one(chosen.seed, chosen.steps)
+
+
+def one(seed: int, numbers: str | None) -> int:
+    """Run one seed, or some of its steps. Print what happened in it; if it failed, every step."""
+    steps = plan(seed)
+    if numbers:
+        kept = {int(number) for number in numbers.split(",")}
+        steps = [step for step in steps if step.number in kept]
+    if failure_of(seed, steps=steps) is None and not numbers:
+        print(describe(seed))
+        return 0
+    print(story(seed, steps=steps))
+    return int(failure_of(seed, steps=steps) is not None)
 
 
 def many(seeds: int) -> int:
-    """Run seeds from 0, name those that fail and count them."""
+    """Run seeds from 0. Shrink the first that fail, name the others, and count them."""
     failed, started = 0, time.monotonic()
     for seed in range(seeds):
-        try:
-            simulate(seed)
-        except Exception as error:
+        if (error := failure_of(seed)) is not None:
             failed += 1
             print(f"seed {seed}: {type(error).__name__}: {str(error)[:300]}  (make simulate SEED={seed})", flush=True)
+            if failed <= SHRUNK:
+                print(report(seed), flush=True)
         if sys.stderr.isatty():
             print(f"\r{seed + 1} of {seeds}", end="", file=sys.stderr, flush=True)
     print(f"{seeds} seeds, {failed} failed, {time.monotonic() - started:.0f} s")

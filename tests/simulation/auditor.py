@@ -194,7 +194,8 @@ class Auditor:
         require(dead == refused, f"partition {partition}: dead letters {dead}, decided {refused}")
 
     def _check_ledger(self, partition: int, books: Books, topics: dict[str, list[StoredRecord]]) -> None:
-        written = {(record.key or b"").decode(): record.value for record in topics[TOPICS.ledger]}
+        written = {(record.key or b"").decode(): record.value for record in topics.get(TOPICS.ledger, [])}
+        require("account" in written, f"partition {partition}: a transaction without an account row")
         row = codec.decode_account(written["account"] or b"")
         sent = [codec.decode_dispatch(r.value or b"").id for t in topics if "dispatch." in t for r in topics[t]]
         books.dispatches, books.sequence = books.dispatches + len(sent), books.sequence + 1

@@ -18,6 +18,7 @@ from worker.kafka.reader import Place
 
 # Sending again is the most frequent failure: that many times as frequent as the others.
 SENT_AGAIN = 5
+DROPPED = 0.05
 
 
 class LateEnd(NamedTuple):
@@ -28,14 +29,15 @@ class LateEnd(NamedTuple):
 
 
 class Broker:
-    """One log, the requests that are still on their way to it, and how often a request fails.
+    """One log, the requests that are still on their way to it, how often a request fails, and how often a fetch is
+    `dropped` because its caller was cancelled.
 
     `decided` are the events that were decided in each transaction, for the auditor.
     """
 
     def __init__(self, log: Log, random: Random, seconds: Callable[[], float], failures: float) -> None:
         self.log, self.random, self.seconds = log, random, seconds
-        self.failures = failures
+        self.failures, self.dropped = failures, DROPPED if failures else 0.0
         self.late: list[LateEnd] = []
         self.decided: dict[Transaction, list[Event]] = {}
         # What the consumer group has committed: for lag monitors, and where a client begins that is not sought.

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from random import Random
 
+from tests.simulation.broker import Broker
 from worker.contract.record import StoredRecord
 from worker.kafka.memory import Log
 from worker.kafka.reader import Place
 from worker.service.positions import Batch, Fetch, FetchCounter, Positions, Seek
 
 FETCHED_RECORDS = 6
-# How often a fetch waits while others arrive, and how often its caller is cancelled.
-IN_FLIGHT, DROPPED = 0.2, 0.05
+# How often a fetch waits while others arrive.
+IN_FLIGHT = 0.2
 # Faust calls for records twice at once at most.
 AT_ONCE = 2
 
@@ -55,9 +55,9 @@ class SimulatedClient:
 class SimulatedConsumer:
     """Faust's consumer: it fetches for the agents of one worker. `waiting` are the batches that no agent has taken."""
 
-    def __init__(self, client: SimulatedClient, positions: Positions, random: Random) -> None:
+    def __init__(self, client: SimulatedClient, positions: Positions, broker: Broker) -> None:
         self.client, self.positions = client, positions
-        self._random = random
+        self._broker, self._random = broker, broker.random
         self._in_flight: list[Fetch] = []
 
     def poll(
@@ -73,7 +73,7 @@ class SimulatedConsumer:
 
     def _arrive(self, hand_over: Callable[[Place, Batch], None]) -> None:
         fetch = self._in_flight.pop(self._random.randrange(len(self._in_flight)))
-        if self._random.random() < DROPPED:
+        if self._random.random() < self._broker.dropped:
             return
         for place, batch in self.positions.take(fetch).items():
             hand_over(place, batch)

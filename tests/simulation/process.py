@@ -35,7 +35,7 @@ from worker.service.prepare import Preparer
 
 TOPICS = ("queries", "completions")
 # How often an agent is slow.
-SLOW_AGENT = 0.3
+SLOW_AGENT = 0.5
 METRICS = Metrics()
 
 
@@ -156,7 +156,7 @@ class Process:
         self.work = SteppedExecutor()
         self.kafka = Kafka(SimulatedReader(broker), partial(producer, broker))
         self.clock = SimulatedClock(self.now_ms, broker.seconds)
-        self.consumer = SimulatedConsumer(client(broker.log), positions(), broker.random)
+        self.consumer = SimulatedConsumer(client(broker.log), positions(), broker)
         self.settings = settings_for(configs[0].llms)
         self.intake = self._intake()
         self.lanes = SteppedLanes(self.work, self.intake, self._open, self.die)

@@ -10,7 +10,8 @@ from tests.simulation.auditor import Violation, prior_for
 from tests.simulation.planted import BUGS
 from tests.simulation.quiet import quiet_log
 from tests.simulation.reading import replayed
-from tests.simulation.world import simulate
+from tests.simulation.shrink import failure_of, report, shrink, story
+from tests.simulation.world import STEPS, simulate
 from worker.contract import codec
 from worker.contract.messages import Decision, Query, Routed
 from worker.kafka.memory import Log
@@ -26,24 +27,15 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def failure(seed: int) -> str | None:
-    """What the simulator finds under this seed."""
-    try:
-        simulate(seed)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
 @pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
 def test_whatever_happens_every_invariant_holds(first: int) -> None:
     """Crashes, zombies, lost and repeated requests, rebalances, forged completions: nothing lost, nothing twice.
 
     After every transaction the books add up; at the end each query has one outcome and a fresh router decides all of it
-    again. A failing seed runs alone with `make simulate SEED=...`.
+    again. A failing seed is shrunk, and its steps are printed.
     """
-    failures = {seed: text for seed in range(first, first + AT_ONCE) if (text := failure(seed))}
-    assert failures == {}
+    failing = [seed for seed in range(first, first + AT_ONCE) if failure_of(seed) is not None]
+    assert failing == [], report(failing[0])
 
 
 # How many seeds each bug gets: at least five times what it took when the simulator was written.
@@ -120,6 +112,18 @@ def test_workers_die_at_every_step_of_a_commit() -> None:
         if died_at >= STEPS_OF_A_COMMIT:
             return
     assert died_at >= STEPS_OF_A_COMMIT
+
+
+def test_a_failing_seed_is_shrunk() -> None:
+    """The steps that are left fail in the same way, and the report names each of them and the command for them."""
+    parts = BUGS["pass over a dropped fetch"]()
+    seed = next(seed for seed in range(FOUND_WITHIN["pass over a dropped fetch"]) if failure_of(seed, parts))
+    steps = shrink(seed, parts, seconds=20)
+    assert isinstance(failure_of(seed, parts, steps), Violation)
+    assert len(steps) < 50, f"{len(steps)} of {STEPS} steps are left"
+    told = story(seed, parts, steps).splitlines()
+    assert [int(line.split()[1]) for line in told if line.startswith("step")] == [step.number for step in steps]
+    assert told[-1].startswith("Violation: ")
 
 
 def test_a_seed_is_the_whole_run() -> None:

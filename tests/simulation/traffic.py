@@ -97,9 +97,10 @@ class Traffic:
         ]
         return self._completion(dispatch, **self.random.choice(wrong)) if self.random.random() < 0.8 else b"\xc1"
 
-    def deliver(self, now_ms: int) -> None:
-        """One of the completions that are due arrives, in no order."""
+    def deliver(self, now_ms: int) -> bool:
+        """One of the completions that are due arrives, in no order. False if none is due."""
         due = [number for number, (due_ms, _, _) in enumerate(self.due) if due_ms <= now_ms]
         if due:
             _, partition, value = self.due.pop(self.random.choice(due))
             self.log.append(("completions", partition), None, value, [], now_ms)
+        return bool(due)

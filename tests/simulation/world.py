@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -16,7 +16,7 @@ from tests.simulation.auditor import Auditor, Violation
 from tests.simulation.broker import Broker, SimulatedProducer
 from tests.simulation.consumer import SimulatedClient
 from tests.simulation.process import Process, Watched
-from tests.simulation.steps import SimulatedLoop
+from tests.simulation.steps import START_SECONDS, SimulatedLoop
 from tests.simulation.traffic import Traffic
 from worker.contract.messages import Configuration
 from worker.kafka.memory import FencedError, Log, Transaction
@@ -41,12 +41,44 @@ class Parts:
     positions: type[Positions] = Positions
 
 
-class World:
-    """The log, the workers and the consumer group. `run` raises Violation where something is wrong."""
+SOUND = Parts()
+# Hears of each step.
+Tell = Callable[[str], None]
 
-    def __init__(self, seed: int, loop: SimulatedLoop, parts: Parts) -> None:
+
+class Step(NamedTuple):
+    """One choice of a run: an action of `World`, the seed of everything random in it, and the pause after it."""
+
+    number: int
+    action: str
+    seed: int
+    pause_seconds: float
+
+
+def plan(seed: int) -> list[Step]:
+    """The steps of a run. Each has a seed of its own, so a run without some of them keeps the others as they are."""
+    random = Random(f"the steps of {seed}")
+    steps = []
+    for number in range(STEPS):
+        actions, weights = FAULTS if random.random() < 0.08 else USUAL
+        [action] = random.choices(actions, weights)
+        pause = random.choice((0.01, 0.1, 0.1, 1.0)) if random.random() < 0.2 else 0.0
+        steps.append(Step(number, action, random.getrandbits(64), pause))
+    return steps
+
+
+class World:
+    """The log, the workers and the consumer group. `run` raises Violation if something is wrong.
+
+    `tell` hears of each step when it is taken.
+    """
+
+    def __init__(
+        self, seed: int, loop: SimulatedLoop, parts: Parts, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        # Everything random in the run draws from here.
         self.random = Random(seed)
-        self.loop, self.parts = loop, parts
+        self.seed, self.loop, self.parts, self.tell = seed, loop, parts, tell
         self.partitions = self.random.randrange(1, 4)
         self.size = self.random.randrange(1, 4)
         self.log = Log(self._committed)
@@ -64,19 +96,23 @@ class World:
         """Simulated time."""
         return self.broker.now_ms()
 
-    async def run(self) -> None:
+    async def run(self, steps: Iterable[Step]) -> None:
         """Faults and traffic; then calm, until everything is applied; then the last checks."""
-        for _ in range(STEPS):
-            self._act(self._choose())
-            await self._step()
+        for step in steps:
+            self.random.seed(step.seed)
+            seconds, told = self.loop.time() - START_SECONDS, getattr(self, step.action)()
+            self.tell(f"step {step.number:>3}  {seconds:>8.2f} s  {step.action:<12} {told or 'nothing to do'}")
+            await self._settle(step.pause_seconds)
+        self.tell("calm: no more faults, until everything is applied")
+        self.random.seed(self.seed)
         self._calm_down()
         await self._finish()
         await self._expire_all()
         self.auditor.check_end(self.traffic.committed)
 
-    async def _step(self) -> None:
-        if self.random.random() < 0.2:
-            await asyncio.sleep(self.random.choice((0.01, 0.1, 0.1, 1.0)))
+    async def _settle(self, pause_seconds: float) -> None:
+        if pause_seconds > 0:
+            await asyncio.sleep(pause_seconds)
         await self.loop.settle()
         if self.errors:
             raise self.errors[0]
@@ -85,8 +121,8 @@ class World:
         for _ in range(CALM_STEPS):
             if not self.traffic.due and not self.auditor.unapplied():
                 return
-            self._act(self.random.choices(*CALM)[0])
-            await self._step()
+            getattr(self, self.random.choices(*CALM)[0])()
+            await self._settle(0.1 if self.random.random() < 0.2 else 0.0)
         raise Violation(f"stuck: {self.auditor.unapplied()} are not applied")
 
     async def _expire_all(self) -> None:
@@ -95,60 +131,62 @@ class World:
             if not any(books.open for books in self.auditor.books):
                 return
             self.work()
-            await asyncio.sleep(0.1)
-            await self._step()
+            await self._settle(0.1)
         raise Violation("stuck: reservations past their deadline stay open")
 
     def _calm_down(self) -> None:
-        self.broker.failures = 0.0
+        self.broker.failures = self.broker.dropped = 0.0
         for process in self.running(alive=False):
             process.running, process.skew_ms = True, 0
 
     # What can happen
 
-    def _choose(self) -> str:
-        actions, weights = FAULTS if self.random.random() < 0.08 else USUAL
-        return self.random.choices(actions, weights)[0]
+    # Each action says what it did; None if there was nothing to do.
 
-    def _act(self, action: str) -> None:
-        getattr(self, action)()
-
-    def work(self) -> None:
+    def work(self) -> str | None:
         """A running worker goes on to its next gate."""
         ready = [process for process in self.running() if process.work.pending]
-        if ready:
-            process = self.random.choice(ready)
-            process.work.step(self.random.randrange(len(process.work.pending)))
+        if not ready:
+            return None
+        process = self.random.choice(ready)
+        work = process.work.step(self.random.randrange(len(process.work.pending)))
+        return f"{self._name(process)}: on to: {work.at}"
 
-    def fetch(self) -> None:
+    def fetch(self) -> str | None:
         """A running worker fetches from one of its inputs."""
         ready = [(process, place) for process in self.running() for place in process.consumer.client.positions]
-        if ready:
-            process, place = self.random.choice(ready)
-            process.fetch(place)
+        if not ready:
+            return None
+        process, place = self.random.choice(ready)
+        process.fetch(place)
+        return f"{self._name(process)}: {place[0]}/{place[1]}"
 
-    def queries(self) -> None:
+    def queries(self) -> str:
         """Queries arrive."""
+        before = len(self.traffic.committed)
         self.traffic.produce_queries(self.now_ms())
+        return f"{len(self.traffic.committed) - before} arrive"
 
-    def completions(self) -> None:
+    def completions(self) -> str | None:
         """A completion arrives."""
-        self.traffic.deliver(self.now_ms())
+        return "one arrives" if self.traffic.deliver(self.now_ms()) else None
 
-    def tend(self) -> None:
+    def tend(self) -> str | None:
         """The supervisor restarts what died; the group rebalances when its members changed."""
-        alive = self.running(alive=False)
-        if len(alive) < self.size:
-            self._start()
+        started = self._start() if len(self.running(alive=False)) < self.size else None
         if self.group is None or self.group.done():
             running = self.running()
             if running != [member for member in self.members if member.alive]:
                 self.rebalance()
+                return f"{f'starts {self._name(started)}; ' if started else ''}the group rebalances"
+        return f"starts {self._name(started)}" if started else None
 
-    def rebalance(self) -> None:
-        """The group takes its partitions from its members and gives them out anew."""
-        if self.group is None or self.group.done():
-            self.group = asyncio.ensure_future(self._rebalance())
+    def rebalance(self) -> str | None:
+        """The group takes its partitions from its members and gives them out again."""
+        if self.group is not None and not self.group.done():
+            return None
+        self.group = asyncio.ensure_future(self._rebalance())
+        return "the group rebalances"
 
     async def _rebalance(self) -> None:
         candidates = self.running()
@@ -164,56 +202,81 @@ class World:
 
     # Faults
 
-    def kill(self) -> None:
+    def kill(self) -> str | None:
         """SIGKILL."""
-        if alive := self.running(alive=False):
-            self.random.choice(alive).die()
+        process = self._one(self.running(alive=False))
+        if process is not None:
+            process.die()
+        return self._name(process)
 
-    def terminate(self) -> None:
-        """SIGTERM: it finishes the transactions under way and leaves."""
-        if running := self.running():
-            process = self.random.choice(running)
+    def terminate(self) -> str | None:
+        """SIGTERM: it finishes the open transactions and leaves."""
+        process = self._one(self.running())
+        if process is not None:
             process.spawn(process.leave())
+        return self._name(process)
 
-    def stop(self) -> None:
+    def stop(self) -> str | None:
         """SIGSTOP: the group gives its partitions to others, and it does not know."""
-        if running := self.running():
-            self.random.choice(running).running = False
+        process = self._one(self.running())
+        if process is not None:
+            process.running = False
+        return self._name(process)
 
-    def wake(self) -> None:
+    def wake(self) -> str | None:
         """SIGCONT: it goes on where it was, owner or not."""
-        if stopped := [process for process in self.processes if process.alive and not process.running]:
-            self.random.choice(stopped).running = True
+        process = self._one([process for process in self.processes if process.alive and not process.running])
+        if process is not None:
+            process.running = True
+        return self._name(process)
 
-    def sleep(self) -> None:
+    def sleep(self) -> str:
         """Time goes by: reservations expire, and the coordinator ends transactions that take too long."""
         self.log.time_out(self.now_ms() - TRANSACTION_TIMEOUT_MS)
-        self.loop.create_task(asyncio.sleep(self.random.choice((5, 30))))
+        seconds = self.random.choice((5, 30))
+        self.loop.create_task(asyncio.sleep(seconds))
+        return f"{seconds} s"
 
-    def jump(self) -> None:
+    def jump(self) -> str | None:
         """A clock jumps, forwards or backwards."""
-        if alive := self.running(alive=False):
-            self.random.choice(alive).skew_ms = self.random.choice((-60_000, -500, 500, 8_000, 60_000))
+        process = self._one(self.running(alive=False))
+        if process is None:
+            return None
+        process.skew_ms = self.random.choice((-60_000, -500, 500, 8_000, 60_000))
+        return f"{self._name(process)}: the clock is {process.skew_ms} ms off"
 
-    def compact(self) -> None:
+    def compact(self) -> str:
         """The cleaner passes over a ledger partition."""
-        self.log.compact(("ledger", self.random.randrange(self.partitions)), self.now_ms() - 60_000)
+        place = "ledger", self.random.randrange(self.partitions)
+        self.log.compact(place, self.now_ms() - 60_000)
+        return f"{place[0]}/{place[1]}"
 
-    def late_end(self) -> None:
+    def late_end(self) -> str | None:
         """An EndTxn that a client sent twice arrives now."""
-        if self.broker.late:
-            late = self.broker.late.pop(self.random.randrange(len(self.broker.late)))
-            with suppress(FencedError):
-                self.log.end(late.transactional_id, late.epoch)
+        if not self.broker.late:
+            return None
+        late = self.broker.late.pop(self.random.randrange(len(self.broker.late)))
+        with suppress(FencedError):
+            self.log.end(late.transactional_id, late.epoch)
+        return f"{late.transactional_id}, epoch {late.epoch}"
 
-    def reconfigure(self) -> None:
+    def reconfigure(self) -> str:
         """Workers that start from now on have other settings."""
         self.configs = self._configs()
+        return "for workers that start from now on"
 
-    def forget(self) -> None:
+    def forget(self) -> str:
         """Queries that were applied leave their topic."""
         partition = self.random.randrange(self.partitions)
-        self.log.delete(("queries", partition), self.auditor.books[partition].offsets.queries - 20)
+        before = self.auditor.books[partition].offsets.queries - 20
+        self.log.delete(("queries", partition), before)
+        return f"queries/{partition}: the offsets before {before}"
+
+    def _one(self, processes: Sequence[Process]) -> Process | None:
+        return self.random.choice(processes) if processes else None
+
+    def _name(self, process: Process | None) -> str | None:
+        return None if process is None else f"worker {self.processes.index(process)}"
 
     # Parts
 
@@ -221,7 +284,7 @@ class World:
         """The workers that run; with `alive` False also those that are stopped."""
         return [process for process in self.processes if process.alive and (process.running or not alive)]
 
-    def _start(self) -> None:
+    def _start(self) -> Process:
         parts = self.parts
         process = Process(
             self.broker,
@@ -235,6 +298,7 @@ class World:
         )
         self.processes.append(process)
         process.start()
+        return process
 
     def _configs(self) -> list[Configuration]:
         pick = self.random.choice
@@ -287,12 +351,17 @@ FAULTS = (
 )
 
 
-def simulate(seed: int, parts: Parts = Parts()) -> World:
-    """One run. Raises Violation, or whatever a worker failed with that is neither LeaveProcess nor CheckBroker."""
+def simulate(
+    seed: int, parts: Parts = SOUND, steps: Iterable[Step] | None = None, tell: Tell = lambda _: None
+) -> World:
+    """One run, of all steps of a seed or of these.
+
+    Raises Violation, or the error of a worker that is neither LeaveProcess nor CheckBroker.
+    """
     loop = SimulatedLoop()
-    world = World(seed, loop, parts)
+    world = World(seed, loop, parts, tell)
     try:
-        loop.run(world.run())
+        loop.run(world.run(plan(seed) if steps is None else steps))
     finally:
         for process in world.processes:
             process.work.kill()
