@@ -7,10 +7,8 @@ each solution whether it came out the same, nearly the same, or was not solved a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from worker.contract.messages import Configuration, Fit, Priced
-from worker.core.policy import Policy, Reason, Solution, View, make_policy
+from worker.core.policy import Policy, PolicyAround, Solution, View, make_policy
 
 # Two machines' libraries differ in the last bits, and the solver stops within its tolerance of the optimum.
 TOLERANCE = 1e-6
@@ -47,27 +45,19 @@ class Solutions:
         return recorded
 
 
-class Compared:
-    """A policy that decides as `policy` does and solves under the eyes of `solutions`."""
+class Compared(PolicyAround):
+    """Decides as `policy` does. Each new solution for prices is compared with the recorded one."""
 
     def __init__(self, policy: Policy, solutions: Solutions, solve: bool) -> None:
-        self._policy = policy
+        super().__init__(policy)
         self._solutions = solutions
         self._solve = solve
 
     def due(self, seen: int) -> bool:
-        return self._policy.due(seen)
+        return self.policy.due(seen)
 
     def solve(self, view: View) -> Solution:
-        return self._solutions.judge(self._policy.solve(view) if self._solve else None, view)
-
-    def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
-    ) -> list[int]:
-        return self._policy.rank(seen, quality, cost_micros, prices)
-
-    def reason(self, seen: int) -> Reason:
-        return self._policy.reason(seen)
+        return self._solutions.judge(self.policy.solve(view) if self._solve else None, view)
 
 
 def _is_close(one: Solution, other: Solution) -> bool:

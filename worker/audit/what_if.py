@@ -23,7 +23,7 @@ from worker.audit.start import Start, find_start, router_at
 from worker.contract import codec
 from worker.contract.messages import Closed, Configuration, Decision, Fit, Routed
 from worker.core.events import Arrived, Completed, Event, Reconfigured, Ticked
-from worker.core.policy import Policy, Reason, Solution, View, make_policy
+from worker.core.policy import Policy, PolicyAround, Solution, View, make_policy
 from worker.core.router import Prior, Router
 
 FIXED = Fit("converged", 0.0, 0.0, 0, "fixed prices")
@@ -78,11 +78,11 @@ class Change(Struct, frozen=True):
         return [value for llm, value in zip(llms, values, strict=False) if llm not in self.without]
 
 
-class FixedPrices:
+class FixedPrices(PolicyAround):
     """A policy whose prices never move."""
 
     def __init__(self, policy: Policy, prices: tuple[float, ...]) -> None:
-        self._policy = policy
+        super().__init__(policy)
         self._prices = prices
 
     def due(self, seen: int) -> bool:
@@ -90,14 +90,6 @@ class FixedPrices:
 
     def solve(self, view: View) -> Solution:
         return Solution(self._prices, FIXED)
-
-    def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
-    ) -> list[int]:
-        return self._policy.rank(seen, quality, cost_micros, prices)
-
-    def reason(self, seen: int) -> Reason:
-        return self._policy.reason(seen)
 
 
 class Sent(NamedTuple):

@@ -74,6 +74,23 @@ class Policy(Protocol):
         """Why query number `seen` went where it went."""
 
 
+class PolicyAround:
+    """Ranks as another policy does; a subclass says when and how prices are solved. Audits put it around a policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def rank(
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+    ) -> list[int]:
+        """As the other policy ranks."""
+        return self.policy.rank(seen, quality, cost_micros, prices)
+
+    def reason(self, seen: int) -> Reason:
+        """As the other policy says."""
+        return self.policy.reason(seen)
+
+
 def make_policy(config: Configuration, partition: int) -> Policy:
     """The policy that `config` names. Raises FixSetting for an unknown name."""
     if config.policy == "priced":
