@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from worker.contract.errors import FixSetting
+from worker.contract.tokens import approximate_tokens
 from worker.estimation.history import History, read_table
 
 CASES = Path(__file__).parents[1] / "cases" / "history"
@@ -201,8 +202,9 @@ def test_a_prompt_is_the_text_that_was_asked(tmp_path: Path, prompt: object, tex
         seen.extend(texts)
         return embed(texts)
 
-    read_table(file, embed=remember)
+    history = read_table(file, embed=remember)
     assert seen == [text]
+    assert history.input_tokens.tolist() == [approximate_tokens(text)], "tokens are counted in the text that was asked"
 
 
 def test_messages_in_python_s_spelling_are_refused(tmp_path: Path) -> None:

@@ -89,14 +89,18 @@ def read_table(path: Path, embeddings: Path | None = None, embed: Embed | None =
     in its directory is taken where `embed` is None; else `embed` makes them from the `prompt` column. Raises FixSetting
     for a table that does not have the layout, naming the file, and the column or the row (the first is row 1).
     """
-    table = tables.read(path)
+    return _history(path, tables.read(path), embeddings, embed)
+
+
+def _history(path: Path, table: pa.Table, embeddings: Path | None = None, embed: Embed | None = None) -> History:
     table = table.rename_columns([_trimmed(name) for name in table.column_names])
     llms = _llms(path, table)
     quality = np.stack([_scores(path, table, llm) for llm in llms], axis=1)
     cost = np.stack([_costs(path, table, llm) for llm in llms], axis=1) * MICROS_PER_USD
     ids = _ids(path, table)
-    vectors = _vectors(path, table, embeddings, embed)
-    return History(ids, llms, vectors, quality, cost, _input_tokens(path, table), _categories(table))
+    prompts = _prompts(table)
+    vectors = _vectors(path, table, prompts, embeddings, embed)
+    return History(ids, llms, vectors, quality, cost, _input_tokens(path, table, prompts), _categories(table))
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,12 @@ def read_queries(path: Path) -> History | Prompts:
     """
     table = tables.read(path)
     if EMBEDDING_COLUMN in table.column_names or len(_near(path)) == 1:
-        return read_table(path)
+        return _history(path, table)
     if "prompt" not in table.column_names:
         raise FixSetting(f"{path}: has neither a column `prompt` nor embeddings; add one of them")
     if table.num_rows == 0:
         raise FixSetting(f"{path}: the table has no rows")
-    return Prompts(_ids(path, table), _prompts(path, table))
+    return Prompts(_ids(path, table), _whole(path, _prompts(table)))
 
 
 def _near(file: Path) -> list[Path]:
@@ -193,15 +197,17 @@ def _within(file: Path, name: str, numbers: NDArray[np.float64], most: float, hi
     return numbers
 
 
-def _vectors(file: Path, table: pa.Table, embeddings: Path | None, embed: Embed | None) -> NDArray[np.float32]:
+def _vectors(
+    file: Path, table: pa.Table, prompts: list[str | None] | None, embeddings: Path | None, embed: Embed | None
+) -> NDArray[np.float32]:
     own = EMBEDDING_COLUMN in table.column_names
     near = _near(file)
     if embeddings is None and embed is None and not own and len(near) == 1:
         embeddings = near[0]
     if embeddings is not None:
         vectors = _array(embeddings)
-    elif embed is not None and "prompt" in table.column_names:
-        vectors = embed(_prompts(file, table))
+    elif embed is not None and prompts is not None:
+        vectors = embed(_whole(file, prompts))
     elif own:
         vectors = _column_of_vectors(file, table)
     else:
@@ -272,26 +278,33 @@ def _ids(file: Path, table: pa.Table) -> list[str]:
     return list(first)
 
 
-def _input_tokens(file: Path, table: pa.Table) -> NDArray[np.float64]:
+def _input_tokens(file: Path, table: pa.Table, prompts: list[str | None] | None) -> NDArray[np.float64]:
     if "input_tokens" in table.column_names:
         return _within(file, "input_tokens", tables.numbers(file, table, "input_tokens"), MOST_TOKENS, "")
-    if "prompt" in table.column_names:
-        prompts = tables.texts(table, "prompt")
+    if prompts is not None:
         return np.array([np.nan if text is None else approximate_tokens(text) for text in prompts], dtype=np.float64)
     return np.full(table.num_rows, np.nan)
 
 
-def _prompts(file: Path, table: pa.Table) -> list[str]:
-    prompts = []
-    for row, text in enumerate(tables.texts(table, "prompt"), start=1):
+def _prompts(table: pa.Table) -> list[str | None] | None:
+    """The text that was asked in each row, None for an empty cell; None for a table without prompts."""
+    if "prompt" not in table.column_names:
+        return None
+    return [None if text is None else _of_messages(text) for text in tables.texts(table, "prompt")]
+
+
+def _whole(file: Path, prompts: list[str | None] | None) -> list[str]:
+    """The prompts, where every row has one that can be embedded. Raises FixSetting."""
+    texts = []
+    for row, text in enumerate(prompts or (), start=1):
         if text is None:
             raise FixSetting(f"{file}: row {row}: 'prompt' is empty, and there is nothing to embed")
         if text.lstrip().startswith(PYTHON_LISTS):
             raise FixSetting(
                 f"{file}: row {row}: 'prompt' is a Python list of messages; write it as JSON, or as its text"
             )
-        prompts.append(_of_messages(text))
-    return prompts
+        texts.append(text)
+    return texts
 
 
 def _of_messages(prompt: str) -> str:
