@@ -1,0 +1,19 @@
+"""What unit tests share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True)
+def logs_end_with_the_test() -> Iterator[None]:
+    """A verb that runs in this process configures the log on a stream that ends with its test."""
+    yield
+    structlog.reset_defaults()
+    # pytest's own handlers are of other types.
+    for handler in [one for one in logging.root.handlers if type(one) is logging.StreamHandler]:
+        logging.root.removeHandler(handler)
