@@ -63,8 +63,8 @@ def test_an_index_of_another_format_is_refused(directory: Path, tmp_path: Path) 
     copy = tmp_path / "index"
     shutil.copytree(directory, copy)
     manifest = copy / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
-    with pytest.raises(FixSetting, match="has format 1, this version reads 2"):
+    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 1'))
+    with pytest.raises(FixSetting, match="has format 1, this version reads 3"):
         index.load(copy)
 
 

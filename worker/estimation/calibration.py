@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.estimation.estimator import Estimates, finished
 from worker.estimation.features import Float32, Float64, LinearMap, neighbour_weights, weighted_rows
 from worker.estimation.history import History
+from worker.estimation.neighbours import Rows, exact_nearest
 from worker.estimation.ridge import Ridge, best_ridge, linear_map, make_basis, rotated
 
 NEIGHBOURS = (16, 32, 64)
@@ -27,8 +27,6 @@ TRUST_RANGE = (0.0, 1.5)
 MARGIN_QUANTILE = 0.9
 MARGIN_RANGE = (1.0, 4.0)
 SIMILARITY_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75)
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def _sizes(rows: int) -> tuple[int, ...]:
 
 def leave_one_out(embeddings: Float32, rows: Rows, k: int) -> Nearby:
     """The k nearest other rows of history to each of `rows`, by exact search."""
-    similarity, near = faiss.knn(embeddings[rows], embeddings, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
+    similarity, near = exact_nearest(embeddings, embeddings[rows], k + 1)
     other = near != rows[:, None]
     other[other.all(axis=1), -1] = False
     return Nearby(rows, similarity[other].reshape(-1, k), near[other].reshape(-1, k))

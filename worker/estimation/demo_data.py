@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.estimation.history import History
+from worker.estimation.history import History, normalised
 
 LIVE_ROWS = 2_000
 
@@ -22,12 +22,11 @@ def load() -> History:
     """All rows, in the order of the source."""
     with as_file(files("worker") / "data" / "mmlu_pro.npz") as path, np.load(path, allow_pickle=False) as data:
         llms = tuple(str(llm) for llm in data["llms"])
-        embeddings = data["embeddings"].astype(np.float32)
         names = [str(name) for name in data["categories"]]
         return History(
             ids=[f"mmlupro-{number}" for number in data["ids"]],
             llms=llms,
-            embeddings=embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True),
+            embeddings=normalised(data["embeddings"].astype(np.float32)),
             quality=np.unpackbits(data["score"], axis=1, count=len(llms)).astype(np.float64),
             cost_micros=data["cost_micros"].astype(np.float64),
             input_tokens=data["input_tokens"].astype(np.float64),

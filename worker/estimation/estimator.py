@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from worker.estimation.features import Float32, Float64, LinearMap, neighbour_weights, weighted_rows
 from worker.estimation.manifest import Manifest
+from worker.estimation.neighbours import EqualRows
 
 BLOCK_ROWS = 128
 QUALITY_STEPS = float(2**20)
@@ -41,13 +42,15 @@ class Estimates:
 class Estimator:
     """An index in memory; `index.load` makes one.
 
-    `graph` is the FAISS HNSW index. `missed` float32 [rows, 2M] is, per row of history, the true quality and log cost
-    minus the ridge's held-out prediction, scaled by how far the neighbours are trusted. `cost_bias` [M] turns
-    exp(mean log cost) into mean cost. `prior` holds leave-one-out estimates of a sample of history, in random order.
+    `graph` is the FAISS HNSW index of the distinct embeddings; node g is group g of `equal_rows`. `missed` float32
+    [rows, 2M] is, per row of history, the true quality and log cost minus the ridge's held-out prediction, scaled by
+    how far the neighbours are trusted. `cost_bias` [M] turns exp(mean log cost) into mean cost. `prior` holds
+    leave-one-out estimates of a sample of history, in random order.
     """
 
     manifest: Manifest
     graph: Any
+    equal_rows: EqualRows
     ids: list[str]
     ridge: LinearMap
     missed: Float32
@@ -60,8 +63,12 @@ class Estimator:
 
     def search(self, embeddings: Float32) -> tuple[Float32, NDArray[np.int64]]:
         """The nearest rows of history to embeddings [n, d]: similarities and row numbers, [n, neighbours] each."""
-        similarity, rows = self.graph.search(embeddings, self.manifest.parameters.neighbours)
-        return similarity, rows
+        return self.nearest(embeddings, self.manifest.parameters.neighbours)
+
+    def nearest(self, embeddings: Float32, k: int) -> tuple[Float32, NDArray[np.int64]]:
+        """The k nearest rows of history that the graph finds: similarities and row numbers, [n, k] each, best first."""
+        similarity, groups = self.graph.search(embeddings, min(k, len(self.equal_rows)))
+        return self.equal_rows.nearest(similarity, groups, k)
 
     def predict(
         self, embeddings: Float32, input_tokens: Float64, nearest: tuple[Float32, NDArray[np.int64]]
@@ -78,7 +85,7 @@ class Estimator:
 
     def neighbours(self, embedding: Float32, k: int) -> list[tuple[str, float]]:
         """The k nearest rows of history to one embedding float32 [d]: (row id, similarity), best first."""
-        similarity, rows = self.graph.search(embedding[None, :], k)
+        similarity, rows = self.nearest(embedding[None, :], k)
         return [(self.ids[row], float(near)) for near, row in zip(similarity[0], rows[0], strict=True) if row >= 0]
 
 

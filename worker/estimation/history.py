@@ -261,7 +261,8 @@ def _checked(source: Path, vectors: NDArray[Any], rows: int) -> NDArray[np.float
 
 def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """float32 [n, d], each row scaled to length 1."""
-    scaled: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    # Lengths in double precision: in single precision their last bits differ between processors.
+    scaled: NDArray[np.float64] = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     return np.ascontiguousarray(scaled, dtype=np.float32)
 
 

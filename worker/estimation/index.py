@@ -22,6 +22,7 @@ from worker.estimation.estimator import Estimates, Estimator
 from worker.estimation.features import Float32, LinearMap
 from worker.estimation.history import History, normalised
 from worker.estimation.manifest import FORMAT, Errors, Manifest, Parameters, decode, encode, overall_hash, sealed
+from worker.estimation.neighbours import EqualRows, exact_nearest
 
 LINKS = 32
 BUILD_EFFORT = 160
@@ -49,11 +50,12 @@ def build(history: History, directory: Path, embedder: str, neighbours: int | No
     _check_embedder(history, embedder)
     _make_parent(directory)
     fitted = fit(history, neighbours, seed)
-    graph, recall = make_graph(history.embeddings, fitted.trust.neighbours)
+    equal_rows = EqualRows.of(history.embeddings)
+    graph, recall = make_graph(history.embeddings[equal_rows.first], fitted.trust.neighbours)
     with tempfile.TemporaryDirectory(prefix=".index-", dir=directory.parent) as place:
         work = Path(place) / "index"
         work.mkdir()
-        _write_files(work, history, fitted, graph)
+        _write_files(work, history, fitted, graph, equal_rows)
         manifest = sealed(_manifest(work, history, fitted, graph, embedder, recall, seed))
         (work / MANIFEST).write_bytes(encode(manifest))
         work.rename(directory)
@@ -92,7 +94,7 @@ def _llm_rows(history: History) -> tuple[int, ...]:
 
 
 def make_graph(embeddings: Float32, k: int) -> tuple[Any, float]:
-    """An HNSW graph over embeddings [n, d] by inner product, searched as widely as RECALL of the true k needs.
+    """An HNSW graph over distinct embeddings [n, d] by inner product, searched as widely as RECALL of the true k needs.
 
     Built with one thread: several give another graph each time. Returns the graph and the recall reached.
     """
@@ -111,12 +113,12 @@ def _widen(graph: Any, embeddings: Float32, k: int) -> float:
     """Sets the least search effort that finds RECALL of the k nearest; returns the recall.
 
     Asked with rows moved towards their k-th neighbour: a row itself stands in the graph and is found too easily.
-    Rows as similar as the k-th are as good as it: equal embeddings are common where prompts share a beginning.
     """
+    k = min(k, len(embeddings))
     spread = np.ascontiguousarray(embeddings[:: max(1, len(embeddings) // RECALL_ROWS)])
-    _, around = faiss.knn(spread, embeddings, k, metric=faiss.METRIC_INNER_PRODUCT)
+    _, around = exact_nearest(embeddings, spread, k)
     asked = normalised(spread + embeddings[around[:, -1]])
-    true, _ = faiss.knn(asked, embeddings, k, metric=faiss.METRIC_INNER_PRODUCT)
+    true, _ = exact_nearest(embeddings, asked, k)
     recall = 0.0
     for effort in SEARCH_EFFORTS:
         graph.hnsw.efSearch = max(effort, k)
@@ -127,11 +129,13 @@ def _widen(graph: Any, embeddings: Float32, k: int) -> float:
     return recall
 
 
-def _write_files(work: Path, history: History, fitted: Fitted, graph: Any) -> None:
+def _write_files(work: Path, history: History, fitted: Fitted, graph: Any, equal_rows: EqualRows) -> None:
     faiss.write_index(graph, str(work / GRAPH))
     (work / IDS).write_bytes(msgspec.json.encode(history.ids))
     ridge, prior = fitted.ridge, fitted.prior
     arrays = {
+        "group_rows": equal_rows.rows,
+        "group_starts": equal_rows.starts,
         "landmarks": ridge.landmarks,
         "weights": ridge.weights,
         "scales": ridge.scales,
@@ -235,7 +239,8 @@ def load(directory: Path) -> Estimator:
     ids = msgspec.json.decode((directory / IDS).read_bytes(), type=list[str])
     prior = Estimates(*(_array(directory, f"prior_{part}") for part in ("quality", "cost_micros", "similarity")))
     missed, bias = _array(directory, "missed"), _array(directory, "cost_bias")
-    return Estimator(manifest, graph, ids, _ridge(directory, manifest), missed, bias, prior)
+    equal_rows = EqualRows(_array(directory, "group_rows"), _array(directory, "group_starts"))
+    return Estimator(manifest, graph, equal_rows, ids, _ridge(directory, manifest), missed, bias, prior)
 
 
 def _check_file(file: Path, expected: str) -> None:

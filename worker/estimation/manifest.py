@@ -7,7 +7,7 @@ from hashlib import sha256
 import msgspec
 from msgspec import Struct
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Parameters(Struct, frozen=True):

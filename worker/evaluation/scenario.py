@@ -9,9 +9,8 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,8 +18,9 @@ from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration
 from worker.estimation import index
 from worker.estimation.estimator import Estimates, Estimator, finished
-from worker.estimation.features import Float64
+from worker.estimation.features import Float32, Float64
 from worker.estimation.history import History
+from worker.estimation.neighbours import exact_nearest
 
 Order = Literal["random", "source", "hardest-last"]
 Split = Literal["efficiency", "uniform", "cost", "quality", "random"]
@@ -147,8 +147,7 @@ def make_scene(past: History, live: History, plan: Plan, seed: int, neighbours: 
 
 def assembled(estimator: Estimator, past: History, live: History, plan: Plan, seed: int) -> Scene:
     """A scene on an index that was built from `past` before."""
-    exact: Any = faiss.IndexFlatIP(past.embeddings.shape[1])
-    exact.add(past.embeddings)
+    k = min(PAPER_NEIGHBOURS, len(past.ids))
     drawn = Scene(
         plan=Plan(),
         seed=seed,
@@ -157,8 +156,8 @@ def assembled(estimator: Estimator, past: History, live: History, plan: Plan, se
         budget_micros=budgets(past, live, plan, seed),
         estimator=estimator,
         estimates=estimator.estimate(live.embeddings, live.input_tokens),
-        plain=paper_estimates(estimator.graph, past, live),
-        exact=paper_estimates(exact, past, live),
+        plain=paper_estimates(past, *estimator.nearest(live.embeddings, k)),
+        exact=paper_estimates(past, *exact_nearest(past.embeddings, live.embeddings, k)),
         ridge=ridge_estimates(estimator, live),
     )
     return replanned(drawn, plan)
@@ -177,12 +176,11 @@ def built(past: History, seed: int, neighbours: int | None = None) -> Estimator:
         return index.load(Path(place) / "index")
 
 
-def paper_estimates(graph: Any, past: History, live: History) -> Estimates:
-    """The paper's features: plain means over the 5 nearest neighbours. A gap in history counts as its LLM's mean.
+def paper_estimates(past: History, similarity: Float32, rows: NDArray[np.int64]) -> Estimates:
+    """The paper's features: plain means over the nearest rows [n, k]. A gap in history counts as its LLM's mean.
 
     Costs stay fractions: the paper's fit, with its numerical gradient, loses by what rounding makes equal.
     """
-    similarity, rows = graph.search(live.embeddings, min(PAPER_NEIGHBOURS, len(past.ids)))
     quality, cost = (_means(filled(table), rows) for table in (past.quality, past.cost_micros))
     return Estimates(quality, cost, similarity[:, 0])
 

@@ -1,8 +1,7 @@
 """Every policy on the same scene under the same charging rule, relative to the paper's reference. Pure.
 
 The reference is the offline LP on the k = 5 mean estimates, played by the paper's rule (arXiv 2509.02718, table 1).
-It and PORT take their neighbours from an exact search: where many rows of history have the same embedding, a graph
-returns another five for each query, and both lose by it.
+The reference and PORT take their neighbours from an exact search, so their quality does not depend on a graph.
 """
 
 from __future__ import annotations
