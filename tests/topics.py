@@ -53,7 +53,7 @@ class Recorded(Drive):
             self._read(event)
         effects = super().commit(events)
         for dispatch in effects.dispatches:
-            self._write(NAMES.dispatch(dispatch.llm), dispatch.id, codec.encode(dispatch))
+            self._write(NAMES.dispatch(dispatch.llm), dispatch.id, codec.encode_dispatch(dispatch, "msgpack"))
         for deferred in effects.deferred:
             self._write(NAMES.deferred, deferred.query_id, codec.encode(deferred))
         for refused in effects.refused:

@@ -46,11 +46,31 @@ def test_every_form_of_a_query(system: System, prepare: Prepare, rows: Rows) -> 
     plain = [msgspec.msgpack.decode(dispatch.query) for dispatch in dispatches]
     assert [dispatch.query_id for dispatch in dispatches] == [known.id, "0-1", "0-2", "0-3", "chat"]
     assert [query.get("body") for query in plain] == [None, None, None, CHAT, CHAT]
+    assert "embedding" not in plain[0], "an embedding is left out of the dispatch"
     record = talk.read(settings.topics.dispatch(dispatches[0].llm))[0]
     assert (record.key, record.headers) == (
         dispatches[0].id.encode(),
         [TRACE, ("content-type", b"application/vnd.msgpack")],
     )
+
+
+def test_json_dispatches(system: System, prepare: Prepare, rows: Rows) -> None:
+    """With kafka.dispatch_format = "json" a dispatch is a JSON object, its header says so, an inference worker reads
+    it, and the books are right."""
+    settings = prepare(kafka={"dispatch_format": "json"})
+    system.start_inference(latency_ms=1)
+    system.start_workers(1)
+    talk, known = Talk(settings), query_of(rows[1], 0)
+    talk.query(pack(known))
+    talk.query(json.dumps({"id": "chat", "body": CHAT}).encode(), headers=[TRACE])
+    talk.wait_decisions(Closed, 2)
+    topics = [settings.topics.dispatch(llm) for llm in settings.llms]
+    records = [record for topic in topics for record in talk.read(topic)]
+    queries = {dispatch["query_id"]: dispatch["query"] for dispatch in (json.loads(one.value) for one in records)}
+    assert queries[known.id] == {"id": known.id, "input_tokens": known.input_tokens}
+    assert queries["chat"] == {"id": "chat", "body": CHAT}
+    assert {dict(record.headers)["content-type"] for record in records} == {b"application/json"}
+    assert run_verify.verify(settings).findings == []
 
 
 def test_completions(system: System, prepare: Prepare, rows: Rows) -> None:

@@ -13,7 +13,7 @@ from worker.contract import codec
 from worker.contract.errors import CheckBroker
 from worker.contract.messages import Deferred, Dispatch, Origin
 from worker.contract.record import Headers, StoredRecord
-from worker.contract.settings import LimitSettings, Settings
+from worker.contract.settings import MAX_JSON_QUERY_BYTES, KafkaSettings, LimitSettings, Settings
 from worker.kafka import admin, clients
 from worker.kafka.clients import MAX_MESSAGE_BYTES
 
@@ -67,6 +67,41 @@ def test_what_is_accepted_can_be_published(changes: dict[str, int]) -> None:
     assert too_large == {}, f"limits {limit}"
     too_small = {topic: limit[topic] for topic in names.written(settings.llms) if limit[topic] < admin.BATCH_BYTES}
     assert too_small == {}, f"a batch has {admin.BATCH_BYTES} bytes"
+
+
+GROWING_AS_JSON: list[tuple[str, bytes]] = [
+    ("false", b"\xc2"),
+    ("control characters", b"\xa1\x00"),
+    ("a short number", b"\xca\x00\x80\x00\x01"),
+    ("nulls with an empty name", b"\x81\xa0\xc0"),
+]
+
+
+@pytest.mark.parametrize("element", [c[1] for c in GROWING_AS_JSON], ids=[c[0] for c in GROWING_AS_JSON])
+@pytest.mark.parametrize("largest", [1_000_000, MAX_JSON_QUERY_BYTES])
+def test_a_dispatch_in_json_can_be_published(element: bytes, largest: int) -> None:
+    """Also where JSON needs most for one byte of MessagePack, and at the highest limit that is accepted."""
+    limits = LimitSettings(max_query_bytes=largest, max_dead_letter_bytes=largest)
+    kafka = KafkaSettings(dispatch_format="json")
+    settings = Settings(llms=SETTINGS.llms, limits=limits, kafka=kafka)
+    count = (largest - 1_000) // len(element)
+    body = b"\x81\xa4body\x81\xa1a\xdd" + count.to_bytes(4, "big") + element * count
+    query = codec.query_payload(body, codec.decode_query(body, largest, 64))
+    value = codec.encode_dispatch(
+        Dispatch("1000-9-9", "q" * 256, "a" * 249, Origin(1_000, 10**12), 9, 2**60, 0.1, 2**60, 0.1, 2**60, query),
+        "json",
+    )
+    limit = int(admin.wanted(settings)[settings.topics.dispatch("a")]["max.message.bytes"])
+    record_bytes = size("1000-9-9", value, [("h", b"x" * (limits.max_header_bytes - 11))])
+    assert record_bytes <= limit, f"{largest} bytes grew to {record_bytes}"
+    assert limit <= MAX_MESSAGE_BYTES, "the producer refuses it"
+
+
+def test_a_limit_that_json_does_not_fit_is_refused() -> None:
+    """A larger query could not be published, and would stop its lane."""
+    limits = LimitSettings(max_query_bytes=MAX_JSON_QUERY_BYTES + 1, max_dead_letter_bytes=MAX_JSON_QUERY_BYTES + 1)
+    with pytest.raises(ValueError, match="dispatch_format"):
+        Settings(llms=SETTINGS.llms, limits=limits, kafka=KafkaSettings(dispatch_format="json"))
 
 
 def test_the_producers_limit_is_above_every_topics() -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.topics import NAMES, record
-from worker.audit.outputs import NIL, Input, Payloads
+from worker.audit.outputs import NIL, Form, Input, Payloads
 from worker.contract import codec
 from worker.contract.messages import Query
 from worker.contract.record import StoredRecord
@@ -25,6 +25,15 @@ QUERIES: list[tuple[str, bytes, bytes, list[str]]] = [
     ("another", PACKED, OTHER, ["its dispatch or deferral carries another query"]),
     ("of no query", b"garbage", PACKED, ["its dispatch or deferral carries another query"]),
 ]
+VECTOR = codec.encode(Query(text="x", embedding=b"\0\x38" * 8))
+FORMS: list[tuple[str, bytes, bytes, Form, bool]] = [
+    ("a dispatch without the embedding", VECTOR, PACKED, "msgpack", True),
+    ("a dispatch with the embedding", VECTOR, VECTOR, "msgpack", False),
+    ("a dispatch in JSON", VECTOR, b'{"text":"x"}', "json", True),
+    ("a dispatch in JSON of another query", VECTOR, b'{"text":"y"}', "json", False),
+    ("a deferral with the embedding", VECTOR, VECTOR, "whole", True),
+    ("a deferral without the embedding", VECTOR, PACKED, "whole", False),
+]
 
 
 def came(value: bytes | None, key: str | None = None) -> StoredRecord:
@@ -33,16 +42,25 @@ def came(value: bytes | None, key: str | None = None) -> StoredRecord:
 
 @pytest.mark.parametrize(("value", "query", "wrong"), [c[1:] for c in QUERIES], ids=[c[0] for c in QUERIES])
 def test_queries(value: bytes, query: bytes, wrong: list[str]) -> None:
-    """A dispatch carries its query as MessagePack, whatever it came as."""
+    """A deferral carries its query as MessagePack, whatever it came as."""
     passed = Payloads()
-    first = passed.query(7, msgspec.Raw(query))
+    first = passed.query(7, msgspec.Raw(query), "whole")
     assert (first, [found.what for found in passed.differences("queries", came(value))]) == (True, wrong)
+
+
+@pytest.mark.parametrize(("value", "query", "form", "right"), [c[1:] for c in FORMS], ids=[c[0] for c in FORMS])
+def test_embeddings_are_left_out_of_dispatches(value: bytes, query: bytes, form: Form, right: bool) -> None:
+    """A dispatch carries its query without the embedding, a deferral with it."""
+    passed = Payloads()
+    passed.query(7, msgspec.Raw(query), form)
+    assert (list(passed.differences("queries", came(value))) == []) == right
 
 
 def test_attempts_carry_the_same_query() -> None:
     """Also where the query itself has left its topic."""
     passed = Payloads()
-    assert [passed.query(7, msgspec.Raw(query)) for query in (PACKED, PACKED, OTHER, NIL)] == [True, True, False, True]
+    said = [passed.query(7, msgspec.Raw(query), "msgpack") for query in (PACKED, PACKED, OTHER, NIL)]
+    assert said == [True, True, False, True]
 
 
 LETTERS: list[tuple[str, StoredRecord, dict[str, Any], bool]] = [

@@ -12,10 +12,11 @@ import jsonschema
 import msgspec
 import pytest
 
-from worker.contract import codec, examples, schemas
+from worker.contract import codec, descriptions, examples, schemas
 from worker.contract.errors import RejectRecord
 from worker.contract.messages import Configuration, Decision, WindowBlock
 from worker.contract.settings import Settings
+from worker.kafka import clients
 
 FOLDER = Path(__file__).parents[2] / "schemas"
 NAMES = sorted(examples.messages())
@@ -71,7 +72,7 @@ def test_an_example_is_valid(name: str) -> None:
 def test_a_schema_refuses(name: str) -> None:
     """A schema refuses its example without the first required field; if no field is required, with an unknown field."""
     schema, example = written(f"{name}.schema.json"), written(f"examples/{name}.json")
-    required = schema["$defs"][type(examples.messages()[name]).__name__]["required"]
+    required = schema["required"]
     broken = {**example, "unknown": 1} if not required else {k: v for k, v in example.items() if k != required[0]}
     assert not validator(schema).is_valid(broken)
 
@@ -105,6 +106,54 @@ def test_the_example_of_a_dead_letter() -> None:
     assert [error.message for error in validator(headers).iter_errors(example["headers"])] == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_schema_has_a_name_and_an_example(name: str) -> None:
+    """Its root has the title that a generator of code names the class by, and the example of the folder."""
+    schema = written(f"{name}.schema.json")
+    assert schema["title"] == type(examples.messages()[name]).__name__
+    assert schema["examples"] == [written(f"examples/{name}.json")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_is_described(name: str) -> None:
+    """Each field of each type has a description, with a unit for money and moments, and integers are `int64`."""
+    schema = written(f"{name}.schema.json")
+    for kind in all_kinds(schema):
+        for field, declared in kind["properties"].items():
+            said = declared.get("description", "")
+            assert said, f"{kind['title']}.{field} has no description"
+            if field.endswith("_micros"):
+                assert "icro-dollars" in said or "costs" in said, f"{kind['title']}.{field} has no unit"
+            if field.endswith("_ms"):
+                assert "illiseconds" in said, f"{kind['title']}.{field} has no unit"
+            integers = [node for node in schemas.nodes(declared) if node.get("type") == "integer"]
+            assert all(node["format"] == "int64" for node in integers), f"{kind['title']}.{field} has no width"
+
+
+def test_no_description_is_left_over() -> None:
+    """Each description belongs to a field."""
+    kinds = [kind for name in NAMES for kind in all_kinds(written(f"{name}.schema.json"))]
+    fields = {field for kind in kinds for field in kind["properties"]}
+    full = {f"{kind['title']}.{field}" for kind in kinds for field in kind["properties"]}
+    assert set(descriptions.FIELDS) - fields - full == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_asyncapi_document_shows_the_example(name: str) -> None:
+    """With its payload, a title and a content type that it really has."""
+    message = written("asyncapi.json")["components"]["messages"][name]
+    usual = "application/json" if name in examples.inputs() else "application/vnd.msgpack"
+    assert message["examples"][0]["payload"] == written(f"examples/{name}.json")
+    assert message["contentType"] == usual
+    assert message["title"], "a generator names the message by it"
+
+
+def test_the_asyncapi_document_names_the_partitioner() -> None:
+    """It is the one of our own producers."""
+    channel = written("asyncapi.json")["channels"]["queries"]
+    assert channel["x-partitioner"] == clients.producer_config(Settings())["partitioner"]
+
+
 def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
     """Each `$ref` leads to a place in the document or to a schema file."""
     document = written("asyncapi.json")
@@ -119,6 +168,11 @@ def test_the_asyncapi_document_has_every_topic() -> None:
 
 def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schema)
+
+
+def all_kinds(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The types that a schema declares."""
+    return [schema, *schema.get("$defs", {}).values()]
 
 
 def references(node: Any) -> list[str]:

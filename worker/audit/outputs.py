@@ -1,13 +1,14 @@
 """What the decisions of one partition must have published, compared with its output topics and its inputs. Pure.
 
-Every dispatch, deferred query and dead letter must be in its topic exactly once, as its decision says. A dispatch and a
-deferral carry their query as it came in; a dead letter holds the bytes and the key of its record.
+Every dispatch, deferred query and dead letter must be in its topic exactly once, as its decision says. A deferral
+carries its query as it came in. A dispatch carries it without the embedding. A dead letter holds the bytes and the key
+of its record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Raw
 
@@ -23,6 +24,9 @@ from worker.core.deferral import best, remedy
 LETTER_HEADERS = "__connect.errors."
 # The query of a deferral whose query has left its topic.
 NIL = b"\xc0"
+# A deferral carries the whole query; a dispatch carries it without the embedding, in one of two formats.
+Form = Literal["whole"] | codec.Format
+FORMS: tuple[Form, ...] = ("whole", *codec.FORMATS)
 CUT_VALUE, CUT_KEY = "tollgate.truncated.bytes", "tollgate.truncated.key.bytes"
 
 
@@ -189,15 +193,15 @@ class Outputs:
             return self._letter(record)
         if record.topic == self._names.deferred:
             return self._deferred(record, codec.decode_deferred(value))
-        return self._dispatch(record, codec.decode_dispatch(value))
+        return self._dispatch(record, codec.decode_dispatch(value), codec.format_of(value))
 
     def _deferred(self, record: Record, deferred: Deferred) -> tuple[Key, Hashable]:
-        self._check_query(record, deferred.query_id, deferred.origin, deferred.query)
+        self._check_query(record, deferred.query_id, deferred.origin, deferred.query, "whole")
         said = (deferred.query_id, deferred.reason, deferred.remedy, deferred.best_llm, deferred.best_score)
         return Attempt(deferred.origin.offset, deferred.attempt), said
 
-    def _dispatch(self, record: Record, dispatch: Dispatch) -> tuple[Key, Hashable]:
-        self._check_query(record, dispatch.id, dispatch.origin, dispatch.query)
+    def _dispatch(self, record: Record, dispatch: Dispatch, form: Form) -> tuple[Key, Hashable]:
+        self._check_query(record, dispatch.id, dispatch.origin, dispatch.query, form)
         offset, attempt = dispatch.origin.offset, dispatch.attempt
         if dispatch.id != f"{self._partition}-{offset}-{attempt}":
             raise ValueError(f"the id {dispatch.id} is not of this origin and attempt")
@@ -213,11 +217,11 @@ class Outputs:
         self.payloads.letter(key, record)
         return key, message
 
-    def _check_query(self, record: Record, key: str, origin: Origin, query: Raw) -> None:
+    def _check_query(self, record: Record, key: str, origin: Origin, query: Raw, form: Form) -> None:
         self._check_partition(origin.partition)
         if record.key != key.encode():
             raise ValueError(f"its key is not {key}")
-        if not self.payloads.query(origin.offset, query):
+        if not self.payloads.query(origin.offset, query, form):
             raise ValueError("it carries another query than an earlier one of this origin")
 
     def _check_partition(self, partition: int) -> None:
@@ -256,13 +260,13 @@ class Payloads:
     """What was passed on of each input record, kept as hashes until the input is read."""
 
     def __init__(self) -> None:
-        self._queries: dict[int, int] = {}
+        self._queries: dict[tuple[int, Form], int] = {}
         self._letters: dict[Input, _Letter] = {}
 
-    def query(self, offset: int, query: Raw) -> bool:
+    def query(self, offset: int, query: Raw, form: Form) -> bool:
         """A dispatch or a deferral carries this query; False if another of the same offset carries another query."""
         payload = bytes(query)
-        return payload == NIL or self._queries.setdefault(offset, hash(payload)) == hash(payload)
+        return payload == NIL or self._queries.setdefault((offset, form), hash(payload)) == hash(payload)
 
     def letter(self, origin: Input, letter: Record) -> None:
         """The dead letter of an input record."""
@@ -274,9 +278,10 @@ class Payloads:
 
     def differences(self, topic: str, record: Record) -> Iterator[Mismatch]:
         """Compare a record of `queries` or `completions` with what was passed on of it."""
-        payload = self._queries.pop(record.offset, None) if topic == "queries" else None
-        if payload is not None and payload != _payload(record):
-            yield Mismatch("its dispatch or deferral carries another query")
+        for form in FORMS if topic == "queries" else ():
+            payload = self._queries.pop((record.offset, form), None)
+            if payload is not None and payload != _payload(record, form):
+                yield Mismatch("its dispatch or deferral carries another query")
         letter = self._letters.pop(Input(topic, record.offset), None)
         if letter is not None and not letter.holds(record):
             yield Mismatch("its dead letter holds other bytes, or another key")
@@ -298,6 +303,10 @@ def _cut(content: bytes | None, length: int | None) -> bytes | None:
     return content if length is None or content is None else content[:length]
 
 
-def _payload(record: Record) -> int | None:
+def _payload(record: Record, form: Form) -> int | None:
+    """The hash of the query that is passed on in this form; None if the record is not a query."""
     query = read_query(record, Limits())
-    return None if isinstance(query, RejectRecord) else hash(bytes(codec.query_payload(record.value, query)))
+    if isinstance(query, RejectRecord):
+        return None
+    whole = codec.query_payload(record.value, query)
+    return hash(bytes(whole if form == "whole" else codec.dispatched_query(whole, form)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-CONTENT_TYPE = "application/vnd.msgpack"
+MSGPACK, JSON, AS_RECEIVED = "application/vnd.msgpack", "application/json", "application/octet-stream"
+# The partitioner of a client that keys its records, by the name that librdkafka has for it.
+PARTITIONER = "murmur2_random"
 CONTRACT_VERSION = "1.0.0"
 TEXT = {"type": "string"}
 DISPATCH_ID = {"type": "string", "pattern": "^[0-9]+-[0-9]+-[0-9]+$", "description": "<partition>-<offset>-<attempt>"}
@@ -26,12 +29,16 @@ CUT = {
 
 
 class Message(NamedTuple):
-    """A message on a topic. `schema` is a file in schemas/, None for bytes as they were received; `key` None: none."""
+    """A message on a topic. `schema` is a file in schemas/, None for bytes as they were received; `key` None: none.
+
+    `formats` are the content types that it can have, the usual one first.
+    """
 
     name: str
     schema: str | None
     key: dict[str, Any] | None
     summary: str
+    formats: tuple[str, ...] = (MSGPACK,)
 
 
 class Topic(NamedTuple):
@@ -51,25 +58,29 @@ TOPICS = (
         "queries",
         "receive",
         "delete",
-        "LLM queries, read_committed. JSON objects and Confluent frames around either format are read too. Key them by "
-        "id: only in one partition are repeats of an id seen, and not routed twice while its reservation is open.",
-        (Message("query", "query", {**TEXT, "description": "the query's id"}, "One LLM query"),),
+        "LLM queries, read_committed. A JSON object or a MessagePack map, also in a Confluent frame: the first byte "
+        "tells them apart, not a header. Use the query's id as the key, with the partitioner `murmur2_random`: that is "
+        "what the clients of Java, Go and Node do by default, and what librdkafka (Python, C, .NET) does with the "
+        "setting `partitioner=murmur2_random`. A repeat of an id is seen only in the partition of the first.",
+        (Message("query", "query", {**TEXT, "description": "the query's id"}, "One LLM query", (JSON, MSGPACK)),),
     ),
     Topic(
         "completions",
         "completions",
         "receive",
         "delete",
-        "What inference workers answered. Produce to the partition that the dispatch's origin names.",
-        (Message("completion", "completion", DISPATCH_ID, "The outcome of one dispatch"),),
+        "What inference workers answered, as JSON or MessagePack. Produce each to the partition that the dispatch's "
+        "origin names; a partitioner would choose another.",
+        (Message("completion", "completion", DISPATCH_ID, "The outcome of one dispatch", (JSON, MSGPACK)),),
     ),
     Topic(
         "dispatch",
         "dispatch.{llm}",
         "send",
         "delete",
-        "Queries for one LLM; read them read_committed. All headers of the query are passed on.",
-        (Message("dispatch", "dispatch", DISPATCH_ID, "A query with its reservation"),),
+        "Queries for one LLM; read them read_committed. All headers of the query are passed on. MessagePack, or JSON "
+        'with the setting `kafka.dispatch_format = "json"`; the header `content-type` says which.',
+        (Message("dispatch", "dispatch", DISPATCH_ID, "A query with its reservation", (MSGPACK, JSON)),),
     ),
     Topic(
         "deferred",
@@ -85,7 +96,11 @@ TOPICS = (
         "send",
         "delete",
         "Records that could not be used: key, value, timestamp and headers as received, with headers that say why.",
-        (Message("dead-letter", None, {"description": "as received"}, "A record that could not be used"),),
+        (
+            Message(
+                "dead-letter", None, {"description": "as received"}, "A record that could not be used", (AS_RECEIVED,)
+            ),
+        ),
     ),
     Topic(
         "ledger",
@@ -122,8 +137,12 @@ TOPICS = (
 )
 
 
-def document() -> dict[str, Any]:
-    """The whole document. Topics may have a prefix (kafka.topic_prefix) in front of their address."""
+def document(examples: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole document. `examples` has one message as JSON for each schema.
+
+    Topics may have a prefix (kafka.topic_prefix) in front of their address.
+    """
+    messages = [message for topic in TOPICS for message in topic.messages]
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -132,11 +151,11 @@ def document() -> dict[str, Any]:
             "description": "Routes LLM queries on Kafka under budgets. Partition p of every topic belongs to lane p.",
             "license": {"name": "Apache-2.0"},
         },
-        "defaultContentType": CONTENT_TYPE,
+        "defaultContentType": MSGPACK,
         "servers": {"local": {"host": "127.0.0.1:9092", "protocol": "kafka"}},
         "channels": {topic.name: _channel(topic) for topic in TOPICS},
         "operations": {f"{topic.action}-{topic.name}": _operation(topic) for topic in TOPICS},
-        "components": {"messages": {message.name: _message(message) for topic in TOPICS for message in topic.messages}},
+        "components": {"messages": {message.name: _message(message, examples) for message in messages}},
     }
 
 
@@ -147,6 +166,8 @@ def _channel(topic: Topic) -> dict[str, Any]:
         "messages": {message.name: _reference("components", "messages", message.name) for message in topic.messages},
         "bindings": {"kafka": {"topicConfiguration": {"cleanup.policy": [topic.cleanup]}, "bindingVersion": "0.5.0"}},
     }
+    if topic.name == "queries":
+        channel["x-partitioner"] = PARTITIONER
     if "{llm}" in topic.address:
         channel["parameters"] = {"llm": {"description": "Its name; characters that Kafka does not allow become `-`"}}
     return channel
@@ -160,28 +181,37 @@ def _operation(topic: Topic) -> dict[str, Any]:
     }
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: Message, examples: Mapping[str, Any]) -> dict[str, Any]:
     key = {} if message.key is None else {"key": message.key}
     described: dict[str, Any] = {
         "name": message.name,
+        "title": _title(message),
         "summary": message.summary,
+        "contentType": message.formats[0],
         "headers": _headers(message),
         "bindings": {"kafka": {**key, "bindingVersion": "0.5.0"}},
     }
     if message.schema is None:
-        return described | {"contentType": "application/octet-stream", "payload": {}}
-    return described | {"contentType": CONTENT_TYPE, "payload": {"$ref": f"./{message.schema}.schema.json"}}
+        return described | {"payload": {"title": _title(message), "description": "Bytes as they were received."}}
+    example = {"name": message.name, "payload": examples[message.schema]}
+    return described | {"payload": {"$ref": f"./{message.schema}.schema.json"}, "examples": [example]}
+
+
+def _title(message: Message) -> str:
+    """`decision-routed` as `DecisionRouted`."""
+    return "".join(part.capitalize() for part in message.name.split("-"))
 
 
 def _headers(message: Message) -> dict[str, Any]:
     if message.schema is None:
         errors = {f"__connect.errors.{name}": {**TEXT, "description": text} for name, text in CONNECT_ERRORS.items()}
         cut = {name: {**TEXT, "description": text} for name, text in CUT.items()}
-        return {"type": "object", "required": list(errors), "properties": errors | cut}
-    properties: dict[str, Any] = {"content-type": {"const": CONTENT_TYPE}}
+        title = f"{_title(message)}Headers"
+        return {"type": "object", "title": title, "required": list(errors), "properties": errors | cut}
+    properties: dict[str, Any] = {"content-type": {**TEXT, "enum": [*message.formats], "title": "ContentType"}}
     if message.name in ("query", "dispatch"):
         properties["traceparent"] = {**TEXT, "description": "W3C Trace Context, passed on as every other header"}
-    return {"type": "object", "properties": properties}
+    return {"type": "object", "title": f"{_title(message)}Headers", "properties": properties}
 
 
 def _reference(*path: str) -> dict[str, str]:

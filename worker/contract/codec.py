@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -29,7 +29,11 @@ from worker.contract.messages import (
 from worker.contract.record import UNREADABLE_HEADERS, Headers, Record
 from worker.contract.tokens import approximate_tokens
 
-CONTENT_TYPE: list[tuple[str, bytes | None]] = [("content-type", b"application/vnd.msgpack")]
+# The two formats of a dispatch. Every other record that Tollgate writes is MessagePack.
+Format = Literal["msgpack", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+CONTENT_TYPES: dict[Format, bytes] = {"msgpack": b"application/vnd.msgpack", "json": b"application/json"}
+CONTENT_TYPE: list[tuple[str, bytes | None]] = [("content-type", CONTENT_TYPES["msgpack"])]
 
 # The lengths of a header's name and value, as Kafka writes them.
 HEADER_LENGTHS_BYTES = 10
@@ -52,7 +56,10 @@ _completion_json = msgspec.json.Decoder(Completion)
 # What our own decoders raise for bytes that are none of ours.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError, MemoryError)
 
-decode_dispatch = msgspec.msgpack.Decoder(Dispatch).decode
+_dispatch_msgpack = msgspec.msgpack.Decoder(Dispatch)
+_dispatch_json = msgspec.json.Decoder(Dispatch)
+_plain = msgspec.msgpack.Decoder()
+
 decode_deferred = msgspec.msgpack.Decoder(Deferred).decode
 decode_decision = msgspec.msgpack.Decoder(Decision).decode
 decode_account = msgspec.msgpack.Decoder(AccountRow).decode
@@ -177,6 +184,53 @@ def _bad_numbers(length: float) -> RejectRecord:
     return RejectRecord("embedding_nan", "embedding: holds NaN or infinity")
 
 
+# Dispatches
+
+
+def dispatched_query(payload: msgspec.Raw, form: Format) -> msgspec.Raw:
+    """The query of a dispatch, from the MessagePack of `query_payload`: all of it except the embedding.
+
+    An embedding is for the router. An LLM has no use for it, and it is often larger than all the rest.
+    """
+    query = _plain.decode(payload)
+    has_embedding = isinstance(query, dict) and query.pop("embedding", None) is not None
+    if form == "json":
+        return msgspec.Raw(_as_json(query))
+    return msgspec.Raw(_encode.encode(query)) if has_embedding else payload
+
+
+def _as_json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except TypeError:
+        return msgspec.json.encode(_without_extensions(value))
+
+
+def _without_extensions(value: Any) -> Any:
+    """The same for JSON, which has no extension types, and names of text only."""
+    if isinstance(value, dict):
+        return {name if isinstance(name, str) else str(name): _without_extensions(of) for name, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_extensions(each) for each in value]
+    return bytes(value.data) if isinstance(value, msgspec.msgpack.Ext) else value
+
+
+def encode_dispatch(dispatch: Dispatch, form: Format) -> bytes:
+    """A dispatch as it is published. Its `query` is the MessagePack of `query_payload`."""
+    sent = msgspec.structs.replace(dispatch, query=dispatched_query(dispatch.query, form))
+    return msgspec.json.encode(sent) if form == "json" else _encode.encode(sent)
+
+
+def format_of(value: bytes) -> Format:
+    """The format of a dispatch, from its first byte."""
+    return "json" if value[:1] == b"{" else "msgpack"
+
+
+def decode_dispatch(value: bytes) -> Dispatch:
+    """A dispatch in either format; its `query` stays in that format. Raises the errors of UNREADABLE."""
+    return (_dispatch_json if format_of(value) == "json" else _dispatch_msgpack).decode(value)
+
+
 # Completions
 
 
@@ -259,9 +313,10 @@ def _children(value: Any) -> Sequence[Any]:
 # What goes out
 
 
-def outgoing_headers(headers: Headers) -> list[tuple[str, bytes | None]]:
-    """A query's headers as its dispatch carries them: all of them, with our content type."""
-    return [(name, value) for name, value in headers if name.lower() != "content-type"] + CONTENT_TYPE
+def outgoing_headers(headers: Headers, form: Format = "msgpack") -> list[tuple[str, bytes | None]]:
+    """A query's headers as its dispatch or deferral carries them: all of them, with the content type of `form`."""
+    own = [("content-type", CONTENT_TYPES[form])]
+    return [*((name, value) for name, value in headers if name.lower() != "content-type"), *own]
 
 
 class DeadLetter(NamedTuple):

@@ -107,7 +107,7 @@ def _dispatch() -> Dispatch:
         cost_micros=4_450,
         price=PRICES[0],
         deadline_ms=AT_MS + 60_000,
-        query=Raw(msgpack.encode(_query())),
+        query=codec.dispatched_query(Raw(msgpack.encode(_query())), "msgpack"),
     )
 
 

@@ -2,8 +2,8 @@
 
     python -m worker.contract.schemas [DIRECTORY]
 
-In JSON, bytes are base64 (those of a dead letter's headers: text); on the topics everything is MessagePack, and bytes
-are bytes.
+The schemas speak of JSON, where bytes are base64 (those of a dead letter's headers: text). In MessagePack the names and
+types are the same, and bytes are bytes. Every type that a generator of code makes a class of has a name (`title`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from worker.contract import asyncapi, examples
+from worker.contract import asyncapi, descriptions, examples
 from worker.contract.codec import DeadLetter
 from worker.contract.messages import Deferred, Query
 
@@ -25,15 +26,46 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _packed = msgspec.msgpack.Decoder()
 
 
-def schema(message: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON Schema of one message type, with all that it refers to."""
-    (reference,), definitions = msgspec.json.schema_components([message], ref_template="#/$defs/{name}")
+def schema(message: type[msgspec.Struct], example: Any) -> dict[str, Any]:
+    """The JSON Schema of one message type, with all that it refers to. `example` is one message as JSON.
+
+    The message itself is the root, not a reference: generators of code name the type of a root by its title.
+    """
+    _, definitions = msgspec.json.schema_components([message], ref_template="#/$defs/{name}")
     if "query" in message.__struct_fields__:
         definitions |= msgspec.json.schema_components([Query], ref_template="#/$defs/{name}")[1]
         definitions[message.__name__]["properties"]["query"] = _query_passed_on(message)
-    for definition in definitions.values():
+    for name, definition in definitions.items():
         definition["description"] = inspect.cleandoc(definition["description"])
-    return {"$schema": DIALECT, **reference, "$defs": definitions}
+        for field, declared in definition["properties"].items():
+            declared["description"] = descriptions.described(name, field)
+            _specify(declared, _pascal(name, field))
+    root = definitions.pop(message.__name__)
+    return {"$schema": DIALECT, **root, "examples": [example], **({"$defs": definitions} if definitions else {})}
+
+
+def _specify(declared: dict[str, Any], title: str) -> None:
+    """Give each integer its width, and each list of values a title, in one property."""
+    for node in nodes(declared):
+        if node.get("type") == "integer":
+            node["format"] = "int64"
+        if "enum" in node:
+            node["title"] = title
+
+
+def nodes(node: Any) -> Iterator[dict[str, Any]]:
+    """A schema and all schemas inside it."""
+    if isinstance(node, dict):
+        yield node
+        for child in node.values():
+            yield from nodes(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from nodes(child)
+
+
+def _pascal(message: str, field: str) -> str:
+    return message + "".join(part.capitalize() for part in field.split("_"))
 
 
 def _query_passed_on(message: type[msgspec.Struct]) -> dict[str, Any]:
@@ -55,10 +87,11 @@ def record_as_json(letter: DeadLetter) -> Any:
 
 def files() -> dict[str, str]:
     """The content of every file in schemas/, by its path there."""
-    content: dict[str, Any] = {"asyncapi.json": asyncapi.document()}
+    shown = {name: as_json(example) for name, example in examples.messages().items()}
+    content: dict[str, Any] = {"asyncapi.json": asyncapi.document(shown)}
     for name, example in examples.messages().items():
-        content[f"{name}.schema.json"] = schema(type(example))
-        content[f"examples/{name}.json"] = as_json(example)
+        content[f"{name}.schema.json"] = schema(type(example), shown[name])
+        content[f"examples/{name}.json"] = shown[name]
     content["examples/dead-letter.json"] = record_as_json(examples.dead_letter())
     return {path: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for path, value in content.items()}
 

@@ -34,12 +34,14 @@ from pydantic_settings import (
 from typing_extensions import override
 
 from worker.contract import addresses, environment
+from worker.contract.codec import Format
 from worker.contract.errors import FixSetting
 from worker.contract.messages import MAX_WINDOW_QUERIES
 from worker.contract.token_costs import PriceList
 from worker.contract.topic_names import TopicNames
 
 MICROS_PER_USD = 1_000_000
+MAX_JSON_QUERY_BYTES = 10_000_000
 Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=6)]
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -75,6 +77,7 @@ class KafkaSettings(Section):
     ssl_certificate_file: FilePath | None = None
     ssl_key_file: FilePath | None = None
     ssl_verify: bool = True
+    dispatch_format: Format = "msgpack"
     session_timeout_ms: int = Field(default=10_000, ge=1_000, le=300_000)
     transaction_timeout_ms: int = Field(default=20_000, ge=5_000, le=900_000)
 
@@ -234,6 +237,16 @@ class Settings(BaseSettings):
         if not all(name.strip() for name in llms):
             raise ValueError("an LLM's name is empty")
         return llms
+
+    @model_validator(mode="after")
+    def _dispatches_fit(self) -> Settings:
+        if self.kafka.dispatch_format == "json" and self.limits.max_query_bytes > MAX_JSON_QUERY_BYTES:
+            raise ValueError(
+                f'kafka.dispatch_format = "json" needs limits.max_query_bytes of at most {MAX_JSON_QUERY_BYTES}, not '
+                f"{self.limits.max_query_bytes}: MessagePack grows to 8 times its size as JSON, and brokers take no "
+                "request above 100 MB"
+            )
+        return self
 
     @property
     def topics(self) -> TopicNames:

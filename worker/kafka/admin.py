@@ -24,6 +24,8 @@ DECISION_BYTES = 64_000_000
 # What a dispatch or a dead letter adds of its own to what it passes on, and what an embedding of numbers in JSON grows
 # by as MessagePack beyond three times its size.
 ADDED_BYTES = 16_384
+# A query grows most as JSON where its MessagePack holds one byte for each `false`, or for each control character.
+JSON_GROWTH = 8
 # A producer sends small records together, up to librdkafka's batch.size of 1,000,000 bytes.
 BATCH_BYTES = 1_048_576
 
@@ -54,6 +56,9 @@ def wanted(settings: Settings) -> dict[str, dict[str, str]]:
         names.deferred: {**delete, "max.message.bytes": room},
         names.dead_letters: {**delete, "max.message.bytes": room},
     }
+    if settings.kafka.dispatch_format == "json":
+        passed_on = JSON_GROWTH * limits.max_query_bytes + limits.max_header_bytes + ADDED_BYTES
+        room = str(max(passed_on, int(room)))
     return topics | {names.dispatch(llm): {**delete, "max.message.bytes": room} for llm in settings.llms}
 
 

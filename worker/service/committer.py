@@ -26,6 +26,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from worker.contract import codec
+from worker.contract.codec import Format
 from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.record import Record
 from worker.contract.settings import Settings
@@ -218,10 +219,11 @@ class Committer:
         producer.poll(0)
 
     def _produce_queries(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:
+        form = self._settings.kafka.dispatch_format
         for dispatch in effects.dispatches:
-            headers = self._headers(dispatch.origin.offset, records)
-            topic = self._topics.dispatch(dispatch.llm)
-            produce(producer, topic, codec.encode(dispatch), dispatch.id, self.partition, headers=headers)
+            headers = self._headers(dispatch.origin.offset, records, form)
+            topic, value = self._topics.dispatch(dispatch.llm), codec.encode_dispatch(dispatch, form)
+            produce(producer, topic, value, dispatch.id, self.partition, headers=headers)
         for deferred in effects.deferred:
             headers = self._headers(deferred.origin.offset, records)
             value = codec.encode(deferred)
@@ -246,9 +248,9 @@ class Committer:
                 headers=letter.headers,
             )
 
-    def _headers(self, offset: int, records: Records) -> list[tuple[str, bytes | None]]:
+    def _headers(self, offset: int, records: Records, form: Format = "msgpack") -> list[tuple[str, bytes | None]]:
         record = records.get((self._topics.queries, offset))
-        return codec.outgoing_headers(record.headers if record is not None else ())
+        return codec.outgoing_headers(record.headers if record is not None else (), form)
 
     def _on_error(self, error: KafkaError) -> None:
         self._suspicious = True
