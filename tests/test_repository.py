@@ -41,7 +41,7 @@ def tracked(*patterns: str) -> list[str]:
 def text(path: str) -> str:
     """The content of a text file; nothing of another."""
     data = (ROOT / path).read_bytes()
-    return "" if b"\0" in data else data.decode()
+    return "" if b"\0" in data or path.endswith(".msgpack") else data.decode()
 
 
 def functions(path: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:

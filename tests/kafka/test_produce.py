@@ -1,4 +1,4 @@
-"""`tollgate produce` puts recorded queries on the topic, over all partitions."""
+"""`tollgate produce` puts recorded queries on the topic, each in the partition of its id."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from tests.contract.fixtures import partition_of
 from worker.contract import codec
 from worker.contract.settings import Settings
 from worker.estimation.history import History
@@ -22,14 +23,19 @@ def test_produce(system: System, prepare: Callable[..., Settings], rows: tuple[H
     done = subprocess.run(
         [*command, "--config", str(system.config)], capture_output=True, text=True, timeout=60, check=True
     )
-    found = [
-        codec.decode_query(record.value, settings.limits.max_query_bytes, settings.limits.max_nesting)
+    records = [
+        record
         for partition in range(settings.kafka.partitions)
         for record in KafkaReader(settings).read_partition(settings.topics.queries, partition)
     ]
+    limits = settings.limits
+    found = [codec.decode_query(record.value, limits.max_query_bytes, limits.max_nesting) for record in records]
     wanted = {
         id_: row.astype("<f2").tobytes() for id_, row in zip(rows[1].ids[:COUNT], rows[1].embeddings, strict=False)
     }
     told = f"{COUNT} queries on {settings.topics.queries}\n"
     assert (done.stdout, {query.id: query.embedding for query in found}) == (told, wanted)
     assert len(found) == COUNT
+    assert [record.key for record in records] == [str(query.id).encode() for query in found]
+    partitions = [partition_of(str(query.id), settings.kafka.partitions) for query in found]
+    assert [record.partition for record in records] == partitions

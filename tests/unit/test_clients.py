@@ -138,6 +138,13 @@ def test_librdkafka_knows_every_name(protocol: str) -> None:
     assert isinstance(Producer(clients.transactional_config(settings, 3)), Producer)
 
 
+def test_every_producer_has_javas_partitioner() -> None:
+    """Without the setting, librdkafka takes CRC32, and a repeat of an id would not meet the first."""
+    settings = Settings()
+    configs = (clients.producer_config(settings), clients.transactional_config(settings, 0))
+    assert [config["partitioner"] for config in configs] == ["murmur2_random"] * 2
+
+
 def test_a_lane_writes_under_its_own_fixed_id() -> None:
     """A new owner of the partition fences the old one by this name, so it must never change."""
     config = clients.transactional_config(Settings(kafka={"group": "team"}), 7)

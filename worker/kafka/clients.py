@@ -23,6 +23,9 @@ SOCKET_TIMEOUT_MS = 10_000
 # A full producer queue is looked at again after this time.
 QUEUE_SECONDS = 0.1
 ANY_PARTITION, NOW_MS = -1, 0
+# What the clients of Java, Go and Node do by default. librdkafka's own default is CRC32, which puts the same key in
+# another partition.
+PARTITIONER = "murmur2_random"
 PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 Delivered = Callable[[KafkaError | None, Message], None]
 # For a name that is not UTF-8, confluent-kafka returns a list with holes *and* sets an exception. A call that Python
@@ -106,10 +109,10 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:
-    """An idempotent producer. Partitioned as Java does (murmur2), where no partition is named."""
+    """An idempotent producer. A record with a key and no partition goes where a Java client sends that key."""
     return common_config(settings) | {
         "enable.idempotence": True,
-        "partitioner": "murmur2_random",
+        "partitioner": PARTITIONER,
         "linger.ms": 5,
         "message.max.bytes": MAX_MESSAGE_BYTES,
     }

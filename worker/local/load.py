@@ -34,7 +34,7 @@ def query_of(history: History | Prompts, number: int) -> Query:
 
 
 class Feeder:
-    """A thread that produces `count` queries, `rate` a second (0: as fast as it goes), over all partitions in turn.
+    """A thread that produces `count` queries, `rate` a second (0: as fast as it goes), each keyed by its id.
 
     `first` is the number of the first one (`query_of`). `sent` maps (partition, offset) to the monotonic time at which
     the query was produced; it grows as the broker acknowledges. Use it as a context manager, or call `start` and
@@ -99,8 +99,7 @@ class Feeder:
         producer.poll(0)
 
     def _produce(self, producer: Producer, number: int) -> None:
-        value = codec.encode(query_of(self._history, number))
-        partition = number % self._settings.kafka.partitions
+        query = query_of(self._history, number)
         produced = time.monotonic()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
@@ -109,4 +108,5 @@ class Feeder:
             else:
                 self.sent[clients.place_of(message)] = produced
 
-        clients.produce(producer, self._settings.topics.queries, value, None, partition, on_delivery=delivered)
+        topic, value = self._settings.topics.queries, codec.encode(query)
+        clients.produce(producer, topic, value, query.id, headers=codec.CONTENT_TYPE, on_delivery=delivered)

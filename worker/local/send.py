@@ -103,6 +103,7 @@ def _produce(settings: Settings, query: Query) -> Origin:
         producer,
         settings.topics.queries,
         codec.encode(query),
+        query.id,
         headers=codec.CONTENT_TYPE,
         on_delivery=lambda error, message: delivered.append(error or Origin(*clients.place_of(message))),
     )
