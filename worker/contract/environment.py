@@ -51,14 +51,15 @@ def _configured(variable: str, llm: str, llms: Collection[str]) -> str:
     """The LLM that a variable means."""
     if llm in llms:
         return llm
-    meant = [one for one in llms if _plain(one) == _plain(llm)]
+    meant = [one for one in llms if plain(one) == plain(llm)]
     if len(meant) == 1:
         return meant[0]
     if meant:
         raise FixSetting(f"{variable}: may mean {' or '.join(map(repr, meant))}; set it in the settings file")
-    names = ", ".join(sorted(f"TOLLGATE_LLMS__{_plain(one)}__<NAME>" for one in llms)) or "none"
+    names = ", ".join(sorted(f"TOLLGATE_LLMS__{plain(one)}__<NAME>" for one in llms)) or "none"
     raise FixSetting(f"{variable}: is no LLM of the settings file, which lists {names}")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """An LLM's name as it stands in a variable: `gpt-4o` is GPT_4O."""
     return _BETWEEN.sub("_", name).strip("_").upper()

@@ -24,6 +24,25 @@ MAX_WINDOW_QUERIES = 100_000
 
 DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed"]
 
+# Why a call of an LLM has no answer. `refused_request`: this LLM never takes this request. `quota`: no money or
+# allowance is left, and waiting does not help. `misconfigured`: the operator has to mend a model, a region or an
+# address. `bad_answer`: the provider answered, and nothing in the answer can be used.
+ErrorClass = Literal[
+    "rate_limited",
+    "overloaded",
+    "timeout",
+    "unreachable",
+    "context_length",
+    "content_filter",
+    "refused_request",
+    "quota",
+    "auth",
+    "misconfigured",
+    "bad_answer",
+]
+# `zero`: the provider refused before it worked. `unknown`: the call may have cost something.
+CostWord = Literal["known", "zero", "unknown"]
+
 
 # What comes from outside: unknown fields are refused, so that a misspelt field is a dead letter and not a surprise.
 
@@ -51,6 +70,10 @@ class Completion(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
     The cost is `cost_micros`, or `usage` as the provider returned it, priced with the configured price list; neither
     means unknown, never zero. An error that cost money may carry it too.
+
+    `cost` says whether the cost is known, zero or unknown. `error_class` says why an error has no answer, and
+    `retry_after_ms` when the provider wants to be asked again. `model` is the model that answered, as the provider
+    names it. `remarks` are codes of what was odd.
     """
 
     dispatch_id: Identity
@@ -61,6 +84,11 @@ class Completion(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     usage: dict[str, Any] | None = None
     quality: Share | None = None
     error: str | None = None
+    cost: CostWord | None = None
+    error_class: ErrorClass | None = None
+    retry_after_ms: Count | None = None
+    model: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 # What Tollgate publishes.

@@ -178,10 +178,33 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+Dialect = Literal["chat", "responses", "messages", "completions"]
+
+
 class LlmSettings(Section):
-    """[llms."<name>"]: one LLM's budget, and the price list for completions that carry token usage."""
+    """[llms."<name>"]: one LLM's budget, the price list for completions that carry token usage, and how
+    `tollgate infer` calls the LLM. Without `base_url` it does not call it.
+
+    `model` is the provider's name of the LLM; without it, the name in the settings. `dialects` are the request formats
+    that the LLM takes, a plain text goes out in the first. `system` is the system message of plain texts.
+    `timeout_seconds` is for a whole call. `answers_as` are names under which the provider answers for this model.
+    `honours_idempotency_key`: the provider does not work twice for one Idempotency-Key, so a call that broke is
+    repeated. `server_error_cost` is what a failure with status 500 or 502 is taken to have cost.
+    """
 
     budget_usd: Dollars
+    model: str | None = Field(default=None, min_length=1, max_length=256)
+    base_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+\S*$")
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    timeout_seconds: float = Field(default=120, gt=0, le=86_400)
+    max_open: int = Field(default=100, ge=1, le=10_000)
+    proxy: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    dialects: tuple[Dialect, ...] = Field(default=("chat",), min_length=1)
+    system: str | None = None
+    answers_as: tuple[str, ...] = ()
+    honours_idempotency_key: bool = False
+    server_error_cost: Literal["unknown", "zero"] = "unknown"
     input_usd_per_mtok: Dollars | None = None
     output_usd_per_mtok: Dollars | None = None
     cached_input_usd_per_mtok: Dollars | None = None
@@ -283,12 +306,19 @@ def _refuse_secrets(path: Path) -> None:
             "kafka.sasl_password: a secret does not belong in the settings file; set "
             "TOLLGATE_KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
         )
+    llms = content.get("llms")
+    for llm, settings in llms.items() if isinstance(llms, dict) else ():
+        if isinstance(settings, dict) and "api_key" in settings:
+            raise FixSetting(
+                f"llms.{llm}.api_key: a secret does not belong in the settings file; set "
+                f"TOLLGATE_LLMS__{environment.plain(llm)}__API_KEY or llms.{llm}.api_key_file"
+            )
 
 
 def _problem(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
-    silent = problem["type"] in ("missing", "value_error") or name.endswith("password")
+    silent = problem["type"] in ("missing", "value_error") or name.endswith(("password", "api_key"))
     given = "" if silent else f", not {problem['input']!r}"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')}{given}"

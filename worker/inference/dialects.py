@@ -1,0 +1,180 @@
+"""The four request formats, and the HTTP request that a dispatch makes. Pure.
+
+| dialect | API | path |
+|---|---|---|
+| chat | OpenAI Chat Completions | /chat/completions |
+| responses | OpenAI Responses | /responses |
+| messages | Anthropic Messages | /messages |
+| completions | OpenAI Completions | /completions |
+
+Nothing is translated. Of a request, only `model` and streaming are replaced: an answer is always whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from worker.contract.messages import Query
+from worker.contract.settings import Dialect, LlmSettings
+
+PATHS: dict[Dialect, str] = {
+    "chat": "/chat/completions",
+    "responses": "/responses",
+    "messages": "/messages",
+    "completions": "/completions",
+}
+# Fields that only one of the two formats with `messages` has.
+ONLY_ANTHROPIC = ("system", "stop_sequences", "top_k", "thinking", "anthropic_version")
+ONLY_OPENAI = (
+    "response_format",
+    "max_completion_tokens",
+    "n",
+    "seed",
+    "stop",
+    "logprobs",
+    "frequency_penalty",
+    "presence_penalty",
+    "stream_options",
+    "functions",
+    "reasoning_effort",
+)
+ANTHROPIC_VERSION = "2023-06-01"
+# Anthropic refuses a request without a limit.
+ANTHROPIC_MAX_TOKENS = 4_096
+
+_json = msgspec.json.Encoder()
+
+
+class Request(Struct, frozen=True):
+    """One HTTP request. `characters` is the length of the texts that it asks with, blanks left out."""
+
+    dialect: Dialect
+    model: str
+    body: bytes
+    characters: int
+    is_json_asked: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+class Unsendable(Struct, frozen=True):
+    """A query that this LLM cannot be asked, and why, as a code."""
+
+    reason: str
+
+
+def dialects_of(body: dict[str, Any]) -> set[Dialect]:
+    """The dialects that a request can be in, by its fields; a plain request with `messages` can be in two."""
+    if "messages" in body:
+        if any(name in body for name in ONLY_OPENAI) or _has_openai_messages(body):
+            return {"chat"}
+        if any(name in body for name in ONLY_ANTHROPIC):
+            return {"messages"}
+        return {"chat", "messages"} if "max_tokens" in body else {"chat"}
+    if "input" in body:
+        return {"responses"}
+    return {"completions"} if "prompt" in body else set()
+
+
+def _has_openai_messages(body: dict[str, Any]) -> bool:
+    messages = body["messages"]
+    roles = {one.get("role") for one in messages if isinstance(one, dict)} if isinstance(messages, list) else set()
+    return bool(roles - {"user", "assistant"})
+
+
+def request_of(query: Query, name: str, llm: LlmSettings) -> Request | Unsendable:
+    """The request of a query to the LLM `name` of the settings."""
+    model = llm.model or name
+    if query.body is not None:
+        spoken = dialects_of(query.body)
+        dialect = next((one for one in llm.dialects if one in spoken), None)
+        if dialect is None:
+            return Unsendable("dialect")
+        body = {key: value for key, value in query.body.items() if key not in ("stream", "stream_options")}
+        remarks = ("not_streamed",) if query.body.get("stream") is True else ()
+    elif query.text is not None:
+        dialect = llm.dialects[0]
+        body, remarks = _plain(query, dialect, llm), ()
+    else:
+        return Unsendable("no_text")
+    body["model"] = model
+    try:
+        packed = _json.encode(body)
+    except (msgspec.EncodeError, ValueError, TypeError, UnicodeEncodeError):
+        return Unsendable("not_json")
+    characters = sum(len("".join(text.split())) for text in _texts(body))
+    is_json_asked = bool(body.get("response_format")) or "json" in str(body.get("text", ""))[:200]
+    return Request(dialect, model, packed, characters, is_json_asked, remarks)
+
+
+def _plain(query: Query, dialect: Dialect, llm: LlmSettings) -> dict[str, Any]:
+    """A text as a request; `parameters` of the query are fields of the request."""
+    limit, system = query.max_output_tokens, llm.system
+    body: dict[str, Any] = dict(query.parameters or {})
+    if dialect == "responses":
+        body |= {"input": query.text} | ({"instructions": system} if system else {})
+        return body | ({"max_output_tokens": limit} if limit else {})
+    if dialect == "completions":
+        return body | {"prompt": f"{system}\n\n{query.text}" if system else query.text, **_limited(limit)}
+    asked = {"role": "user", "content": query.text}
+    if dialect == "messages":
+        body |= {"messages": [asked]} | ({"system": system} if system else {})
+        return {"max_tokens": ANTHROPIC_MAX_TOKENS} | body | _limited(limit)
+    body["messages"] = [{"role": "system", "content": system}, asked] if system else [asked]
+    # OpenAI's newer models refuse max_tokens; other servers know no other name.
+    name = "max_completion_tokens" if is_openai(llm.base_url or "") else "max_tokens"
+    return body | _limited(limit, name)
+
+
+def _limited(limit: int | None, name: str = "max_tokens") -> dict[str, Any]:
+    return {name: limit} if limit else {}
+
+
+def is_azure(url: str) -> bool:
+    """Whether an address is Azure's."""
+    return (urlsplit(url).hostname or "").endswith((".azure.com", ".azure.us"))
+
+
+def is_openai(url: str) -> bool:
+    """Whether an address serves OpenAI's own models."""
+    return (urlsplit(url).hostname or "").endswith("api.openai.com") or is_azure(url)
+
+
+def url_of(base_url: str, dialect: Dialect) -> str:
+    """The address of a dialect under `base_url`, whose query (Azure's api-version) is kept."""
+    parts = urlsplit(base_url)
+    path = parts.path.rstrip("/")
+    if not path and parts.hostname in ("api.anthropic.com", "api.openai.com"):
+        # Both packages' own settings leave it out, or not.
+        path = "/v1"
+    return parts._replace(path=path + PATHS[dialect], fragment="").geturl()
+
+
+def headers_of(request: Request, base_url: str, key: str | None, idempotency_key: str) -> dict[str, str]:
+    """The headers of a request. The key is not in its body and not in its address."""
+    headers = {"content-type": "application/json", "accept": "application/json", "idempotency-key": idempotency_key}
+    if request.dialect == "messages":
+        headers["anthropic-version"] = ANTHROPIC_VERSION
+    if key is None:
+        return headers
+    if request.dialect == "messages":
+        return headers | {"x-api-key": key}
+    return headers | ({"api-key": key} if is_azure(base_url) else {"authorization": f"Bearer {key}"})
+
+
+def _texts(body: dict[str, Any]) -> list[str]:
+    """Every text that the request asks with."""
+    found: list[str] = []
+    pending: list[Any] = [body.get(name) for name in ("messages", "input", "prompt", "system", "instructions")]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, list):
+            pending += value
+        elif isinstance(value, dict):
+            pending += [value.get("content"), value.get("text")]
+    return found
