@@ -8,7 +8,7 @@ from __future__ import annotations
 
 MONEY = "Micro-dollars: 1,000,000 are 1 US dollar."
 MOMENT = "Milliseconds since 1970-01-01 00:00 UTC."
-DURATIONS = ("reservation_ms",)
+DURATIONS = ("reservation_ms", "retry_after_ms", "latency_ms")
 BYTES = "Bytes in MessagePack, base64 in JSON."
 
 FIELDS = {
@@ -26,6 +26,7 @@ FIELDS = {
     "clock_ms": "The lane's clock.",
     "completions": "The last applied offset of `completions`; -1 before the first.",
     "config": "The settings from here on.",
+    "cost": "Whether the cost is known, zero (the provider refused before it worked) or unknown (as reserved).",
     "cost_micros": "The estimated cost of an answer, one number for each LLM.",
     "Completion.cost_micros": "What the answer cost. Without it, the cost is computed from `usage`.",
     "Dispatch.cost_micros": "The estimated cost of the answer.",
@@ -40,6 +41,7 @@ FIELDS = {
     "embedding": "The query's embedding: little-endian float16 or float32 bytes of the index's dimension (base64 in "
     "JSON), or a list of numbers. It is left out of dispatches.",
     "error": "What went wrong, in words.",
+    "error_class": "Why there is no answer. The router acts by it.",
     "fit": "How the prices were found.",
     "gap": "The share of the dual objective that the certificate leaves open.",
     "head": f"The hash of the last decision record. {BYTES}",
@@ -58,6 +60,7 @@ FIELDS = {
     "max_attempts": "The largest number of dispatches of one query.",
     "max_output_tokens": "The largest number of tokens of the answer.",
     "message": "What the solver said.",
+    "model": "The model that answered, as the provider names it.",
     "objective": "The value of the dual objective.",
     "observe_share": "The share of the horizon that is routed at random first (policy `port`).",
     "offset": "The offset of the query in `queries`.",
@@ -91,6 +94,7 @@ FIELDS = {
     "reason": "Why, in words.",
     "Deferred.reason": "Why the query was not served.",
     "Routed.reason": "Why this LLM was chosen, or why the query was deferred.",
+    "remarks": "Codes of what was odd about the call or the answer.",
     "remedy": "What would change it, in words.",
     "reservation_ms": "How long money is held for an unanswered dispatch. Milliseconds.",
     "reservations": "The open reservations.",
@@ -98,6 +102,7 @@ FIELDS = {
     "Account.reserved_micros": "The money that is held for open dispatches.",
     "Closed.reserved_micros": "The money that was held for the dispatch.",
     "resolve_every_queries": "The number of queries between two solutions of the prices.",
+    "retry_after_ms": "How long the provider wants to be left alone. Milliseconds.",
     "row": "The state of the lane except for its reservations and its window.",
     "seed": "The seed of random choices (policy `port`).",
     "seen": "The number of queries that were priced for the first time.",

@@ -41,6 +41,8 @@ MOST_HEADER_BYTES = 65_536
 
 # Repeats of one call that was refused free, and the waits before them where the provider names none.
 MOST_REPEATS = 5
+# A host that refuses a connection twice is down, and the next LLM is faster.
+UNREACHED_REPEATS = 1
 FIRST_BACKOFF_SECONDS, MOST_BACKOFF_SECONDS = 0.5, 8.0
 # A call that may start after others waited starts up to this much later, so that not all start at once.
 JITTER_SHARE, JITTER_SECONDS = 0.1, 0.25
@@ -172,7 +174,8 @@ class Caller:
                 key_was_read = True
                 line.read_key_again()
                 continue
-            if step != "repeat" or requests > MOST_REPEATS:
+            repeats = UNREACHED_REPEATS if outcome.error_class == "unreachable" else MOST_REPEATS
+            if step != "repeat" or requests > repeats:
                 break
             pause = self._pause_seconds(outcome, requests)
             if time.monotonic() + pause > last_start:

@@ -39,7 +39,8 @@ CONTEXT = _any(
     r"context[_ ]length|context[_ ]size|context window|maximum context|prompt is too long|input is too long",
     r"(prompt|input|request|message|text)s?( is| are)? too (long|large)|input token count|max_model_len",
     r"(exceed|longer than|greater than|more than|larger than)[^.]{0,60}(tokens|model('s)? limit|sequence length)",
-    r"too many tokens|reduce the length|string_above_max_length|request_too_large|token limit|tokens? exceeds?",
+    r"too many tokens|reduce the length|string_above_max_length|request_too_large|token limit",
+    r"tokens?( count)? exceeds?",
 )
 FILTER = _any(
     r"content[_ -]?filter|content management policy|content[_ ]policy|responsibleaipolicy|data_?inspection",
