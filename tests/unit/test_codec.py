@@ -321,7 +321,7 @@ REFUSED_COMPLETIONS = [
     ("quality NaN", packed(**DONE, quality=float("nan")), ("type", "Expected `float`")),
     ("another status", packed(**{**DONE, "status": "maybe"}), ("type", "Invalid enum value 'maybe' - at `$.status`")),
     ("no dispatch", packed(status="ok"), ("type", "Object missing required field `dispatch_id`")),
-    ("a misspelt field", packed(**DONE, cost=1), ("unknown_field", "Object contains unknown field `cost`")),
+    ("a misspelt field", packed(**DONE, costs=1), ("unknown_field", "Object contains unknown field `costs`")),
     ("a negative partition", packed(**{**DONE, "origin_partition": -1}), ("type", "Expected `int` >= 0")),
     ("nested usage", as_json(**DONE, usage={"a": json.loads("[" * 70 + "]" * 70)}), ("nesting", "usage: nested")),
     ("no map", b"\x01", ("format", "the first byte is 0x01")),
