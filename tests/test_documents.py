@@ -71,9 +71,7 @@ def test_the_reference_names_every_metric() -> None:
     """As it is scraped, with its labels."""
     metrics = Metrics()
     metrics.watch(tuple)
-    scraped = {
-        f"{family.name}_total" if family.type == "counter" else family.name for family in metrics.registry.collect()
-    }
+    scraped = {f"{group.name}_total" if group.type == "counter" else group.name for group in metrics.registry.collect()}
     page = {name.partition("{")[0] for name in named("metrics")}
     assert scraped - page == set()
 

@@ -9,8 +9,8 @@ from worker.audit.report import Report
 from worker.contract.errors import CheckFailed
 from worker.contract.settings import Settings
 from worker.estimation.history import History
-from worker.local.follower import Watch
-from worker.local.load import Feeder
+from worker.local.follower import DecisionFollower
+from worker.local.load import LoadGenerator
 from worker.local.system import System
 
 PATIENCE_SECONDS = 240.0
@@ -28,23 +28,23 @@ def under_load(
 
     Returns the audit's report when every query is decided and every dispatch closed.
     """
-    feeder, watch = Feeder(settings, live, count, rate), Watch(settings)
-    feeder.start()
+    load, watch = LoadGenerator(settings, live, count, rate), DecisionFollower(settings)
+    load.start()
 
     def each() -> None:
         meanwhile(len(watch.decided))
-        system.family.revive()
+        system.processes.revive()
 
     try:
         watch.wait("all decisions", lambda: len(watch.decided) >= count and watch.open == 0, PATIENCE_SECONDS, each)
-        assert feeder.finish() == count
+        assert load.finish() == count
     except CheckFailed:
         print(*problems(run_verify.verify(settings)), sep="\n")
-        for child in system.family.children:
+        for child in system.processes.children:
             print(f"{child.name}: {'runs' if child.running else child.exit_code}\n{child.tail(200)}")
         raise
     finally:
-        feeder.stop()
+        load.stop()
         watch.close()
     return run_verify.verify(settings)
 

@@ -9,7 +9,7 @@ from worker.contract.settings import Settings
 from worker.estimation import index
 from worker.estimation.history import History
 from worker.local import bench_latency, bench_restore
-from worker.local.load import Feeder
+from worker.local.load import LoadGenerator
 from worker.local.system import System
 
 RECORDS, CLOSED = 30_000, 5_000
@@ -31,6 +31,6 @@ def test_latency_without_a_worker(prepare: Callable[..., Settings], rows: tuple[
     """Every query is seen, on its own topic, after it was produced."""
     settings = prepare()
     arrivals = bench_latency.Arrivals(settings, [settings.topics.queries], bench_latency.of_query)
-    feeder = Feeder(settings, rows[1], count=400, rate=200)
-    p50, p99 = bench_latency.measured(arrivals, feeder, warm_seconds=0.5)
+    load = LoadGenerator(settings, rows[1], count=400, rate=200)
+    p50, p99 = bench_latency.measured(arrivals, load, warm_seconds=0.5)
     assert (len(arrivals.seen), 0 < p50 <= p99) == (400, True), (p50, p99)

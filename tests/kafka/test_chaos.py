@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from worker.local.broker import Broker
-from worker.local.chaos import Chaos, Plan
+from worker.local.chaos import Chaos, ChaosPlan
 from worker.local.system import System
 
 
@@ -20,7 +20,7 @@ def test_chaos(tmp_path: Path, index_directory: Path) -> None:
     print(f"TOLLGATE_TEST_SEED={seed}")
     (tmp_path / "index").symlink_to(index_directory)
     with Broker(tmp_path / "kafka") as broker, System(tmp_path, broker) as system:
-        result = Chaos(system, Plan(minutes=0.5, every_seconds=4.0, seed=seed), print).run()
+        result = Chaos(system, ChaosPlan(minutes=0.5, every_seconds=4.0, seed=seed), print).run()
     found = [*map(str, result.report.findings), *result.divergences]
     assert (result.lost, result.doubled, result.wrong, result.divergent, found) == (0, 0, 0, 0, [])
-    assert sum(result.blows.values()) > 0
+    assert sum(result.faults.values()) > 0

@@ -71,11 +71,11 @@ MOMENTS = [
 def test_nothing_outlives_a_demo_that_is_ended(tmp_path: Path, how: signal.Signals, awaited: str) -> None:
     """Kafka, workers and inference worker end with it, and it says nothing of a program that broke."""
     child = demo(tmp_path)
-    family: dict[int, psutil.Process] = {}
+    group: dict[int, psutil.Process] = {}
 
     def is_there() -> bool:
-        family.update({one.pid: one for one in psutil.Process(child.pid).children(recursive=True)})
-        return any(awaited in command_of(one) for one in family.values())
+        group.update({one.pid: one for one in psutil.Process(child.pid).children(recursive=True)})
+        return any(awaited in command_of(one) for one in group.values())
 
     try:
         wait_for(f"{awaited} to start", is_there, END_SECONDS)
@@ -83,7 +83,7 @@ def test_nothing_outlives_a_demo_that_is_ended(tmp_path: Path, how: signal.Signa
         code, said = ended(child)
     finally:
         child.kill()
-    assert (code, [command_of(one) for one in family.values() if command_of(one)], "Traceback" in said) == (
+    assert (code, [command_of(one) for one in group.values() if command_of(one)], "Traceback" in said) == (
         130,
         [],
         False,

@@ -41,7 +41,7 @@ def test_killed_workers(system: System, prepare: Prepare, rows: Rows) -> None:
     print(f"TOLLGATE_TEST_SEED={seed}")
     dice = random.Random(seed)
     moments = sorted(dice.randrange(500, 19_000) for _ in range(7))
-    victims = [*(dice.choice(system.workers) for _ in range(6)), system.family.children[0]]
+    victims = [*(dice.choice(system.workers) for _ in range(6)), system.processes.children[0]]
 
     def kill(decided: int) -> None:
         if moments and decided >= moments[0]:

@@ -21,8 +21,8 @@ from worker.contract.settings import Settings, load_settings
 from worker.estimation.history import History
 from worker.kafka import clients
 from worker.local.broker import Broker
-from worker.local.follower import Watch
-from worker.local.load import Feeder
+from worker.local.follower import DecisionFollower
+from worker.local.load import LoadGenerator
 from worker.local.processes import Child, wait_for
 from worker.local.system import System
 from worker.service.ports import free_port
@@ -85,8 +85,8 @@ def test_a_topic_made_anew(system: System, prepare: Prepare, rows: Rows) -> None
     says what happened."""
     settings = prepare()
     system.start_workers(1)
-    feeder, watch = Feeder(settings, rows[1], 40, 0), Watch(settings)
-    feeder.start()
+    load, watch = LoadGenerator(settings, rows[1], 40, 0), DecisionFollower(settings)
+    load.start()
     watch.wait("decisions", lambda: len(watch.decided) >= 40, 60, lambda: None)
     watch.close()
     system.workers[0].stop()
@@ -131,8 +131,8 @@ def test_a_full_disk(small_broker: Broker, tmp_path: Path, index_directory: Path
         kafka = {"partitions": 2, "group": "full", "session_timeout_ms": 3_000}
         settings = system.prepare(rows[0], dict.fromkeys(rows[0].llms, 1.0), "wordllama", kafka=kafka)
         system.start_workers(1)
-        feeder, watch = Feeder(settings, rows[1], 2_000, 200), Watch(settings)
-        feeder.start()
+        load, watch = LoadGenerator(settings, rows[1], 2_000, 200), DecisionFollower(settings)
+        load.start()
         watch.wait("some decisions", lambda: len(watch.decided) >= 500, 60, lambda: None)
         # No file may grow any more: what a broker sees of a full disk.
         resource.prlimit(small_broker.pid, resource.RLIMIT_FSIZE, (4_096, 4_096))
@@ -141,10 +141,10 @@ def test_a_full_disk(small_broker: Broker, tmp_path: Path, index_directory: Path
         small_broker.kill()
         small_broker.start()
         system.start_inference(latency_ms=1)
-        system.family.revive()
+        system.processes.revive()
         watch.wait("all decisions", lambda: len(watch.decided) >= 2_000 and watch.open == 0, 120, lambda: None)
         watch.close()
-        assert (feeder.finish(), left) == (2_000, (3, True))
+        assert (load.finish(), left) == (2_000, (3, True))
         assert problems(run_verify.verify(load_settings(system.config))) == []
 
 
@@ -171,7 +171,7 @@ def test_a_second_worker_takes_a_free_port(system: System, prepare: Prepare) -> 
         for n in range(2)
     ]
     for worker in workers:
-        system.family.start(worker)
+        system.processes.start(worker)
         wait_for("the worker to own lanes", partial(_owns_lanes, worker), 60)
     starts = [json.loads(line)["web"] for worker in workers for line in log_of(worker).splitlines() if '"web"' in line]
     assert len(set(starts)) == 2, starts

@@ -9,7 +9,7 @@ import pytest
 from tests.quality.instances import history
 from worker.estimation import demo_data, index
 from worker.estimation.history import History
-from worker.evaluation.scenario import Plan, Scene
+from worker.evaluation.scenario import Plan, Scenario
 from worker.evaluation.study import Study
 
 
@@ -40,6 +40,6 @@ def real() -> Study:
 
 
 @pytest.fixture(scope="session")
-def scene(made_up: Study) -> Scene:
-    """One made-up scene."""
-    return made_up.scene(made_up.all_seeds[0])
+def scenario(made_up: Study) -> Scenario:
+    """One made-up scenario."""
+    return made_up.scenario(made_up.all_seeds[0])

@@ -10,7 +10,7 @@ import pytest
 from worker.contract.errors import FixSetting
 from worker.estimation.estimator import Estimates
 from worker.evaluation.baselines import BatchSplit, Fixed, MirrorDescent, optimum
-from worker.evaluation.scenario import Plan, Scene, arrival, budgets, divide
+from worker.evaluation.scenario import Plan, Scenario, arrival, budgets, divide
 from worker.evaluation.simulate import play_ledger, play_paper
 
 
@@ -46,18 +46,20 @@ def test_mirror_descent_moves_prices_by_what_was_spent() -> None:
     assert seen == [([0], 0.06), ([0], 0.12), ([], 0.08), ([0], 0.14), ([], 0.10)]
 
 
-def ten_queries(scene: Scene, cost: list[float], estimated: int, budget: int) -> Scene:
-    """The first queries of a scene, with one LLM of these true costs, this estimate and this budget."""
-    few = replace(scene, live=scene.live.rows(np.arange(len(cost))).columns([0]), budget_micros=np.array([budget]))
+def ten_queries(scenario: Scenario, cost: list[float], estimated: int, budget: int) -> Scenario:
+    """The first queries of a scenario, with one LLM of these true costs, this estimate and this budget."""
+    few = replace(
+        scenario, live=scenario.live.rows(np.arange(len(cost))).columns([0]), budget_micros=np.array([budget])
+    )
     few.live.cost_micros[:, 0] = cost
     few.live.quality[:, 0] = 1.0
     count = len(cost)
     estimates = Estimates(np.ones((count, 1)), np.full((count, 1), estimated), np.ones(count, dtype=np.float32))
-    manifest = type(scene.estimator.manifest)(
-        **{name: getattr(scene.estimator.manifest, name) for name in scene.estimator.manifest.__struct_fields__}
+    manifest = type(scenario.estimator.manifest)(
+        **{name: getattr(scenario.estimator.manifest, name) for name in scenario.estimator.manifest.__struct_fields__}
         | {"margins": (1.5,)}
     )
-    return replace(few, estimates=estimates, estimator=replace(scene.estimator, manifest=manifest))
+    return replace(few, estimates=estimates, estimator=replace(scenario.estimator, manifest=manifest))
 
 
 @pytest.mark.parametrize(
@@ -69,41 +71,41 @@ def ten_queries(scene: Scene, cost: list[float], estimated: int, budget: int) ->
     ],
 )
 def test_who_is_served_under_each_rule(
-    scene: Scene, cost: list[float], budget: int, paper: list[int], ledger: list[int], overrun: int
+    scenario: Scenario, cost: list[float], budget: int, paper: list[int], ledger: list[int], overrun: int
 ) -> None:
     """Estimate 100, margin 1.5: the paper charges the true cost at once, Tollgate reserves 150 and settles late."""
-    small = ten_queries(scene, cost, 100, budget)
+    small = ten_queries(scenario, cost, 100, budget)
     everything = Fixed(np.zeros(len(cost), dtype=np.int64))
     known, late = play_paper(small, everything), play_ledger(small, everything)
     assert (known.llm.tolist(), late.llm.tolist(), late.overrun_micros) == (paper, ledger, overrun)
 
 
-def test_budgets_are_the_cheapest_llm_times_the_plan(scene: Scene) -> None:
+def test_budgets_are_the_cheapest_llm_times_the_plan(scenario: Scenario) -> None:
     """Split by sqrt(mean quality / mean cost) of history, a micro-dollar a head lost to rounding."""
-    once, twice = (budgets(scene.past, scene.live, Plan(budget=budget), 0) for budget in (1.0, 2.0))
-    share = np.sqrt(scene.past.quality.mean(axis=0) / scene.past.cost_micros.mean(axis=0))
-    cheapest = scene.live.cost_micros.sum(axis=0).min()
+    once, twice = (budgets(scenario.past, scenario.live, Plan(budget=budget), 0) for budget in (1.0, 2.0))
+    share = np.sqrt(scenario.past.quality.mean(axis=0) / scenario.past.cost_micros.mean(axis=0))
+    cheapest = scenario.live.cost_micros.sum(axis=0).min()
     assert (once.tolist(), bool((np.abs(twice - 2 * once) <= 2).all())) == (
         pytest.approx((share / share.sum() * cheapest).tolist(), abs=1.0),
         True,
     )
 
 
-def test_nothing_is_learned_from_what_is_routed(scene: Scene) -> None:
+def test_nothing_is_learned_from_what_is_routed(scenario: Scenario) -> None:
     """Past and live rows are disjoint and together all rows."""
-    past, live = set(scene.past.ids), set(scene.live.ids)
+    past, live = set(scenario.past.ids), set(scenario.live.ids)
     assert (past & live, len(past | live)) == (set(), 700)
 
 
 @pytest.mark.parametrize("test", [0, 695, 701])
-def test_a_test_part_that_leaves_nothing_is_refused(scene: Scene, test: int) -> None:
+def test_a_test_part_that_leaves_nothing_is_refused(scenario: Scenario, test: int) -> None:
     """There must be queries, and history to learn from."""
     with pytest.raises(FixSetting, match="test"):
-        divide(scene.past, test, 0)
+        divide(scenario.past, test, 0)
 
 
-def test_orders_of_arrival(scene: Scene) -> None:
+def test_orders_of_arrival(scenario: Scenario) -> None:
     """By category, and by falling mean quality; the same queries."""
-    source, hardest = (scene.live.rows(arrival(scene.live, order)) for order in ("source", "hardest-last"))
+    source, hardest = (scenario.live.rows(arrival(scenario.live, order)) for order in ("source", "hardest-last"))
     means = hardest.quality.mean(axis=1)
-    assert (source.categories, (np.diff(means) <= 0).all()) == (sorted(scene.live.categories or []), True)
+    assert (source.categories, (np.diff(means) <= 0).all()) == (sorted(scenario.live.categories or []), True)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker.estimation.calibration import SAMPLE_ROWS, Nearby, best_trust, cost_bias, leave_one_out, margins, sampled
+from worker.estimation.calibration import (
+    SAMPLE_ROWS,
+    Nearby,
+    best_shrinkage,
+    cost_bias,
+    leave_one_out,
+    margins,
+    sampled,
+)
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import LinearMap, exact_weights, kernel, rounded_units
 from worker.estimation.history import History, normalised
@@ -38,8 +46,8 @@ def test_neighbours_are_trusted_as_far_as_they_tell(echo: float, expected: float
     missed = np.random.default_rng(1).normal(size=(2000, 2))
     rows = np.arange(1000)
     nearby = Nearby(rows, np.ones((1000, 1), dtype=np.float32), (rows + 1000)[:, None])
-    trust = best_trust(missed, echo * missed[1000:], nearby, (1,))
-    assert trust.share == pytest.approx([expected] * 2, abs=0.01)
+    shrinkage = best_shrinkage(missed, echo * missed[1000:], nearby, (1,))
+    assert shrinkage.share == pytest.approx([expected] * 2, abs=0.01)
 
 
 def test_the_bias_makes_costs_right_in_the_mean() -> None:

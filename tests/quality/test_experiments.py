@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 from worker.commands.main import app
 from worker.contract.errors import FixSetting
 from worker.evaluation.experiments import EXPERIMENTS
-from worker.evaluation.finding import Finding
 from worker.evaluation.scenario import Plan
-from worker.evaluation.study import Study
+from worker.evaluation.study import Finding, Study
 
 
 @pytest.fixture(scope="module")

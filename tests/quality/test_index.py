@@ -45,7 +45,7 @@ def flip(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, Path.unlink], ids=["a flipped bit", "a missing file"])
 @pytest.mark.parametrize(
-    "name", ["graph.faiss", "ids.json", "weights.npy", "missed.npy", "prior_quality.npy", "manifest.json"]
+    "name", ["graph.faiss", "ids.json", "weights.npy", "residuals.npy", "prior_quality.npy", "manifest.json"]
 )
 def test_a_damaged_index_is_refused_by_the_name_of_its_file(
     directory: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]
@@ -162,4 +162,4 @@ def test_workers_share_the_pages_of_an_index(directory: Path) -> None:
     """Graph and arrays are mapped from their files."""
     estimator = index.load(directory)
     mapped = {Path(line.split()[-1]).name for line in Path("/proc/self/maps").read_text().splitlines()}
-    assert (estimator.manifest.rows > 0, {"graph.faiss", "missed.npy", "weights.npy"} - mapped) == (True, set())
+    assert (estimator.manifest.rows > 0, {"graph.faiss", "residuals.npy", "weights.npy"} - mapped) == (True, set())

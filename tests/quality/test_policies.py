@@ -59,9 +59,9 @@ def test_priced_keeps_its_lead_under_other_plans(real: Study, plan: dict[str, ob
 
 def test_nothing_is_spent_twice(real: Study) -> None:
     """Under the paper's rule no LLM's budget is overrun; under Tollgate's by less than a thousandth of all budgets."""
-    scene = real.scene(real.all_seeds[0])
-    known, late = (play(scene, "priced", rule).overrun_micros for rule in RULES)
-    assert (known, late < 1e-3 * scene.budget_micros.sum()) == (0, True), late
+    scenario = real.scenario(real.all_seeds[0])
+    known, late = (play(scenario, "priced", rule).overrun_micros for rule in RULES)
+    assert (known, late < 1e-3 * scenario.budget_micros.sum()) == (0, True), late
 
 
 def test_the_same_seed_gives_the_same_figures(made_up: Study) -> None:

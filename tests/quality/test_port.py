@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from tests.drive import config
-from worker.core.policy import PORT_ALPHA, Port, View, port_weights
+from worker.core.policy import PORT_ALPHA, PortPolicy, View, port_weights
 
 PRICES = (0.001, 0.002, 0.0)
 
 
-def port(**changes: object) -> Port:
+def port(**changes: object) -> PortPolicy:
     """A lane's PORT over three LLMs that observes 6 of 60 queries."""
-    return Port(config(policy="port", **changes), partition=0)
+    return PortPolicy(config(policy="port", **changes), partition=0)
 
 
 def view(quality: list[list[float]], cost_usd: list[list[float]], budget_usd: list[float]) -> View:

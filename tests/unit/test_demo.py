@@ -42,8 +42,8 @@ def demo_that_finds(findings: list[Mismatch]) -> type[demo.Demo]:
         def route(self, settings: Any) -> demo.Timing:
             return TIMING
 
-        def result(self, settings: Any, timing: demo.Timing) -> demo.Result:
-            return demo.Result("priced", 210.0, {"random": 100.0, "port": 140.0}, timing, report)
+        def result(self, settings: Any, timing: demo.Timing) -> demo.DemoResult:
+            return demo.DemoResult("priced", 210.0, {"random": 100.0, "port": 140.0}, timing, report)
 
     return Made
 
@@ -114,7 +114,7 @@ MISSES = [
 def test_a_missed_target_is_flagged(changes: dict[str, float], missed: list[str]) -> None:
     """Each beside its figure, and all of them below the table, which fits a terminal of 80 columns."""
     written = io.StringIO()
-    bench_command.show(Console(file=written, width=80), bench.Result(**{**FIGURES, **changes}))
+    bench_command.show(Console(file=written, width=80), bench.BenchResult(**{**FIGURES, **changes}))
     said = written.getvalue()
     assert (said.count("MISSED"), "missed: " + ", ".join(missed) in said) == (len(missed), bool(missed)), said
     assert "…" not in said, said

@@ -19,7 +19,7 @@ from worker.contract.settings import Settings
 from worker.kafka import clients
 from worker.kafka.memory import MemoryBroker
 from worker.local import send
-from worker.local.send import Candidate, Missing, Reply
+from worker.local.send import Missing, Reply, ScoredLlm
 
 ROUTED = examples.decisions()["decision-routed"]
 CLOSED = examples.decisions()["decision-closed"]
@@ -74,8 +74,8 @@ def test_a_reply_is_shown(one: Reply, lines: list[str]) -> None:
 
 def test_the_chosen_llm_is_shown_below_llms_with_a_higher_score() -> None:
     """The command that explains why they could not reserve is named."""
-    best = [Candidate(f"llm-{number}", 1.0, 1, 0.0, 1.0) for number in range(10)]
-    chosen = Candidate(str(ROUTED.llm), 0.5, 1, 0.0, 0.5)
+    best = [ScoredLlm(f"llm-{number}", 1.0, 1, 0.0, 1.0) for number in range(10)]
+    chosen = ScoredLlm(str(ROUTED.llm), 0.5, 1, 0.0, 0.5)
     said = shown(Reply(ORIGIN, [ROUTED], [*best, chosen], None, []))
     assert f"\n {ROUTED.llm} " in said, "the chosen LLM is not in the table"
     assert "and 2 more" in said, "the others are not counted"

@@ -12,7 +12,7 @@ from rich.console import Console
 from worker.commands.options import JsonOption, OutputOption, finite, more_help, new_app
 from worker.commands.output import present, working
 from worker.commands.tables import Figures
-from worker.local.bench import TARGETS, Bench, Plan, Result, missed
+from worker.local.bench import TARGETS, Bench, BenchPlan, BenchResult, missed
 from worker.local.broker import Broker
 from worker.local.system import System
 
@@ -54,11 +54,11 @@ def command(
         Broker(Path(place) / "kafka") as broker,
         System(Path(place), broker) as system,
     ):
-        result = Bench(system, Plan(queries, rate, seconds, ledger_records=ledger_records), progress).run()
+        result = Bench(system, BenchPlan(queries, rate, seconds, ledger_records=ledger_records), progress).run()
     present(result, json, output, lambda console: show(console, result))
 
 
-def show(console: Console, result: Result) -> None:
+def show(console: Console, result: BenchResult) -> None:
     """The figures as a table, with their targets."""
     failed = missed(result)
     console.print(Figures(("one worker", "measured", "target", "at"), _rows(result, failed)))
@@ -66,7 +66,7 @@ def show(console: Console, result: Result) -> None:
         console.print(f"missed: {', '.join(failed)}. Is the machine busy with other work?", style="bold red")
 
 
-def _rows(result: Result, failed: list[str]) -> list[tuple[str, ...]]:
+def _rows(result: BenchResult, failed: list[str]) -> list[tuple[str, ...]]:
     def target(name: str) -> str:
         bound, at_least = TARGETS[name]
         return f"{'>=' if at_least else '<='} {bound:g}{' MISSED' if name in failed else ''}"

@@ -13,7 +13,7 @@ from rich.console import Console
 from worker.commands.options import JsonOption, OutputOption, finite, more_help, new_app
 from worker.commands.output import errors, present
 from worker.local.broker import Broker
-from worker.local.chaos import Chaos, Plan, Result
+from worker.local.chaos import Chaos, ChaosPlan, ChaosResult
 from worker.local.system import System
 
 Minutes = Annotated[
@@ -55,7 +55,7 @@ def command(
     workers, stops them for longer than the session timeout, ends them with SIGTERM, and kills and restarts the broker.
     At the end it runs the checks of `verify` and `replay`. The faults are printed on standard error as they happen.
     """
-    plan = Plan(minutes, rate, every, random.SystemRandom().randrange(2**32) if seed is None else seed)
+    plan = ChaosPlan(minutes, rate, every, random.SystemRandom().randrange(2**32) if seed is None else seed)
     progress = errors().print
     progress(f"seed {plan.seed}")
     with (
@@ -69,10 +69,10 @@ def command(
         raise typer.Exit(1)
 
 
-def show(console: Console, result: Result) -> None:
+def show(console: Console, result: ChaosResult) -> None:
     """The faults, what became of the queries, and the result."""
     counts = result.report.counts
-    faults = ", ".join(f"{count} x {fault}" for fault, count in result.blows.items())
+    faults = ", ".join(f"{count} x {fault}" for fault, count in result.faults.items())
     exits = ", ".join(f"{count} x {code}" for code, count in sorted(result.exits.items()))
     console.print(f"seed      {result.seed}")
     console.print(f"faults    {faults}; {result.restarts} restarts (exit codes: {exits})")

@@ -16,7 +16,7 @@ from worker.commands.output import errors, present
 from worker.commands.tables import Figures
 from worker.estimation.demo_data import demo_directory
 from worker.local import demo
-from worker.local.demo import Result, Stage
+from worker.local.demo import DemoResult, Stage
 
 Directory = Annotated[
     Path | None,
@@ -66,7 +66,7 @@ def command(
         signal.signal(end, signal.default_int_handler)
     place = demo.own_directory(directory or demo_directory())
     stages = Stages()
-    with demo.Demo(place, demo.Plan(queries, rate, workers, kill=not no_kill), stages.show) as running:
+    with demo.Demo(place, demo.DemoPlan(queries, rate, workers, kill=not no_kill), stages.show) as running:
         with stages:
             settings = running.start()
             result = running.result(settings, running.route(settings))
@@ -104,7 +104,7 @@ class Stages:
         self._progress.stop()
 
 
-def show(console: Console, result: Result) -> None:
+def show(console: Console, result: DemoResult) -> None:
     """The accounts, the quality of this and other policies, the speed and the proof."""
     console.print(_accounts(result))
     rivals = ", ".join(
@@ -120,7 +120,7 @@ def show(console: Console, result: Result) -> None:
     _show_proof(console, result)
 
 
-def _accounts(result: Result) -> Figures:
+def _accounts(result: DemoResult) -> Figures:
     llms = result.report.llms
     rows = [_account(llm, total, total.mean_quality) for llm, total in llms.items()]
     sums = {f"{name}_micros": sum(getattr(total, f"{name}_micros") for total in llms.values()) for name in MONEY}
@@ -134,7 +134,7 @@ def _account(llm: str, total: LlmTotals, quality: float | None) -> list[str]:
     return [llm, *(f"{figure:,}" for figure in (*money, total.dispatched)), "" if quality is None else f"{quality:.3f}"]
 
 
-def _show_proof(console: Console, result: Result) -> None:
+def _show_proof(console: Console, result: DemoResult) -> None:
     report, counts = result.report, result.report.counts
     if not report.ok:
         console.print(f"proof     FAILED, {report.wrong} wrong; the first: {report.findings[0]}", style="bold red")

@@ -28,12 +28,11 @@ from worker.estimation import demo_data
 from worker.estimation.embedder import WORDLLAMA, embed_with
 from worker.estimation.history import History, read_table
 from worker.evaluation.experiments import EXPERIMENTS
-from worker.evaluation.finding import Finding
 from worker.evaluation.plots import draw_finding, draw_paper
 from worker.evaluation.scenario import Order, Plan, Split
 from worker.evaluation.scores import POLICIES, USUAL, Score, spreads
 from worker.evaluation.simulate import Rule
-from worker.evaluation.study import Study
+from worker.evaluation.study import Finding, Study
 
 T = TypeVar("T")
 
@@ -185,7 +184,7 @@ def _followed(study: Study, steps: int | None, work: Callable[[], T]) -> T:
 
 
 def _table(study: Study, scores: list[Score]) -> Table:
-    live = study.scene(study.all_seeds[0])
+    live = study.scenario(study.all_seeds[0])
     title = f"{live.queries:,} queries, {len(live.live.llms)} LLMs, {len(live.past.ids):,} rows of history, "
     table = Table(title=title + f"{study.rule}'s rule; % of the reference", title_justify="left")
     table.add_column("policy", no_wrap=True)

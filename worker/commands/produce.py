@@ -14,7 +14,7 @@ from worker.commands.output import working
 from worker.estimation import demo_data
 from worker.estimation.history import read_queries
 from worker.kafka import clients
-from worker.local.load import Feeder
+from worker.local.load import LoadGenerator
 
 Count = Annotated[int, typer.Option(metavar="N", min=1, max=10_000_000, help="Number of queries.")]
 Rate = Annotated[
@@ -51,11 +51,11 @@ def command(config: ConfigOption = None, count: Count = 10_000, rate: Rate = 50.
         signal.signal(number, lambda received, _: stopped.append(received))
     # librdkafka would wait for the broker without a word.
     clients.admin_client(settings)
-    feeder = Feeder(settings, live, count, rate)
-    feeder.start()
+    load = LoadGenerator(settings, live, count, rate)
+    load.start()
     with working("producing") as progress:
-        while feeder.running and not stopped:
-            progress(f"{len(feeder.sent):,} of {count:,} queries")
+        while load.running and not stopped:
+            progress(f"{len(load.sent):,} of {count:,} queries")
             time.sleep(POLL_SECONDS)
-        feeder.stop()
-    typer.echo(f"{feeder.finish():,} queries on {settings.topics.queries}")
+        load.stop()
+    typer.echo(f"{load.finish():,} queries on {settings.topics.queries}")

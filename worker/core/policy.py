@@ -94,14 +94,14 @@ class PolicyAround:
 def make_policy(config: Configuration, partition: int) -> Policy:
     """The policy that `config` names. Raises FixSetting for an unknown name."""
     if config.policy == "priced":
-        return Priced(config)
+        return PricedPolicy(config)
     if config.policy == "port":
-        return Port(config, partition)
+        return PortPolicy(config, partition)
     raise FixSetting(f"policy: {config.policy!r} is not one of {', '.join(POLICIES)}")
 
 
 @dataclass(frozen=True)
-class Priced:
+class PricedPolicy:
     """Score = quality - price * cost; every LLM scoring above 0 is worth trying, best first.
 
     Re-solved every `resolve_every_queries` on the newest `window_queries` estimates, topped up from history, for what
@@ -145,7 +145,7 @@ class Priced:
 
 
 @dataclass(frozen=True)
-class Port:
+class PortPolicy:
     """PORT as published: random LLMs (or none) for the first queries, then weights learned once, then argmax only.
 
     No gate and no second choice: a query whose argmax cannot be afforded is dropped. Its score alpha * q - gamma * c

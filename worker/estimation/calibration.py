@@ -1,7 +1,7 @@
 """Chooses an estimator's parameters from history alone, and fits it. Pure and deterministic: all randomness by seed.
 
-A row never helps to predict itself: ridges are cross-fitted over folds, neighbours are taken leave-one-out. What is
-chosen, and the error it leaves, goes into the manifest.
+A row never helps to predict itself: ridges are cross-fitted over folds, neighbours are taken leave-one-out. The
+manifest records the chosen parameters and the errors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.estimation.estimator import Estimates, finished
+from worker.estimation.estimator import Estimates, postprocessed
 from worker.estimation.features import Float32, Float64, LinearMap, neighbour_weights, weighted_rows
 from worker.estimation.history import History
 from worker.estimation.neighbours import Rows, exact_nearest
@@ -23,7 +23,7 @@ TEMPERATURES = (0.03, 0.06, 0.12, 0.25, 0.5)
 SAMPLE_ROWS = 2000
 PRIOR_ROWS = 1000
 POOLED_WEIGHT = 0.5
-TRUST_RANGE = (0.0, 1.5)
+SHRINKAGE_RANGE = (0.0, 1.5)
 MARGIN_QUANTILE = 0.9
 MARGIN_RANGE = (1.0, 4.0)
 SIMILARITY_QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75)
@@ -39,8 +39,8 @@ class Nearby:
 
 
 @dataclass(frozen=True)
-class Trust:
-    """How far the neighbours are trusted: `share` [V] scales what they add. `error` is relative, a mean over V."""
+class Shrinkage:
+    """`share` [V] times the neighbours' residuals is added to the ridge. `error` is relative, a mean over V."""
 
     neighbours: int
     temperature: float
@@ -50,21 +50,21 @@ class Trust:
 
 @dataclass(frozen=True)
 class Fitted:
-    """All that an estimator needs beside its graph, what was chosen, and the held-out errors it leaves."""
+    """The parts of an estimator except its graph, the chosen parameters, and the held-out errors."""
 
     ridge: LinearMap
-    missed: Float32
+    residuals: Float32
     cost_bias: Float64
     prior: Estimates
     margins: tuple[float, ...]
     similarity_quantiles: tuple[float, ...]
     chosen: Ridge
-    trust: Trust
+    shrinkage: Shrinkage
     errors: dict[str, Float64]
 
 
 def targets_of(history: History) -> Float64:
-    """What is predicted: quality and log cost in micros, float64 [n, 2M], nan where an LLM never saw a query."""
+    """The targets: quality and log cost in micros, float64 [n, 2M], nan where an LLM never saw a query."""
     return np.hstack([history.quality, np.log(np.maximum(history.cost_micros, 1.0))])
 
 
@@ -75,24 +75,24 @@ def fit(history: History, neighbours: int | None, seed: int) -> Fitted:
     basis = make_basis(history.embeddings, history.input_tokens, generator)
     chosen = best_ridge(basis, targets, generator)
     truth = rotated(targets - chosen.held_out, chosen.rotation)
-    missed = np.nan_to_num(truth)
+    residuals = np.nan_to_num(truth)
     sample = sampled(generator.permutation(len(targets)), ~np.isnan(history.quality) & ~np.isnan(history.cost_micros))
     sizes = _sizes(len(targets)) if neighbours is None else (neighbours,)
     nearby = leave_one_out(history.embeddings, sample, max(sizes))
-    trust = best_trust(missed, truth[sample], nearby, sizes)
-    scaled = ((missed * trust.share) @ chosen.rotation.T).astype(np.float32)
-    predicted = chosen.held_out[sample] + _nearby_mean(scaled, nearby, trust)
+    shrinkage = best_shrinkage(residuals, truth[sample], nearby, sizes)
+    scaled = ((residuals * shrinkage.share) @ chosen.rotation.T).astype(np.float32)
+    predicted = chosen.held_out[sample] + _nearby_mean(scaled, nearby, shrinkage)
     bias = cost_bias(predicted, history.cost_micros[sample])
-    estimates = finished(predicted, bias, nearby.similarity[:, 0])
+    estimates = postprocessed(predicted, bias, nearby.similarity[:, 0])
     return Fitted(
         ridge=linear_map(basis, targets, chosen),
-        missed=scaled,
+        residuals=scaled,
         cost_bias=bias,
         prior=estimates.rows(np.arange(min(PRIOR_ROWS, len(sample)))),
         margins=margins(estimates, history.cost_micros[sample]),
         similarity_quantiles=tuple(round(float(q), 6) for q in np.quantile(estimates.similarity, SIMILARITY_QUANTILES)),
         chosen=chosen,
-        trust=trust,
+        shrinkage=shrinkage,
         errors=held_out_errors(targets, predicted, nearby, sizes),
     )
 
@@ -117,25 +117,25 @@ def leave_one_out(embeddings: Float32, rows: Rows, k: int) -> Nearby:
     return Nearby(rows, similarity[other].reshape(-1, k), near[other].reshape(-1, k))
 
 
-def best_trust(missed: Float64, truth: Float64, nearby: Nearby, sizes: tuple[int, ...]) -> Trust:
-    """The k, temperature and shares of least error: what neighbours missed [n, V] against what rows missed [s, V]."""
+def best_shrinkage(residuals: Float64, truth: Float64, nearby: Nearby, sizes: tuple[int, ...]) -> Shrinkage:
+    """The k, temperature and shares that predict the residuals of rows `truth` [s, V] best from `residuals` [n, V]."""
     return min(
-        (_trust(missed, truth, nearby, size, temperature) for size, temperature in product(sizes, TEMPERATURES)),
-        key=lambda trust: trust.error,
+        (_shrinkage(residuals, truth, nearby, size, temperature) for size, temperature in product(sizes, TEMPERATURES)),
+        key=lambda shrinkage: shrinkage.error,
     )
 
 
-def _trust(missed: Float64, truth: Float64, nearby: Nearby, size: int, temperature: float) -> Trust:
-    signal = _mean_of(missed.astype(np.float32), nearby, size, temperature)
+def _shrinkage(residuals: Float64, truth: Float64, nearby: Nearby, size: int, temperature: float) -> Shrinkage:
+    signal = _mean_of(residuals.astype(np.float32), nearby, size, temperature)
     known = np.where(np.isnan(truth), 0.0, truth)
     signal = np.where(np.isnan(truth), 0.0, signal)
     match, power = (known * signal).sum(axis=0), np.maximum((signal * signal).sum(axis=0), 1e-12)
     pooled_match, pooled_power = POOLED_WEIGHT * match.mean(), POOLED_WEIGHT * power.mean()
-    share = np.clip((match + pooled_match) / (power + pooled_power), *TRUST_RANGE)
+    share = np.clip((match + pooled_match) / (power + pooled_power), *SHRINKAGE_RANGE)
     left, all_ = ((known - share * signal) ** 2).sum(axis=0), (known * known).sum(axis=0)
     halves = zip(np.split(left, 2), np.split(all_, 2), strict=True)
     error = sum(float(half.sum() / max(whole.sum(), 1e-12)) for half, whole in halves)
-    return Trust(size, temperature, np.round(share, 4), error)
+    return Shrinkage(size, temperature, np.round(share, 4), error)
 
 
 def _mean_of(table: Float32, nearby: Nearby, size: int, temperature: float) -> Float64:
@@ -144,8 +144,8 @@ def _mean_of(table: Float32, nearby: Nearby, size: int, temperature: float) -> F
     return weighted_rows(weights, near, table).astype(np.float64)
 
 
-def _nearby_mean(table: Float32, nearby: Nearby, trust: Trust) -> Float64:
-    return _mean_of(table, nearby, trust.neighbours, trust.temperature)
+def _nearby_mean(table: Float32, nearby: Nearby, shrinkage: Shrinkage) -> Float64:
+    return _mean_of(table, nearby, shrinkage.neighbours, shrinkage.temperature)
 
 
 def cost_bias(predicted: Float64, cost_micros: Float64) -> Float64:
@@ -177,6 +177,6 @@ def held_out_errors(targets: Float64, predicted: Float64, nearby: Nearby, sizes:
     }
 
 
-def _rmse(missed: Float64) -> Float64:
-    errors: Float64 = np.sqrt(np.nanmean(missed * missed, axis=0))
+def _rmse(differences: Float64) -> Float64:
+    errors: Float64 = np.sqrt(np.nanmean(differences * differences, axis=0))
     return errors

@@ -1,9 +1,8 @@
 """Estimates each LLM's quality and cost for a query from similar past queries. Pure: numpy and faiss, no files.
 
-Two parts, after the feature estimation of PORT (arXiv 2509.02718, section 4.1), which is the neighbours alone:
-a ridge over kernel features of the embedding and the input tokens (of quality, and of log cost), and what it missed on
-the nearest neighbours in history, weighted by exp(similarity / temperature). One query alone or in any batch gets the
-same bits.
+An estimate has two parts. A ridge predicts quality and log cost from kernel features of the embedding and from the
+input tokens. The ridge's residuals on the nearest rows of history are added, weighted by exp(similarity / temperature).
+PORT (arXiv 2509.02718, section 4.1) uses the neighbours alone. A query gets the same bits alone and in any batch.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ COST_CEILING_MICROS = float(2**45)
 @dataclass(frozen=True)
 class Estimates:
     """For n queries and M LLMs: `quality` float64 [n, M] in [0, 1] (float32 holds each exactly), `cost_micros`
-    int64 [n, M] >= 0, `similarity` float32 [n] to the nearest row of history. What evaluations compare with may have
-    fractions of micro-dollars."""
+    int64 [n, M] >= 0, `similarity` float32 [n] to the nearest row of history. The costs that evaluations compare with
+    may be float64."""
 
     quality: NDArray[np.float64]
     cost_micros: NDArray[np.int64] | NDArray[np.float64]
@@ -42,9 +41,9 @@ class Estimates:
 class Estimator:
     """An index in memory; `index.load` makes one.
 
-    `graph` is the FAISS HNSW index of the distinct embeddings; node g is group g of `equal_rows`. `missed` float32
-    [rows, 2M] is, per row of history, the true quality and log cost minus the ridge's held-out prediction, scaled by
-    how far the neighbours are trusted. `cost_bias` [M] turns exp(mean log cost) into mean cost. `prior` holds
+    `graph` is the FAISS HNSW index of the distinct embeddings; node g is group g of `equal_rows`. `residuals` float32
+    [rows, 2M] is, for each row of history, the true quality and log cost minus the ridge's held-out prediction, times
+    the shrinkage. `cost_bias` [M] turns exp(mean log cost) into mean cost. `prior` holds
     leave-one-out estimates of a sample of history, in random order.
     """
 
@@ -53,7 +52,7 @@ class Estimator:
     equal_rows: EqualRows
     ids: list[str]
     ridge: LinearMap
-    missed: Float32
+    residuals: Float32
     cost_bias: Float64
     prior: Estimates
 
@@ -76,12 +75,12 @@ class Estimator:
         """`estimate` after `search`."""
         similarity, rows = nearest
         weights = neighbour_weights(similarity, rows, self.manifest.parameters.temperature)
-        predicted = np.empty((len(embeddings), self.missed.shape[1]))
+        predicted = np.empty((len(embeddings), self.residuals.shape[1]))
         for start in range(0, len(embeddings), BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
             predicted[block] = self.ridge(embeddings[block], input_tokens[block])
-            predicted[block] += weighted_rows(weights[block], rows[block], self.missed)
-        return finished(predicted, self.cost_bias, similarity[:, 0])
+            predicted[block] += weighted_rows(weights[block], rows[block], self.residuals)
+        return postprocessed(predicted, self.cost_bias, similarity[:, 0])
 
     def neighbours(self, embedding: Float32, k: int) -> list[tuple[str, float]]:
         """The k nearest rows of history to one embedding float32 [d]: (row id, similarity), best first."""
@@ -89,7 +88,7 @@ class Estimator:
         return [(self.ids[row], float(near)) for near, row in zip(similarity[0], rows[0], strict=True) if row >= 0]
 
 
-def finished(predicted: Float64, cost_bias: Float64, similarity: Float32) -> Estimates:
+def postprocessed(predicted: Float64, cost_bias: Float64, similarity: Float32) -> Estimates:
     """Predictions [n, 2M] of quality and log cost in micros -> estimates, within their ranges and rounded."""
     llms = len(cost_bias)
     quality = np.rint(np.clip(predicted[:, :llms], 0.0, 1.0) * QUALITY_STEPS) / QUALITY_STEPS

@@ -51,7 +51,7 @@ def build(history: History, directory: Path, embedder: str, neighbours: int | No
     _make_parent(directory)
     fitted = fit(history, neighbours, seed)
     equal_rows = EqualRows.of(history.embeddings)
-    graph, recall = make_graph(history.embeddings[equal_rows.first], fitted.trust.neighbours)
+    graph, recall = make_graph(history.embeddings[equal_rows.first], fitted.shrinkage.neighbours)
     with tempfile.TemporaryDirectory(prefix=".index-", dir=directory.parent) as place:
         work = Path(place) / "index"
         work.mkdir()
@@ -141,7 +141,7 @@ def _write_files(work: Path, history: History, fitted: Fitted, graph: Any, equal
         "scales": ridge.scales,
         "plain": ridge.plain,
         "tokens": np.array([ridge.token_mean, ridge.token_spread, ridge.token_base]),
-        "missed": fitted.missed,
+        "residuals": fitted.residuals,
         "cost_bias": fitted.cost_bias,
         "prior_quality": prior.quality,
         "prior_cost_micros": prior.cost_micros,
@@ -172,8 +172,8 @@ def _manifest(
 def _parameters(fitted: Fitted, graph: Any, seed: int) -> Parameters:
     llms = len(fitted.cost_bias)
     return Parameters(
-        neighbours=fitted.trust.neighbours,
-        temperature=fitted.trust.temperature,
+        neighbours=fitted.shrinkage.neighbours,
+        temperature=fitted.shrinkage.temperature,
         links=LINKS,
         build_effort=BUILD_EFFORT,
         search_effort=graph.hnsw.efSearch,
@@ -181,8 +181,8 @@ def _parameters(fitted: Fitted, graph: Any, seed: int) -> Parameters:
         kernel_width=fitted.chosen.width,
         quality_ridge=tuple(float(ridge) for ridge in fitted.chosen.ridges[:llms]),
         cost_ridge=tuple(float(ridge) for ridge in fitted.chosen.ridges[llms:]),
-        quality_trust=tuple(float(share) for share in fitted.trust.share[:llms]),
-        cost_trust=tuple(float(share) for share in fitted.trust.share[llms:]),
+        quality_shrinkage=tuple(float(share) for share in fitted.shrinkage.share[:llms]),
+        cost_shrinkage=tuple(float(share) for share in fitted.shrinkage.share[llms:]),
         seed=seed,
     )
 
@@ -238,9 +238,9 @@ def load(directory: Path) -> Estimator:
     graph.hnsw.efSearch = manifest.parameters.search_effort
     ids = msgspec.json.decode((directory / IDS).read_bytes(), type=list[str])
     prior = Estimates(*(_array(directory, f"prior_{part}") for part in ("quality", "cost_micros", "similarity")))
-    missed, bias = _array(directory, "missed"), _array(directory, "cost_bias")
+    residuals, bias = _array(directory, "residuals"), _array(directory, "cost_bias")
     equal_rows = EqualRows(_array(directory, "group_rows"), _array(directory, "group_starts"))
-    return Estimator(manifest, graph, equal_rows, ids, _ridge(directory, manifest), missed, bias, prior)
+    return Estimator(manifest, graph, equal_rows, ids, _ridge(directory, manifest), residuals, bias, prior)
 
 
 def _check_file(file: Path, expected: str) -> None:

@@ -1,4 +1,4 @@
-"""What an index says of itself: how it was built, from what, how well it estimates, and the hashes of its files."""
+"""The manifest of an index: how it was built, how well it estimates, and the hashes of its files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Parameters(Struct, frozen=True):
 
     `neighbours` weigh exp(similarity / temperature). `links`, `build_effort`, `search_effort` are HNSW's M,
     efConstruction and efSearch. The kernel is exp((similarity - 1) / kernel_width) to each of `landmarks` rows, its
-    ridges are per row of history. Ridges and trusts [M] belong to principal components of the LLMs, the least first;
-    a trust scales what the neighbours add to the ridge.
+    ridges are per row of history. Ridges and shrinkages [M] belong to principal components of the LLMs, the least
+    first. A shrinkage times the neighbours' residuals is added to the ridge's prediction.
     """
 
     neighbours: int
@@ -28,8 +28,8 @@ class Parameters(Struct, frozen=True):
     kernel_width: float
     quality_ridge: tuple[float, ...]
     cost_ridge: tuple[float, ...]
-    quality_trust: tuple[float, ...]
-    cost_trust: tuple[float, ...]
+    quality_shrinkage: tuple[float, ...]
+    cost_shrinkage: tuple[float, ...]
     seed: int
 
 

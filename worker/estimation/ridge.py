@@ -37,8 +37,8 @@ JITTER = 1e-6
 
 
 @dataclass(frozen=True)
-class Basis:
-    """What a ridge is fitted on: embeddings [n, d], rounded landmarks [d, D], standardised log tokens [n] or nan."""
+class KernelBasis:
+    """The inputs of a ridge: embeddings [n, d], rounded landmarks [d, D], standardised log tokens [n] or nan."""
 
     embeddings: Float32
     landmarks: Float32
@@ -67,7 +67,7 @@ def landmark_count(rows: int) -> int:
     return min(MOST_LANDMARKS, max(FEWEST_LANDMARKS, rows // ROWS_PER_LANDMARK))
 
 
-def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.Generator) -> Basis:
+def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.Generator) -> KernelBasis:
     """Draw the landmarks from the distinct rows of history and standardise the log token counts."""
     units = rounded_units(embeddings)
     distinct = np.sort(np.unique(units, axis=0, return_index=True)[1])
@@ -76,10 +76,10 @@ def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.
     mean = float(logs.mean()) if len(logs) else 0.0
     spread = max(float(logs.std()), 0.05) if len(logs) else 1.0
     landmarks = np.ascontiguousarray(units[chosen].T)
-    return Basis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread)
+    return KernelBasis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread)
 
 
-def best_ridge(basis: Basis, targets: Float64, generator: np.random.Generator) -> Ridge:
+def best_ridge(basis: KernelBasis, targets: Float64, generator: np.random.Generator) -> Ridge:
     """Choose the kernel width, and the ridge of each component of the targets [n, 2M], by cross-fitting."""
     folds = generator.permutation(len(targets)) % FOLDS
     rotation = components(targets)
@@ -103,22 +103,22 @@ def rotated(targets: Float64, rotation: Float64) -> Float64:
     return np.where(np.isnan(targets), np.nan, mixed)
 
 
-def _ridge(basis: Basis, targets: Float64, rotation: Float64, folds: NDArray[np.int64], width: float) -> Ridge:
-    turned = rotated(targets, rotation)
-    held_out = _held_out(_features(basis, width), turned, _penalty(basis, width), folds)
-    best = np.nanmean((turned - held_out) ** 2, axis=1).argmin(axis=0)
+def _ridge(basis: KernelBasis, targets: Float64, rotation: Float64, folds: NDArray[np.int64], width: float) -> Ridge:
+    in_components = rotated(targets, rotation)
+    held_out = _held_out(_features(basis, width), in_components, _penalty(basis, width), folds)
+    best = np.nanmean((in_components - held_out) ** 2, axis=1).argmin(axis=0)
     chosen = np.take_along_axis(held_out, best[None, None, :], axis=0)[0] @ rotation.T
     errors = np.nanmean((targets - chosen) ** 2, axis=0) / np.maximum(np.nanvar(targets, axis=0), 1e-12)
     return Ridge(width, np.array(RIDGES)[best], rotation, chosen, float(errors.mean()))
 
 
-def _features(basis: Basis, width: float) -> Float64:
+def _features(basis: KernelBasis, width: float) -> Float64:
     tokens = np.nan_to_num(basis.tokens)
     mapped = kernel(basis.embeddings, basis.landmarks, width) * 2.0**-KERNEL_BITS
     return np.column_stack([np.ones(len(tokens)), tokens, tokens * tokens, mapped, mapped * tokens[:, None]])
 
 
-def _penalty(basis: Basis, width: float) -> Float64:
+def _penalty(basis: KernelBasis, width: float) -> Float64:
     # Not by `kernel`: rounded, it may have negative eigenvalues, and near them nothing could be solved.
     products = (basis.landmarks.T @ basis.landmarks).astype(np.float64)
     between = np.exp((products / UNIT_SCALE**2 - 1.0) / width)
@@ -155,15 +155,15 @@ def _solve(left: Float64, right: Float64, penalty: Float64) -> Float64:
     return solved
 
 
-def linear_map(basis: Basis, targets: Float64, chosen: Ridge) -> LinearMap:
+def linear_map(basis: KernelBasis, targets: Float64, chosen: Ridge) -> LinearMap:
     """Fit the chosen ridges on all of history and round them for exact arithmetic."""
     features, penalty = _features(basis, chosen.width), _penalty(basis, chosen.width)
-    turned = rotated(targets, chosen.rotation)
+    in_components = rotated(targets, chosen.rotation)
     solved = np.empty((features.shape[1], targets.shape[1]))
     for ridge in set(chosen.ridges):
         for columns in _alike(targets):
             wanted = columns[chosen.ridges[columns] == ridge]
-            solved[:, wanted] = _fit(features, turned, penalty * ridge, wanted)
+            solved[:, wanted] = _fit(features, in_components, penalty * ridge, wanted)
     solved = solved @ chosen.rotation.T
     of_tokens = _fit_tokens(basis, features, penalty * np.median(chosen.ridges))
     level, slope = np.split(solved[PLAIN:], 2)
@@ -189,7 +189,7 @@ def _fit(features: Float64, targets: Float64, penalty: Float64, columns: NDArray
     return _solve(z.T @ z, z.T @ y, penalty * len(z))
 
 
-def _fit_tokens(basis: Basis, features: Float64, penalty: Float64) -> Float64:
+def _fit_tokens(basis: KernelBasis, features: Float64, penalty: Float64) -> Float64:
     """Coefficients of log tokens over the constant and the kernel features alone."""
     known = ~np.isnan(basis.tokens)
     if not known.any():

@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import Float64
-from worker.evaluation.scenario import Scene
+from worker.evaluation.scenario import Scenario
 
 BATCH_ROWS = 256
 
@@ -90,17 +90,17 @@ class MirrorDescent:
         return [best] if score[best] > 0 else []
 
 
-def mirror_descent(scene: Scene) -> MirrorDescent:
+def mirror_descent(scenario: Scenario) -> MirrorDescent:
     """Dual mirror descent on Tollgate's estimates, with the step of its regret bound, 1 / sqrt(n)."""
-    cost = scene.estimates.cost_micros.astype(np.float64)
-    unit = np.maximum(scene.estimator.prior.cost_micros.mean(axis=0), 1e-9)
-    per_query = scene.budget_micros / unit / scene.queries
-    return MirrorDescent(scene.estimates.quality, cost / unit, per_query, float(scene.queries) ** -0.5)
+    cost = scenario.estimates.cost_micros.astype(np.float64)
+    unit = np.maximum(scenario.estimator.prior.cost_micros.mean(axis=0), 1e-9)
+    per_query = scenario.budget_micros / unit / scenario.queries
+    return MirrorDescent(scenario.estimates.quality, cost / unit, per_query, float(scenario.queries) ** -0.5)
 
 
-def at_random(scene: Scene) -> Fixed:
+def at_random(scenario: Scenario) -> Fixed:
     """Any LLM, each as likely."""
-    return Fixed(np.random.default_rng(scene.seed).integers(0, len(scene.live.llms), scene.queries))
+    return Fixed(np.random.default_rng(scenario.seed).integers(0, len(scenario.live.llms), scenario.queries))
 
 
 def by_quality(estimates: Estimates) -> Fixed:
@@ -113,9 +113,9 @@ def by_cost(estimates: Estimates) -> Fixed:
     return Fixed(estimates.cost_micros.argmin(axis=1))
 
 
-def offline(scene: Scene, quality: Float64, cost_micros: Float64) -> Fixed:
+def offline(scenario: Scenario, quality: Float64, cost_micros: Float64) -> Fixed:
     """The LP over all queries at once, on these values [n, M]."""
-    return Fixed(optimum(quality, cost_micros, scene.budget_micros.astype(np.float64)))
+    return Fixed(optimum(quality, cost_micros, scenario.budget_micros.astype(np.float64)))
 
 
 def optimum(quality: Float64, cost: Float64, budget: Float64) -> Choice:

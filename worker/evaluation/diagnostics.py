@@ -14,10 +14,9 @@ from worker.core import solver
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import Float64
 from worker.estimation.manifest import Manifest
-from worker.evaluation.finding import Finding, of_reference
-from worker.evaluation.scenario import Scene
+from worker.evaluation.scenario import Scenario
 from worker.evaluation.simulate import online, play_paper
-from worker.evaluation.study import Study
+from worker.evaluation.study import Finding, Study, of_reference
 
 BINS = 10
 SAMPLES = (50, 100, 250, 500, 1000)
@@ -29,10 +28,10 @@ DECILES = tuple(step / 20 for step in range(21))
 
 def estimator(study: Study) -> Finding:
     """Estimates against held-out truth, LLM by LLM; the picture is the calibration of quality."""
-    scene = study.scene(study.all_seeds[0])
-    quality, cost, true = scene.estimates.quality, _costs(scene.estimates), scene.live
-    mean = np.nanmean(scene.past.quality, axis=0)
-    margins = np.array(scene.estimator.manifest.margins)
+    scenario = study.scenario(study.all_seeds[0])
+    quality, cost, true = scenario.estimates.quality, _costs(scenario.estimates), scenario.live
+    mean = np.nanmean(scenario.past.quality, axis=0)
+    margins = np.array(scenario.estimator.manifest.margins)
     rows = [
         (
             llm,
@@ -55,49 +54,51 @@ def estimator(study: Study) -> Finding:
 
 def additions(study: Study) -> Finding:
     """What each part of the estimator adds to quality, and what it costs in microseconds a query."""
-    parts: dict[str, Callable[[Scene], tuple[Estimates, float]]] = {
-        "means of 5 neighbours": lambda scene: (scene.plain, _search_us(scene)),
-        "ridge alone": lambda scene: (scene.ridge, _ridge_us(scene)),
-        "ridge + weighted neighbours": lambda scene: (scene.estimates, _whole_us(scene)),
+    parts: dict[str, Callable[[Scenario], tuple[Estimates, float]]] = {
+        "means of 5 neighbours": lambda scenario: (scenario.plain, _search_us(scenario)),
+        "ridge alone": lambda scenario: (scenario.ridge, _ridge_us(scenario)),
+        "ridge + weighted neighbours": lambda scenario: (scenario.estimates, _whole_us(scenario)),
     }
     rows = []
     for name, of in parts.items():
-        found = [(*of(scene), scene) for scene in study.scenes()]
-        reached = [of_reference(study, scene, online(scene, "priced", estimates)) for estimates, _, scene in found]
+        found = [(*of(scenario), scenario) for scenario in study.scenarios()]
+        reached = [
+            of_reference(study, scenario, online(scenario, "priced", estimates)) for estimates, _, scenario in found
+        ]
         rows.append((name, f"{np.mean(reached):.1%}", f"{np.median([took for _, took, _ in found]):.0f}"))
     return Finding("priced on three kinds of estimates", ("estimates", "priced", "µs a query"), rows)
 
 
-def _timed_us(scene: Scene, work: Callable[[NDArray[np.float32], Float64], object]) -> float:
-    rows = np.arange(min(TIMED_ROWS, scene.queries))
-    embeddings, tokens = scene.live.embeddings[rows], scene.live.input_tokens[rows]
+def _timed_us(scenario: Scenario, work: Callable[[NDArray[np.float32], Float64], object]) -> float:
+    rows = np.arange(min(TIMED_ROWS, scenario.queries))
+    embeddings, tokens = scenario.live.embeddings[rows], scenario.live.input_tokens[rows]
     work(embeddings, tokens)
     started = perf_counter()
     work(embeddings, tokens)
     return (perf_counter() - started) / len(rows) * 1e6
 
 
-def _search_us(scene: Scene) -> float:
-    return _timed_us(scene, lambda embeddings, _: scene.estimator.search(embeddings))
+def _search_us(scenario: Scenario) -> float:
+    return _timed_us(scenario, lambda embeddings, _: scenario.estimator.search(embeddings))
 
 
-def _ridge_us(scene: Scene) -> float:
-    return _timed_us(scene, scene.estimator.ridge)
+def _ridge_us(scenario: Scenario) -> float:
+    return _timed_us(scenario, scenario.estimator.ridge)
 
 
-def _whole_us(scene: Scene) -> float:
-    return _timed_us(scene, scene.estimator.estimate)
+def _whole_us(scenario: Scenario) -> float:
+    return _timed_us(scenario, scenario.estimator.estimate)
 
 
 def similarity(study: Study) -> Finding:
     """How like history the queries are, and how well the less alike are estimated; noise is like nothing."""
-    scene = study.scene(study.all_seeds[0])
-    manifest, near = scene.estimator.manifest, scene.estimates.similarity
-    noise = np.random.default_rng(0).normal(size=(500, scene.live.embeddings.shape[1])).astype(np.float32)
+    scenario = study.scenario(study.all_seeds[0])
+    manifest, near = scenario.estimator.manifest, scenario.estimates.similarity
+    noise = np.random.default_rng(0).normal(size=(500, scenario.live.embeddings.shape[1])).astype(np.float32)
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-    drawn = scene.estimator.estimate(noise, np.full(len(noise), np.nan))
-    rows = [_band(scene, name, rows) for name, rows in _bands(manifest, near)]
-    spread = drawn.quality.std(axis=0).mean() / max(scene.estimates.quality.std(axis=0).mean(), 1e-12)
+    drawn = scenario.estimator.estimate(noise, np.full(len(noise), np.nan))
+    rows = [_band(scenario, name, rows) for name, rows in _bands(manifest, near)]
+    spread = drawn.quality.std(axis=0).mean() / max(scenario.estimates.quality.std(axis=0).mean(), 1e-12)
     note = f"estimates vary {spread:.0%} as much as those of queries"
     rows.append(("noise", f"{len(noise):,}", f"{drawn.similarity.mean():.2f}", note, ""))
     lines = {
@@ -116,8 +117,8 @@ def _bands(manifest: Manifest, near: NDArray[np.float32]) -> Iterator[tuple[str,
             yield name, rows
 
 
-def _band(scene: Scene, name: str, rows: NDArray[np.int64]) -> tuple[str, ...]:
-    estimates, true = scene.estimates.rows(rows), scene.live.rows(rows)
+def _band(scenario: Scenario, name: str, rows: NDArray[np.int64]) -> tuple[str, ...]:
+    estimates, true = scenario.estimates.rows(rows), scenario.live.rows(rows)
     cost = _error(np.log1p(true.cost_micros), np.log1p(_costs(estimates)))
     quality = _error(true.quality, estimates.quality)
     return name, f"{len(rows):,}", f"{estimates.similarity.mean():.2f}", f"{quality:.3f}", f"{cost:.3f}"
@@ -125,17 +126,17 @@ def _band(scene: Scene, name: str, rows: NDArray[np.int64]) -> tuple[str, ...]:
 
 def optimisation(study: Study) -> Finding:
     """Whether the prices are found: certificates and spread by size of sample, then live; and a fit that fails."""
-    scene = study.scene(study.all_seeds[0])
+    scenario = study.scenario(study.all_seeds[0])
     rows, line = [], []
-    for size in [size for size in SAMPLES if size <= len(scene.estimator.prior.quality)]:
-        fits = [_solved(scene, size, draw) for draw in range(DRAWS)]
+    for size in [size for size in SAMPLES if size <= len(scenario.estimator.prior.quality)]:
+        fits = [_solved(scenario, size, draw) for draw in range(DRAWS)]
         found = np.array([price for price, _, _ in fits])
         spread = float(np.median(found.std(axis=0)[found.any(axis=0)] / found.mean(axis=0)[found.any(axis=0)]))
         line.append((float(size), spread))
         rows.append(_fit_row(f"{DRAWS} samples of {size}", [fit for _, fit, _ in fits], [s for *_, s in fits], spread))
-    live = play_paper(scene, online(scene, "priced", scene.estimates))
+    live = play_paper(scenario, online(scenario, "priced", scenario.estimates))
     rows.append(_fit_row(f"live, {len(live.fits)} solutions", list(live.fits), [], None))
-    rows.append(_fit_row("estimates that are no numbers", [_failed(scene)], [], None))
+    rows.append(_fit_row("estimates that are no numbers", [_failed(scenario)], [], None))
     columns = ("prices solved on", "converged", "iterations", "dual objective", "gap", "slackness", "spread of prices")
     title = "the price solution; gap is between the dual objective and what routing by it reaches"
     return Finding(title, columns, rows, {"priced": line}, ("sample", "spread of prices"))
@@ -150,16 +151,16 @@ def conditioning(study: Study) -> Finding:
 
 def _nudged(study: Study, policy: str, size: float) -> str:
     reached = np.array(
-        [[_nudge(study, scene, policy, size, draw) for draw in range(DRAWS)] for scene in study.scenes()]
+        [[_nudge(study, scenario, policy, size, draw) for draw in range(DRAWS)] for scenario in study.scenarios()]
     )
     return f"{reached.mean():.1%} ± {reached.std(axis=1).mean():.1%}"
 
 
-def _nudge(study: Study, scene: Scene, policy: str, size: float, draw: int) -> float:
-    estimates = scene.exact if policy == "port" else scene.estimates
+def _nudge(study: Study, scenario: Scenario, policy: str, size: float, draw: int) -> float:
+    estimates = scenario.exact if policy == "port" else scenario.estimates
     nudge = 1.0 + size * np.random.default_rng(draw).normal(size=estimates.cost_micros.shape)
     moved = replace(estimates, cost_micros=estimates.cost_micros * nudge)
-    return of_reference(study, scene, online(scene, policy, moved))
+    return of_reference(study, scenario, online(scenario, policy, moved))
 
 
 def _fit_row(name: str, fits: list[Fit], slack: list[float], spread: float | None) -> tuple[str, ...]:
@@ -175,22 +176,22 @@ def _fit_row(name: str, fits: list[Fit], slack: list[float], spread: float | Non
     )
 
 
-def _solved(scene: Scene, size: int, draw: int) -> tuple[tuple[float, ...], Fit, float]:
-    prior = scene.estimator.prior
+def _solved(scenario: Scenario, size: int, draw: int) -> tuple[tuple[float, ...], Fit, float]:
+    prior = scenario.estimator.prior
     rows = np.random.default_rng(draw).permutation(len(prior.quality))[:size]
-    here = solver.market(prior.quality[rows], _costs(prior)[rows], _per_query(scene))
-    found, fit = solver.solve(here, (0.0,) * len(scene.live.llms))
+    here = solver.market(prior.quality[rows], _costs(prior)[rows], _per_query(scenario))
+    found, fit = solver.solve(here, (0.0,) * len(scenario.live.llms))
     return found, fit, solver.certificate(here, np.array(found) / here.unit).slackness
 
 
-def _failed(scene: Scene) -> Fit:
-    prior = scene.estimator.prior
-    here = solver.market(np.full_like(prior.quality, np.nan), _costs(prior), _per_query(scene))
-    return solver.solve(here, (1e-6,) * len(scene.live.llms))[1]
+def _failed(scenario: Scenario) -> Fit:
+    prior = scenario.estimator.prior
+    here = solver.market(np.full_like(prior.quality, np.nan), _costs(prior), _per_query(scenario))
+    return solver.solve(here, (1e-6,) * len(scenario.live.llms))[1]
 
 
-def _per_query(scene: Scene) -> Float64:
-    each: Float64 = scene.budget_micros / scene.queries
+def _per_query(scenario: Scenario) -> Float64:
+    each: Float64 = scenario.budget_micros / scenario.queries
     return each
 
 

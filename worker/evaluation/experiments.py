@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worker.evaluation.diagnostics import additions, conditioning, estimator, optimisation, similarity
-from worker.evaluation.finding import Finding
 from worker.evaluation.stress import failures, shift
-from worker.evaluation.study import Study
+from worker.evaluation.study import Finding, Study
 from worker.evaluation.sweeps import arrivals, budget, llms, observation, partitions, queries, resolve, splits
 
 EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {

@@ -6,8 +6,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from worker.evaluation.finding import Finding
-from worker.evaluation.study import Study
+from worker.evaluation.study import Finding, Study
 from worker.evaluation.sweeps import budget, observation, queries
 
 # Colours of Okabe and Ito, which the colour-blind can tell apart; markers for print.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration
 from worker.estimation import index
-from worker.estimation.estimator import Estimates, Estimator, finished
+from worker.estimation.estimator import Estimates, Estimator, postprocessed
 from worker.estimation.features import Float32, Float64
 from worker.estimation.history import History
 from worker.estimation.neighbours import exact_nearest
@@ -47,7 +47,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scenario:
     """All that a policy may see or be judged by, for n queries and M LLMs.
 
     `live` holds the queries in the order of their arrival, with true quality and cost. `budget_micros` int64 [M].
@@ -71,7 +71,7 @@ class Scene:
         """How many queries are routed."""
         return len(self.live.ids)
 
-    def rows(self, which: NDArray[np.int64]) -> Scene:
+    def rows(self, which: NDArray[np.int64]) -> Scenario:
         """Only these queries, in this order, under the same budgets."""
         return replace(
             self,
@@ -140,15 +140,15 @@ def budgets(past: History, live: History, plan: Plan, seed: int) -> NDArray[np.i
     return split
 
 
-def make_scene(past: History, live: History, plan: Plan, seed: int, neighbours: int | None = None) -> Scene:
+def make_scenario(past: History, live: History, plan: Plan, seed: int, neighbours: int | None = None) -> Scenario:
     """Build an index of `past` as the worker would, estimate `live` with it, and set the budgets."""
     return assembled(built(past, seed, neighbours), past, live, plan, seed)
 
 
-def assembled(estimator: Estimator, past: History, live: History, plan: Plan, seed: int) -> Scene:
-    """A scene on an index that was built from `past` before."""
+def assembled(estimator: Estimator, past: History, live: History, plan: Plan, seed: int) -> Scenario:
+    """A scenario on an index that was built from `past` before."""
     k = min(PAPER_NEIGHBOURS, len(past.ids))
-    drawn = Scene(
+    drawn = Scenario(
         plan=Plan(),
         seed=seed,
         past=past,
@@ -163,10 +163,10 @@ def assembled(estimator: Estimator, past: History, live: History, plan: Plan, se
     return replanned(drawn, plan)
 
 
-def replanned(scene: Scene, plan: Plan) -> Scene:
-    """The same queries and estimates under another plan. Of a scene that was reordered, the order stays."""
-    arrived = scene.rows(arrival(scene.live, plan.order))
-    return replace(arrived, plan=plan, budget_micros=budgets(scene.past, scene.live, plan, scene.seed))
+def replanned(scenario: Scenario, plan: Plan) -> Scenario:
+    """The same queries and estimates under another plan. Of a scenario that was reordered, the order stays."""
+    arrived = scenario.rows(arrival(scenario.live, plan.order))
+    return replace(arrived, plan=plan, budget_micros=budgets(scenario.past, scenario.live, plan, scenario.seed))
 
 
 def built(past: History, seed: int, neighbours: int | None = None) -> Estimator:
@@ -198,4 +198,4 @@ def _means(table: Float64, rows: NDArray[np.int64]) -> Float64:
 def ridge_estimates(estimator: Estimator, live: History) -> Estimates:
     """What the ridge predicts without the neighbours."""
     predicted = estimator.ridge(live.embeddings, live.input_tokens)
-    return finished(predicted, estimator.cost_bias, np.zeros(len(live.ids), dtype=np.float32))
+    return postprocessed(predicted, estimator.cost_bias, np.zeros(len(live.ids), dtype=np.float32))

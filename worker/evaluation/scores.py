@@ -1,4 +1,4 @@
-"""Every policy on the same scene under the same charging rule, relative to the paper's reference. Pure.
+"""Every policy on the same scenario under the same charging rule, relative to the paper's reference. Pure.
 
 The reference is the offline LP on the k = 5 mean estimates, played by the paper's rule (arXiv 2509.02718, table 1).
 The reference and PORT take their neighbours from an exact search, so their quality does not depend on a graph.
@@ -14,27 +14,27 @@ import numpy as np
 from msgspec import Struct
 
 from worker.evaluation.baselines import BatchSplit, Chooser, at_random, by_cost, by_quality, mirror_descent, offline
-from worker.evaluation.scenario import Scene
+from worker.evaluation.scenario import Scenario
 from worker.evaluation.simulate import Outcome, Rule, online, play_ledger, play_paper, play_router
 
 MICROS_PER_USD = 1e6
 
-CHOOSERS: dict[str, Callable[[Scene], Chooser]] = {
+CHOOSERS: dict[str, Callable[[Scenario], Chooser]] = {
     "random": at_random,
-    "greedy-quality": lambda scene: by_quality(scene.plain),
-    "greedy-cost": lambda scene: by_cost(scene.plain),
-    "knn-quality": lambda scene: by_quality(scene.exact),
-    "knn-cost": lambda scene: by_cost(scene.exact),
-    "batch-split": lambda scene: BatchSplit(scene.plain),
-    "ridge-quality": lambda scene: by_quality(scene.ridge),
-    "ridge-cost": lambda scene: by_cost(scene.ridge),
-    "port": lambda scene: online(scene, "port", scene.exact),
+    "greedy-quality": lambda scenario: by_quality(scenario.plain),
+    "greedy-cost": lambda scenario: by_cost(scenario.plain),
+    "knn-quality": lambda scenario: by_quality(scenario.exact),
+    "knn-cost": lambda scenario: by_cost(scenario.exact),
+    "batch-split": lambda scenario: BatchSplit(scenario.plain),
+    "ridge-quality": lambda scenario: by_quality(scenario.ridge),
+    "ridge-cost": lambda scenario: by_cost(scenario.ridge),
+    "port": lambda scenario: online(scenario, "port", scenario.exact),
     "mirror-descent": mirror_descent,
-    "priced": lambda scene: online(scene, "priced", scene.estimates),
-    "optimum-estimates": lambda scene: offline(
-        scene, scene.estimates.quality, scene.estimates.cost_micros.astype(np.float64)
+    "priced": lambda scenario: online(scenario, "priced", scenario.estimates),
+    "optimum-estimates": lambda scenario: offline(
+        scenario, scenario.estimates.quality, scenario.estimates.cost_micros.astype(np.float64)
     ),
-    "optimum-true": lambda scene: offline(scene, scene.live.quality, scene.live.cost_micros),
+    "optimum-true": lambda scenario: offline(scenario, scenario.live.quality, scenario.live.cost_micros),
 }
 POLICIES = tuple(CHOOSERS)
 OWN = ("port", "priced")
@@ -42,7 +42,7 @@ USUAL = ("random", "greedy-cost", "batch-split", "port", "mirror-descent", "pric
 
 
 class Score(Struct, frozen=True):
-    """One policy on one scene. `relative_*` are shares of the reference; `quality_per_usd` is quality over cost;
+    """One policy on one scenario. `relative_*` are shares of the reference; `quality_per_usd` is quality over cost;
     `overrun_usd` is what was spent beyond the budgets."""
 
     policy: str
@@ -68,25 +68,27 @@ class Spread:
     deviation: float
 
 
-def reference(scene: Scene) -> Outcome:
+def reference(scenario: Scenario) -> Outcome:
     """What all else is relative to."""
-    return play_paper(scene, offline(scene, scene.exact.quality, scene.exact.cost_micros.astype(np.float64)))
+    return play_paper(
+        scenario, offline(scenario, scenario.exact.quality, scenario.exact.cost_micros.astype(np.float64))
+    )
 
 
-def play(scene: Scene, policy: str, rule: Rule) -> Outcome:
+def play(scenario: Scenario, policy: str, rule: Rule) -> Outcome:
     """One policy by name under a charging rule; our own policies run in the worker's router under ours."""
     if rule == "paper":
-        return play_paper(scene, CHOOSERS[policy](scene))
+        return play_paper(scenario, CHOOSERS[policy](scenario))
     if policy in OWN:
-        return play_router(scene, policy, scene.exact if policy == "port" else scene.estimates)
-    return play_ledger(scene, CHOOSERS[policy](scene))
+        return play_router(scenario, policy, scenario.exact if policy == "port" else scenario.estimates)
+    return play_ledger(scenario, CHOOSERS[policy](scenario))
 
 
-def scored(scene: Scene, policy: str, rule: Rule, against: Outcome) -> Score:
+def scored(scenario: Scenario, policy: str, rule: Rule, against: Outcome) -> Score:
     """One policy played and timed."""
     started = perf_counter()
-    outcome = play(scene, policy, rule)
-    return score(policy, scene.seed, outcome, against, perf_counter() - started)
+    outcome = play(scenario, policy, rule)
+    return score(policy, scenario.seed, outcome, against, perf_counter() - started)
 
 
 def score(policy: str, seed: int, outcome: Outcome, against: Outcome, seconds: float) -> Score:

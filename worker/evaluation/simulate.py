@@ -24,7 +24,7 @@ from worker.core.router import Prior, Router
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import Float64
 from worker.evaluation.baselines import Chooser
-from worker.evaluation.scenario import Scene
+from worker.evaluation.scenario import Scenario
 
 Rule = Literal["paper", "tollgate"]
 RULES: tuple[Rule, ...] = ("paper", "tollgate")
@@ -94,106 +94,106 @@ class Online:
         )
 
 
-def online(scene: Scene, policy: str, estimates: Estimates) -> Online:
+def online(scenario: Scenario, policy: str, estimates: Estimates) -> Online:
     """The worker's own policy of this name, on these estimates."""
-    config = scene.configuration(policy)
-    return Online(make_policy(config, 0), config, estimates, scene.estimator.prior)
+    config = scenario.configuration(policy)
+    return Online(make_policy(config, 0), config, estimates, scenario.estimator.prior)
 
 
-def play_paper(scene: Scene, chooser: Chooser) -> Outcome:
+def play_paper(scenario: Scenario, chooser: Chooser) -> Outcome:
     """The paper's rule: the first LLM of the ranking whose balance covers the true cost; else nobody."""
-    cost, balance = scene.live.cost_micros, scene.budget_micros.astype(np.float64)
-    chosen = np.full(scene.queries, -1)
-    for number in range(scene.queries):
+    cost, balance = scenario.live.cost_micros, scenario.budget_micros.astype(np.float64)
+    chosen = np.full(scenario.queries, -1)
+    for number in range(scenario.queries):
         for llm in chooser.ranking(number, balance):
             if cost[number, llm] <= balance[llm]:
                 balance[llm] -= cost[number, llm]
                 chosen[number] = llm
                 break
-    outcome = served(scene, chosen)
+    outcome = served(scenario, chosen)
     if isinstance(chooser, Online):
         prices, fits = zip(*chooser.solved, strict=True)
         return replace(outcome, fits=fits, prices=prices)
     return outcome
 
 
-def served(scene: Scene, chosen: NDArray[np.int64]) -> Outcome:
+def served(scenario: Scenario, chosen: NDArray[np.int64]) -> Outcome:
     """The outcome of queries served by these LLMs [n], -1 for none."""
-    rows, none = np.arange(scene.queries), chosen < 0
-    quality = np.where(none, 0.0, scene.live.quality[rows, chosen])
-    cost = np.where(none, 0.0, scene.live.cost_micros[rows, chosen])
-    spent = np.bincount(chosen[~none], cost[~none], len(scene.budget_micros))
-    return Outcome(chosen, quality, cost, round(np.maximum(spent - scene.budget_micros, 0).sum()))
+    rows, none = np.arange(scenario.queries), chosen < 0
+    quality = np.where(none, 0.0, scenario.live.quality[rows, chosen])
+    cost = np.where(none, 0.0, scenario.live.cost_micros[rows, chosen])
+    spent = np.bincount(chosen[~none], cost[~none], len(scenario.budget_micros))
+    return Outcome(chosen, quality, cost, round(np.maximum(spent - scenario.budget_micros, 0).sum()))
 
 
-def play_ledger(scene: Scene, chooser: Chooser) -> Outcome:
+def play_ledger(scenario: Scenario, chooser: Chooser) -> Outcome:
     """Tollgate's rule for a chooser: the real ledger, settled `settle_lag` queries later."""
-    llms = scene.live.llms
-    ledger = Ledger({llm: Account(int(budget)) for llm, budget in zip(llms, scene.budget_micros, strict=True)})
-    chosen = np.full(scene.queries, -1)
+    llms = scenario.live.llms
+    ledger = Ledger({llm: Account(int(budget)) for llm, budget in zip(llms, scenario.budget_micros, strict=True)})
+    chosen = np.full(scenario.queries, -1)
     waiting: deque[tuple[int, Reservation]] = deque()
-    for number in range(scene.queries):
-        while waiting and waiting[0][0] <= number - scene.plan.settle_lag:
-            _settle(scene, ledger, *waiting.popleft())
+    for number in range(scenario.queries):
+        while waiting and waiting[0][0] <= number - scenario.plan.settle_lag:
+            _settle(scenario, ledger, *waiting.popleft())
         balance = np.array([ledger.available_micros(llm) for llm in llms], dtype=np.float64)
         for llm in chooser.ranking(number, balance):
-            held = _reservation(scene, number, llm)
+            held = _reservation(scenario, number, llm)
             if ledger.reserve(held) is Reserve.RESERVED:
                 chosen[number] = llm
                 waiting.append((number, held))
                 break
     for late in waiting:
-        _settle(scene, ledger, *late)
-    return served(scene, chosen)
+        _settle(scenario, ledger, *late)
+    return served(scenario, chosen)
 
 
-def _reservation(scene: Scene, number: int, llm: int) -> Reservation:
-    margin = scene.estimator.manifest.margins[llm]
+def _reservation(scenario: Scenario, number: int, llm: int) -> Reservation:
+    margin = scenario.estimator.manifest.margins[llm]
     return Reservation(
         dispatch_id=str(number),
         query_id=str(number),
-        llm=scene.live.llms[llm],
+        llm=scenario.live.llms[llm],
         offset=number,
         attempt=1,
-        reserved_micros=int(np.ceil(scene.estimates.cost_micros[number, llm] * margin)),
+        reserved_micros=int(np.ceil(scenario.estimates.cost_micros[number, llm] * margin)),
         at_ms=0,
         deadline_ms=1,
     )
 
 
-def _settle(scene: Scene, ledger: Ledger, number: int, held: Reservation) -> None:
-    ledger.close(held, true_micros(scene, number, scene.live.llms.index(held.llm)))
+def _settle(scenario: Scenario, ledger: Ledger, number: int, held: Reservation) -> None:
+    ledger.close(held, true_micros(scenario, number, scenario.live.llms.index(held.llm)))
 
 
-def true_micros(scene: Scene, number: int, llm: int) -> int:
+def true_micros(scenario: Scenario, number: int, llm: int) -> int:
     """What a provider charges for one query, in whole micro-dollars."""
-    return round(float(scene.live.cost_micros[number, llm]))
+    return round(float(scenario.live.cost_micros[number, llm]))
 
 
-def play_router(scene: Scene, policy: str, estimates: Estimates, look: Look = lambda *_: None) -> Outcome:
+def play_router(scenario: Scenario, policy: str, estimates: Estimates, look: Look = lambda *_: None) -> Outcome:
     """Tollgate's rule for a policy: the worker's own router, completions `settle_lag` queries late.
 
     `look` sees the router after every batch, its events and its effects.
     """
-    prior = scene.estimator.prior
+    prior = scenario.estimator.prior
     router = Router(0, Prior(prior.quality, prior.cost_micros.astype(np.float64)))
-    router.handle([Reconfigured(0, scene.configuration(policy))])
-    chosen = np.full(scene.queries, -1)
+    router.handle([Reconfigured(0, scenario.configuration(policy))])
+    chosen = np.full(scenario.queries, -1)
     fits: list[Fit] = []
     waiting: deque[Dispatch] = deque()
-    for batch in _arrivals(estimates, scene.queries):
-        ripe = batch[0].offset - scene.plan.settle_lag
+    for batch in _arrivals(estimates, scenario.queries):
+        ripe = batch[0].offset - scenario.plan.settle_lag
         done = [waiting.popleft() for _ in range(sum(dispatch.origin.offset < ripe for dispatch in waiting))]
-        completions = [_completed(scene, dispatch) for dispatch in done]
+        completions = [_completed(scenario, dispatch) for dispatch in done]
         events = [*completions, *batch]
         effects = router.handle(events)
         fits.append(router.fit)
         look(router, events, effects)
         for dispatch in effects.dispatches:
-            chosen[dispatch.origin.offset] = scene.live.llms.index(dispatch.llm)
+            chosen[dispatch.origin.offset] = scenario.live.llms.index(dispatch.llm)
             waiting.append(dispatch)
-    router.handle([_completed(scene, dispatch) for dispatch in waiting])
-    return replace(served(scene, chosen), fits=tuple(fits))
+    router.handle([_completed(scenario, dispatch) for dispatch in waiting])
+    return replace(served(scenario, chosen), fits=tuple(fits))
 
 
 def _arrivals(estimates: Estimates, queries: int) -> Iterator[list[Arrived]]:
@@ -203,9 +203,9 @@ def _arrivals(estimates: Estimates, queries: int) -> Iterator[list[Arrived]]:
         yield [Arrived(row, row, str(row), quality[row], cost[row], None, _nothing) for row in rows]
 
 
-def _completed(scene: Scene, dispatch: Dispatch) -> Event:
-    llm = scene.live.llms.index(dispatch.llm)
-    cost = true_micros(scene, dispatch.origin.offset, llm)
+def _completed(scenario: Scenario, dispatch: Dispatch) -> Event:
+    llm = scenario.live.llms.index(dispatch.llm)
+    cost = true_micros(scenario, dispatch.origin.offset, llm)
     return Completed(
         offset=dispatch.origin.offset,
         at_ms=dispatch.origin.offset,
@@ -214,5 +214,5 @@ def _completed(scene: Scene, dispatch: Dispatch) -> Event:
         ok=True,
         cost_micros=cost,
         basis="cost",
-        quality=float(scene.live.quality[dispatch.origin.offset, llm]),
+        quality=float(scenario.live.quality[dispatch.origin.offset, llm]),
     )

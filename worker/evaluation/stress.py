@@ -14,11 +14,10 @@ from worker.core.events import Effects, Event
 from worker.core.router import Router
 from worker.estimation.features import Float64
 from worker.estimation.history import History
-from worker.evaluation.finding import Finding
-from worker.evaluation.scenario import Order, Plan, Scene, divide, make_scene
+from worker.evaluation.scenario import Order, Plan, Scenario, divide, make_scenario
 from worker.evaluation.scores import reference
 from worker.evaluation.simulate import Outcome, play_router
-from worker.evaluation.study import Study
+from worker.evaluation.study import Finding, Study
 
 WARM_QUERIES = 200
 NEW_LLM_ROWS = 20
@@ -34,16 +33,16 @@ def failures(study: Study) -> Finding:
     return _table(study, "what is wrong", FAILURES)
 
 
-Make = Callable[[Study, int], Scene]
+Make = Callable[[Study, int], Scenario]
 
 
 def _table(study: Study, title: str, cases: dict[str, Make]) -> Finding:
     rows = []
     for name, make in cases.items():
-        scenes = [make(study, seed) for seed in study.all_seeds]
-        against = [float(reference(scene).quality.sum()) for scene in scenes]
-        port = [_quality(play_router(scene, "port", scene.exact)) for scene in scenes]
-        priced, alarmed = zip(*(_alarmed(scene) for scene in scenes), strict=True)
+        scenarios = [make(study, seed) for seed in study.all_seeds]
+        against = [float(reference(scenario).quality.sum()) for scenario in scenarios]
+        port = [_quality(play_router(scenario, "port", scenario.exact)) for scenario in scenarios]
+        priced, alarmed = zip(*(_alarmed(scenario) for scenario in scenarios), strict=True)
         shares = (f"{np.mean(np.array(reached) / against):.1%}" for reached in (port, priced))
         raised = sorted(set().union(*alarmed), key=list(alarms.MEANINGS).index)
         rows.append((name, *shares, ", ".join(raised) or "none"))
@@ -54,10 +53,10 @@ def _quality(outcome: Outcome) -> float:
     return float(outcome.quality.sum())
 
 
-def _alarmed(scene: Scene) -> tuple[float, set[str]]:
+def _alarmed(scenario: Scenario) -> tuple[float, set[str]]:
     """What `priced` reaches, and every alarm on the way."""
-    manifest = scene.estimator.manifest
-    outside = float((scene.estimates.similarity < manifest.similarity_quantiles[2]).mean())
+    manifest = scenario.estimator.manifest
+    outside = float((scenario.estimates.similarity < manifest.similarity_quantiles[2]).mean())
     raised = {alarm.name for alarm in [*alarms.of_index(manifest), *alarms.of_queries(outside)]}
 
     drift = Drift()
@@ -67,77 +66,77 @@ def _alarmed(scene: Scene) -> tuple[float, set[str]]:
         if router.pricing.seen >= WARM_QUERIES:
             raised.update(alarm.name for alarm in [*alarms.of_lane(router), *drift.alarms()])
 
-    return _quality(play_router(scene, "priced", scene.estimates, look)), raised
+    return _quality(play_router(scenario, "priced", scenario.estimates, look)), raised
 
 
 # What changes while it runs
 
 
-def _sorted(study: Study, seed: int) -> Scene:
-    return study.scene(seed, replace(study.plan, order=_order(study)))
+def _sorted(study: Study, seed: int) -> Scenario:
+    return study.scenario(seed, replace(study.plan, order=_order(study)))
 
 
 def _order(study: Study) -> Order:
     return "hardest-last" if study.history.categories is None else "source"
 
 
-def _new_subject(study: Study, seed: int) -> Scene:
+def _new_subject(study: Study, seed: int) -> Scenario:
     """The most frequent category is in no row of history and comes in the second half only."""
     past, live = divide(study.history, study.plan.test, seed)
     if past.categories is None or live.categories is None:
-        return study.scene(seed)
+        return study.scenario(seed)
     names, counts = np.unique(live.categories, return_counts=True)
     is_new = np.array(live.categories) == names[counts.argmax()]
     known = np.flatnonzero(np.array(past.categories) != names[counts.argmax()])
     order = np.argsort(is_new, kind="stable")
-    return make_scene(past.rows(known), live.rows(order), Plan(), seed, study.neighbours)
+    return make_scenario(past.rows(known), live.rows(order), Plan(), seed, study.neighbours)
 
 
-def _favourite(scene: Scene) -> int:
+def _favourite(scenario: Scenario) -> int:
     """The LLM that serves most queries when nothing changes."""
-    return int(np.bincount(_choices(scene), minlength=len(scene.live.llms)).argmax())
+    return int(np.bincount(_choices(scenario), minlength=len(scenario.live.llms)).argmax())
 
 
-def _choices(scene: Scene) -> NDArray[np.int64]:
-    chosen = play_router(scene, "priced", scene.estimates).llm
+def _choices(scenario: Scenario) -> NDArray[np.int64]:
+    chosen = play_router(scenario, "priced", scenario.estimates).llm
     return chosen[chosen >= 0]
 
 
-def _second_half(scene: Scene, change: Callable[[History, int, slice], tuple[Float64, Float64]]) -> Scene:
-    quality, cost = change(scene.live, _favourite(scene), slice(scene.queries // 2, None))
-    return replace(scene, live=replace(scene.live, quality=quality, cost_micros=cost))
+def _second_half(scenario: Scenario, change: Callable[[History, int, slice], tuple[Float64, Float64]]) -> Scenario:
+    quality, cost = change(scenario.live, _favourite(scenario), slice(scenario.queries // 2, None))
+    return replace(scenario, live=replace(scenario.live, quality=quality, cost_micros=cost))
 
 
-def _dearer(study: Study, seed: int) -> Scene:
+def _dearer(study: Study, seed: int) -> Scenario:
     def change(live: History, llm: int, rows: slice) -> tuple[Float64, Float64]:
         cost = live.cost_micros.copy()
         cost[rows, llm] *= 3
         return live.quality, cost
 
-    return _second_half(study.scene(seed), change)
+    return _second_half(study.scenario(seed), change)
 
 
-def _worse(study: Study, seed: int) -> Scene:
+def _worse(study: Study, seed: int) -> Scenario:
     def change(live: History, llm: int, rows: slice) -> tuple[Float64, Float64]:
         quality = live.quality.copy()
         quality[rows, llm] = 0.0
         return quality, live.cost_micros
 
-    return _second_half(study.scene(seed), change)
+    return _second_half(study.scenario(seed), change)
 
 
-def _unlike(study: Study, seed: int) -> Scene:
+def _unlike(study: Study, seed: int) -> Scenario:
     """The second half has embeddings of noise: texts of a kind that history does not know."""
-    scene = study.scene(seed)
-    embeddings = scene.live.embeddings.copy()
-    half = scene.queries // 2
+    scenario = study.scenario(seed)
+    embeddings = scenario.live.embeddings.copy()
+    half = scenario.queries // 2
     noise = np.random.default_rng(seed).normal(size=embeddings[half:].shape).astype(np.float32)
     embeddings[half:] = noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    return make_scene(scene.past, replace(scene.live, embeddings=embeddings), Plan(), seed, study.neighbours)
+    return make_scenario(scenario.past, replace(scenario.live, embeddings=embeddings), Plan(), seed, study.neighbours)
 
 
 SHIFTS: dict[str, Make] = {
-    "nothing": lambda study, seed: study.scene(seed),
+    "nothing": lambda study, seed: study.scenario(seed),
     "arrivals sorted by category": _sorted,
     "a subject that history does not know": _new_subject,
     "texts unlike any": _unlike,
@@ -150,13 +149,13 @@ SHIFTS: dict[str, Make] = {
 
 
 def _planned(**changes: object) -> Make:
-    return lambda study, seed: study.scene(seed, replace(study.plan, **changes))  # type: ignore[arg-type]
+    return lambda study, seed: study.scenario(seed, replace(study.plan, **changes))  # type: ignore[arg-type]
 
 
-def _dominant(study: Study, seed: int) -> Scene:
+def _dominant(study: Study, seed: int) -> Scenario:
     """One LLM answers everything at a tenth of the price of the cheapest."""
     past, live = (_with_dominant(rows) for rows in divide(study.history, study.plan.test, seed))
-    return make_scene(past, live, Plan(), seed, study.neighbours)
+    return make_scenario(past, live, Plan(), seed, study.neighbours)
 
 
 def _with_dominant(rows: History) -> History:
@@ -166,22 +165,22 @@ def _with_dominant(rows: History) -> History:
 
 
 def _tiny(count: int) -> Make:
-    def make(study: Study, seed: int) -> Scene:
+    def make(study: Study, seed: int) -> Scenario:
         past, live = divide(study.history, study.plan.test, seed)
-        return make_scene(past.rows(np.arange(count)), live, Plan(), seed, None)
+        return make_scenario(past.rows(np.arange(count)), live, Plan(), seed, None)
 
     return make
 
 
-def _newcomer(study: Study, seed: int) -> Scene:
+def _newcomer(study: Study, seed: int) -> Scenario:
     past, live = divide(study.history, study.plan.test, seed)
     quality, cost = past.quality.copy(), past.cost_micros.copy()
     quality[NEW_LLM_ROWS:, 0] = cost[NEW_LLM_ROWS:, 0] = np.nan
-    return make_scene(replace(past, quality=quality, cost_micros=cost), live, Plan(), seed, study.neighbours)
+    return make_scenario(replace(past, quality=quality, cost_micros=cost), live, Plan(), seed, study.neighbours)
 
 
 FAILURES: dict[str, Make] = {
-    "nothing": lambda study, seed: study.scene(seed),
+    "nothing": lambda study, seed: study.scenario(seed),
     "a horizon of a third of the queries": _planned(horizon=1 / 3),
     "a horizon of three times the queries": _planned(horizon=3.0),
     "more budget than can be spent": _planned(budget=1e4),

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.core.policy import Priced, draw
+from worker.core.policy import PricedPolicy, draw
 from worker.estimation.estimator import Estimates
-from worker.evaluation.finding import Finding, Points, compared, of_reference
-from worker.evaluation.scenario import ORDERS, SPLITS, Scene
+from worker.evaluation.scenario import ORDERS, SPLITS, Scenario
 from worker.evaluation.simulate import Online, online, play_paper
-from worker.evaluation.study import Study
+from worker.evaluation.study import Finding, Points, Study, compared, of_reference
 
 FOUR = ("random", "batch-split", "port", "priced")
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -42,10 +41,10 @@ def arrivals(study: Study) -> Finding:
 def queries(study: Study) -> Finding:
     """How quality depends on the number of queries (the paper's figure 3)."""
     rows, lines = [], {policy: Points() for policy in FOUR}
-    whole = study.scene(study.all_seeds[0]).queries
+    whole = study.scenario(study.all_seeds[0]).queries
     for share in QUERIES:
         smaller = replace(
-            study, plan=replace(study.plan, test=max(2, round(whole * share))), _scenes={}, _references={}
+            study, plan=replace(study.plan, test=max(2, round(whole * share))), _scenarios={}, _references={}
         )
         found = compared(smaller, "", "", {float(smaller.plan.test or 0): smaller.plan}, FOUR)
         rows.append((f"{smaller.plan.test:,}", *found.rows[0][1:]))
@@ -60,20 +59,29 @@ def observation(study: Study) -> Finding:
     for share in OBSERVED:
         plan = replace(study.plan, observe_share=share)
         port = float(
-            np.mean([of_reference(study, scene, online(scene, "port", scene.exact)) for scene in study.scenes(plan)])
+            np.mean(
+                [
+                    of_reference(study, scenario, online(scenario, "port", scenario.exact))
+                    for scenario in study.scenarios(plan)
+                ]
+            )
         )
-        blind = float(np.mean([of_reference(study, scene, _unprepared(scene, share)) for scene in study.scenes(plan)]))
+        blind = float(
+            np.mean([of_reference(study, scenario, _unprepared(scenario, share)) for scenario in study.scenarios(plan)])
+        )
         rows.append((f"{share:.1%}", f"{port:.1%}", f"{blind:.1%}"))
         lines["port"].append((share, port))
         lines["priced, observing"].append((share, blind))
-    prior = [of_reference(study, scene, online(scene, "priced", scene.estimates)) for scene in study.scenes()]
+    prior = [
+        of_reference(study, scenario, online(scenario, "priced", scenario.estimates)) for scenario in study.scenarios()
+    ]
     rows.append(("none", "", f"{np.mean(prior):.1%} (on history's prior)"))
     title = "share of queries routed at random before the first prices"
     return Finding(title, ("observed", "port", "priced"), rows, lines, ("observed share", "quality / reference"))
 
 
 @dataclass(frozen=True)
-class Unprepared(Priced):
+class UnpreparedPolicy(PricedPolicy):
     """`priced` without a prior: random LLMs for the first `observed` queries, then as usual on what was seen."""
 
     observed: int = 0
@@ -89,16 +97,16 @@ class Unprepared(Priced):
         return super().rank(seen, quality, cost_micros, prices)
 
 
-def _unprepared(scene: Scene, share: float) -> Online:
-    config, llms = scene.configuration("priced"), len(scene.live.llms)
+def _unprepared(scenario: Scenario, share: float) -> Online:
+    config, llms = scenario.configuration("priced"), len(scenario.live.llms)
     nothing = Estimates(np.empty((0, llms)), np.empty((0, llms), dtype=np.int64), np.empty(0, dtype=np.float32))
-    policy = Unprepared(config, observed=max(1, round(share * scene.queries)))
-    return Online(policy, config, scene.estimates, nothing)
+    policy = UnpreparedPolicy(config, observed=max(1, round(share * scenario.queries)))
+    return Online(policy, config, scenario.estimates, nothing)
 
 
 def resolve(study: Study) -> Finding:
     """How often prices are solved again, and on how long a window."""
-    whole = study.scene(study.all_seeds[0]).queries
+    whole = study.scenario(study.all_seeds[0]).queries
     plans = {
         f"every {share:.1%}": replace(study.plan, resolve_every=max(1, round(share * whole))) for share in RESOLVED
     }
@@ -119,7 +127,7 @@ def llms(study: Study) -> Finding:
     every = len(study.history.llms)
     for count in [*(count for count in LLMS if count < every), every]:
         chosen = np.sort(np.random.default_rng(count).permutation(every)[:count])
-        fewer = replace(study, history=study.history.columns(chosen.tolist()), _scenes={}, _references={})
+        fewer = replace(study, history=study.history.columns(chosen.tolist()), _scenarios={}, _references={})
         found = compared(fewer, "", "", {float(count): study.plan}, FOUR)
         rows.append((str(count), *found.rows[0][1:]))
         for policy in FOUR:
@@ -131,7 +139,7 @@ def partitions(study: Study) -> Finding:
     """Budgets split over partitions, each with prices of its own, against one lane for all."""
     rows, line = [], Points()
     for count in PARTITIONS:
-        relative = float(np.mean([_in_parts(study, scene, count) for scene in study.scenes()]))
+        relative = float(np.mean([_in_parts(study, scenario, count) for scenario in study.scenarios()]))
         line.append((count, relative))
         rows.append((str(count), f"{relative:.1%}", f"{relative - line[0][1]:+.1%}"))
     title = "queries and budgets split over partitions"
@@ -140,12 +148,12 @@ def partitions(study: Study) -> Finding:
     )
 
 
-def _in_parts(study: Study, scene: Scene, count: int) -> float:
-    parts = [part(scene, np.arange(first, scene.queries, count), 1 / count) for first in range(count)]
+def _in_parts(study: Study, scenario: Scenario, count: int) -> float:
+    parts = [part(scenario, np.arange(first, scenario.queries, count), 1 / count) for first in range(count)]
     outcomes = [play_paper(piece, online(piece, "priced", piece.estimates)) for piece in parts if piece.queries]
-    return sum(float(one.quality.sum()) for one in outcomes) / float(study.reference(scene).quality.sum())
+    return sum(float(one.quality.sum()) for one in outcomes) / float(study.reference(scenario).quality.sum())
 
 
-def part(scene: Scene, rows: NDArray[np.int64], share: float) -> Scene:
-    """Only these queries of a scene, with this share of its budgets."""
-    return replace(scene.rows(rows), budget_micros=np.floor(scene.budget_micros * share).astype(np.int64))
+def part(scenario: Scenario, rows: NDArray[np.int64], share: float) -> Scenario:
+    """Only these queries of a scenario, with this share of its budgets."""
+    return replace(scenario.rows(rows), budget_micros=np.floor(scenario.budget_micros * share).astype(np.int64))

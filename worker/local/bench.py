@@ -20,8 +20,8 @@ from worker.estimation import demo_data, index
 from worker.estimation.estimator import Estimator
 from worker.estimation.history import History, normalised
 from worker.local import bench_latency, bench_restore
-from worker.local.follower import Watch
-from worker.local.load import Feeder
+from worker.local.follower import DecisionFollower
+from worker.local.load import LoadGenerator
 from worker.local.system import System
 
 HISTORY_ROWS = 10_000
@@ -35,7 +35,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """How much of each is measured. A steady rate of queries runs for `warm_seconds` before its latency counts; for
     comparison, it is produced and read without a worker for `bare_seconds`, of which the second half counts."""
 
@@ -47,7 +47,7 @@ class Plan:
     ledger_records: int = 1_000_000
 
 
-class Result(Struct, frozen=True):
+class BenchResult(Struct, frozen=True):
     """What one run measured. `share` is the worker's decisions a second over bare FAISS search of the same index with
     the same threads; latency is from produce to the dispatch visible to a read_committed consumer, `latency_ratio` its
     p50 over that of the queries themselves, without a worker; `restore_ratio` is over consuming the same records."""
@@ -87,7 +87,7 @@ TARGETS = {
 }
 
 
-def missed(result: Result) -> list[str]:
+def missed(result: BenchResult) -> list[str]:
     """The figures that are not as they are to be."""
     return [name for name, target in TARGETS.items() if not target.met(getattr(result, name))]
 
@@ -111,13 +111,13 @@ def larger(history: History, rows: int, seed: int = 0) -> History:
 class Bench:
     """The parts of one run, each on the same system."""
 
-    def __init__(self, system: System, plan: Plan, tell: Tell) -> None:
+    def __init__(self, system: System, plan: BenchPlan, tell: Tell) -> None:
         self.system = system
         self.plan = plan
         self.past, self.live = demo_data.split(demo_data.load())
         self._tell = tell
 
-    def run(self) -> Result:
+    def run(self) -> BenchResult:
         """Measure everything. Raises CheckFailed if the worker does not keep up at all."""
         place = self.system.directory / "index"
         self._tell(f"building an index of {HISTORY_ROWS:,} rows")
@@ -129,7 +129,7 @@ class Bench:
         decisions, memory = self._throughput(settings)
         p50, p99 = self._latency(settings)
         bare = self._bare_latency()
-        return Result(
+        return BenchResult(
             searches_per_second=round(searches),
             decisions_per_second=round(decisions),
             share=round(decisions / searches, 2),
@@ -170,10 +170,10 @@ class Bench:
     def _throughput(self, settings: Settings) -> tuple[float, float]:
         """Decisions a second over a backlog, and the worker's memory in MB after it."""
         self._tell(f"producing a backlog of {self.plan.queries:,} queries")
-        feeder = Feeder(settings, self.live, self.plan.queries, rate=0)
-        feeder.start()
-        feeder.finish()
-        watch = Watch(settings)
+        load = LoadGenerator(settings, self.live, self.plan.queries, rate=0)
+        load.start()
+        load.finish()
+        watch = DecisionFollower(settings)
         self._tell(f"deciding {self.plan.queries:,} queries")
         self.system.start_workers(1)
         wanted = self.plan.queries
@@ -197,8 +197,8 @@ class Bench:
         self._tell(f"routing {count:,} queries at {plan.rate:.0f} a second")
         dispatches = [settings.topics.dispatch(llm) for llm in settings.llms]
         arrivals = bench_latency.Arrivals(settings, dispatches, bench_latency.of_dispatch)
-        feeder = Feeder(settings, self.live, count, plan.rate, first=plan.queries)
-        return bench_latency.measured(arrivals, feeder, plan.warm_seconds)
+        load = LoadGenerator(settings, self.live, count, plan.rate, first=plan.queries)
+        return bench_latency.measured(arrivals, load, plan.warm_seconds)
 
     def _bare_latency(self) -> float:
         """p50 in milliseconds from produced to seen of the same queries, on topics that no worker reads."""
@@ -206,8 +206,8 @@ class Bench:
         count = round(self.plan.rate * self.plan.bare_seconds)
         self._tell(f"producing and reading {count:,} queries at {self.plan.rate:.0f} a second")
         arrivals = bench_latency.Arrivals(settings, [settings.topics.queries], bench_latency.of_query)
-        feeder = Feeder(settings, self.live, count, self.plan.rate)
-        return bench_latency.measured(arrivals, feeder, warm_seconds=self.plan.bare_seconds / 2)[0]
+        load = LoadGenerator(settings, self.live, count, self.plan.rate)
+        return bench_latency.measured(arrivals, load, warm_seconds=self.plan.bare_seconds / 2)[0]
 
     def _restore(self) -> tuple[float, float]:
         """Seconds to restore a ledger partition of reservations made and closed, and to only read it."""

@@ -13,7 +13,7 @@ from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.kafka import clients
 from worker.kafka.reader import KafkaReader
-from worker.local.load import Feeder
+from worker.local.load import LoadGenerator
 
 QUIET_SECONDS = 1.0
 
@@ -64,21 +64,21 @@ class Arrivals:
         self._consumer.close()
 
 
-def measured(arrivals: Arrivals, feeder: Feeder, warm_seconds: float) -> tuple[float, float]:
+def measured(arrivals: Arrivals, load: LoadGenerator, warm_seconds: float) -> tuple[float, float]:
     """p50 and p99 in milliseconds from produced to seen, of what is produced after `warm_seconds`.
 
     Raises CheckFailed if nothing was seen.
     """
     started = time.monotonic()
-    feeder.start()
-    while feeder.running or time.monotonic() - arrivals.heard < QUIET_SECONDS:
+    load.start()
+    while load.running or time.monotonic() - arrivals.heard < QUIET_SECONDS:
         arrivals.poll()
-    feeder.finish()
+    load.finish()
     arrivals.close()
     waits = [
-        (seen - feeder.sent[where]) * 1000
+        (seen - load.sent[where]) * 1000
         for where, seen in arrivals.seen.items()
-        if where in feeder.sent and feeder.sent[where] - started > warm_seconds
+        if where in load.sent and load.sent[where] - started > warm_seconds
     ]
     if not waits:
         raise CheckFailed("nothing was seen while measuring latency")

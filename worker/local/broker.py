@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from worker.contract.errors import CheckBroker
 from worker.kafka.clock import poll_until
-from worker.local.processes import leashed
+from worker.local.processes import dying_with_parent
 from worker.service.ports import free_port
 
 # Not newer: 4.3.1 and 4.4.0 lose end markers of transactions when a partition has no leader for a moment, as all have
@@ -94,7 +94,7 @@ class Broker:
         command = [*command, "kafka.Kafka", str(properties)]
         with (self.directory / LOG_FILE).open("ab") as log:
             self._process = subprocess.Popen(
-                command if self._outlives_parent else leashed(command),
+                command if self._outlives_parent else dying_with_parent(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

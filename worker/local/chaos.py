@@ -20,8 +20,8 @@ from worker.contract.topic_names import TopicNames
 from worker.estimation import demo_data
 from worker.estimation.history import History
 from worker.kafka.reader import KafkaReader
-from worker.local.follower import Watch
-from worker.local.load import Feeder
+from worker.local.follower import DecisionFollower
+from worker.local.load import LoadGenerator
 from worker.local.processes import Child
 from worker.local.system import System
 
@@ -29,7 +29,7 @@ PARTITIONS, WORKERS, INFERENCE_WORKERS = 6, 3, 2
 SESSION_SECONDS = 3.0
 SETTLE_SECONDS = 300.0
 # Rarest last: a broker takes seconds to come back, and while it is away nothing else can be broken.
-BLOWS = {
+FAULTS = {
     "kill a worker": 5,
     "stop a worker": 3,
     "end a worker": 2,
@@ -44,8 +44,8 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long, how hard, and by which seed. `every_seconds` is the mean time between blows."""
+class ChaosPlan:
+    """How long, how hard, and by which seed. `every_seconds` is the mean time between faults."""
 
     minutes: float
     rate: float = 150.0
@@ -58,16 +58,17 @@ class Plan:
         return round(self.minutes * 60 * self.rate)
 
 
-class Result(Struct, frozen=True):
-    """`lost` queries and `wrong` rows by the audit, `divergent` partitions by the replay; `blows` and restarts counted.
+class ChaosResult(Struct, frozen=True):
+    """The result of one run. `faults` and `restarts` are counts.
 
-    `doubled` counts attempts that were published more than once: dispatched twice, or dispatched and deferred.
+    `verify` finds the `lost` queries and the `wrong` rows, `replay` the `divergent` partitions. `doubled` counts
+    attempts that were published more than once: dispatched twice, or dispatched and deferred.
     """
 
     seed: int
     seconds: float
     queries: int
-    blows: dict[str, int]
+    faults: dict[str, int]
     restarts: int
     exits: dict[int, int]
     lost: int
@@ -109,30 +110,30 @@ class Published:
 class Chaos:
     """One run on a prepared directory; the system's processes are ended by its context manager."""
 
-    def __init__(self, system: System, plan: Plan, tell: Tell) -> None:
+    def __init__(self, system: System, plan: ChaosPlan, tell: Tell) -> None:
         self.system = system
         self.plan = plan
         self._tell = tell
         self._dice = random.Random(plan.seed)  # noqa: S311 - repeatable by seed, not secret
-        self._blows: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
         self._stopped: dict[str, float] = {}
         self._next = 0.0
 
-    def run(self) -> Result:
+    def run(self) -> ChaosResult:
         """Load, break, settle, audit and replay. Raises CheckFailed if it does not settle."""
         settings, live = self._start()
-        feeder, watch = Feeder(settings, live, self.plan.queries, self.plan.rate), Watch(settings)
+        load, watch = LoadGenerator(settings, live, self.plan.queries, self.plan.rate), DecisionFollower(settings)
         started = time.monotonic()
         self._next = started + self.plan.every_seconds
-        feeder.start()
+        load.start()
         limit = self.plan.minutes * 60 + SETTLE_SECONDS
         try:
-            done = lambda: not feeder.running and len(watch.decided) >= len(feeder.sent) and watch.open == 0  # noqa: E731
-            watch.wait("everything to settle", done, limit, lambda: self._step(feeder, watch))
-            return self._result(settings, feeder.finish(), time.monotonic() - started)
+            done = lambda: not load.running and len(watch.decided) >= len(load.sent) and watch.open == 0  # noqa: E731
+            watch.wait("everything to settle", done, limit, lambda: self._step(load, watch))
+            return self._result(settings, load.finish(), time.monotonic() - started)
         finally:
             self._wake(time.monotonic() + SETTLE_SECONDS)
-            feeder.stop()
+            load.stop()
             watch.close()
 
     def _start(self) -> tuple[Settings, History]:
@@ -151,23 +152,23 @@ class Chaos:
         self.system.start_workers(WORKERS)
         return settings, live
 
-    def _step(self, feeder: Feeder, watch: Watch) -> None:
+    def _step(self, load: LoadGenerator, watch: DecisionFollower) -> None:
         now = time.monotonic()
         self._wake(now)
-        for child in self.system.family.children:
+        for child in self.system.processes.children:
             if not child.running and child.exit_code not in EXPECTED_EXITS:
                 self._tell(f"{child.name} ended with {child.exit_code}:\n{child.tail(40)}")
-        self.system.family.revive()
-        if feeder.running and now >= self._next:
-            [blow] = self._dice.choices(list(BLOWS), list(BLOWS.values()))
-            self._tell(f"{blow}; {len(watch.decided):,} queries decided, {watch.open} dispatches open")
-            self._strike(blow, now)
-            self._blows[blow] += 1
+        self.system.processes.revive()
+        if load.running and now >= self._next:
+            [fault] = self._dice.choices(list(FAULTS), list(FAULTS.values()))
+            self._tell(f"{fault}; {len(watch.decided):,} queries decided, {watch.open} dispatches open")
+            self._inject(fault, now)
+            self._faults[fault] += 1
             self._next = time.monotonic() + self._dice.uniform(0.5, 1.5) * self.plan.every_seconds
 
-    def _strike(self, blow: str, now: float) -> None:
+    def _inject(self, fault: str, now: float) -> None:
         worker = self._dice.choice(self.system.workers)
-        match blow:
+        match fault:
             case "kill a worker":
                 worker.send(signal.SIGKILL)
             case "end a worker":
@@ -189,19 +190,19 @@ class Chaos:
     def _worker(self, name: str) -> Child:
         return next(worker for worker in self.system.workers if worker.name == name)
 
-    def _result(self, settings: Settings, queries: int, seconds: float) -> Result:
+    def _result(self, settings: Settings, queries: int, seconds: float) -> ChaosResult:
         self._tell("reading everything back: verify")
         report, doubled = run_verify.verify(settings), _doubled(settings)
         self._tell("deciding everything again: replay")
         replayed = list(run_replay.replay(settings, run_replay.Task()))
         divergences = [str(one.divergence) for one in replayed if one.divergence is not None]
-        return Result(
+        return ChaosResult(
             seed=self.plan.seed,
             seconds=round(seconds, 1),
             queries=queries,
-            blows=dict(self._blows),
-            restarts=self.system.family.restarts,
-            exits=dict(self.system.family.exits),
+            faults=dict(self._faults),
+            restarts=self.system.processes.restarts,
+            exits=dict(self.system.processes.exits),
             lost=queries - report.counts.queries,
             doubled=doubled,
             wrong=report.wrong,

@@ -22,8 +22,8 @@ from worker.estimation.history import History
 from worker.evaluation import scenario, simulate
 from worker.evaluation.baselines import at_random
 from worker.local.broker import Broker, running
-from worker.local.follower import Watch
-from worker.local.load import Feeder
+from worker.local.follower import DecisionFollower
+from worker.local.load import LoadGenerator
 from worker.local.system import System
 
 PARTITIONS = 4
@@ -35,7 +35,7 @@ MARK = ".tollgate-demo"
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """What the demo does. `rate` is queries a second; `kill` ends one worker with SIGKILL midway and restarts it."""
 
     queries: int = 2_000
@@ -70,7 +70,7 @@ class Timing(Struct, frozen=True):
     takeover_seconds: float | None
 
 
-class Result(Struct, frozen=True):
+class DemoResult(Struct, frozen=True):
     """What the demo shows. `quality` sums the recorded scores of all answers; `rivals` are the same queries under the
     same budgets, routed at random and by the paper's PORT, by the worker's own ledger rules."""
 
@@ -108,7 +108,7 @@ def forget(directory: Path) -> None:
 class Demo:
     """The demo's parts in their order. Use it as a context manager: it ends everything that it started."""
 
-    def __init__(self, directory: Path, plan: Plan, tell: Tell) -> None:
+    def __init__(self, directory: Path, plan: DemoPlan, tell: Tell) -> None:
         self.plan = plan
         self.past, drawn = demo_data.split(demo_data.load())
         self.live = drawn.rows(np.arange(plan.queries) % len(drawn.ids))
@@ -121,7 +121,7 @@ class Demo:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.system.family.__exit__(None, None, None)
+        self.system.processes.__exit__(None, None, None)
         self.broker.stop()
 
     def start(self) -> Settings:
@@ -164,9 +164,9 @@ class Demo:
 
     def route(self, settings: Settings) -> Timing:
         """Produce the queries, kill and restart a worker midway, and wait until every dispatch is answered."""
-        watch, feeder = Watch(settings), Feeder(settings, self.live, self.plan.queries, self.plan.rate)
+        watch, load = DecisionFollower(settings), LoadGenerator(settings, self.live, self.plan.queries, self.plan.rate)
         started = time.monotonic()
-        feeder.start()
+        load.start()
 
         def each() -> None:
             self._tell(Stage("queries decided", len(watch.decided), self.plan.queries))
@@ -174,7 +174,7 @@ class Demo:
             self._check_children()
 
         watch.wait("every query to be decided", lambda: len(watch.decided) >= self.plan.queries, SETTLE_SECONDS, each)
-        feeder.finish()
+        load.finish()
         decided_in = time.monotonic() - started
 
         def settling() -> None:
@@ -184,7 +184,7 @@ class Demo:
         watch.wait("every dispatch to be answered", lambda: watch.open == 0, SETTLE_SECONDS, settling)
         settling()
         watch.close()
-        return self._timing(feeder, watch, decided_in)
+        return self._timing(load, watch, decided_in)
 
     def _maybe_kill(self, decided: int) -> None:
         if self.plan.kill and self.killed_at is None and decided >= self.plan.queries // 2:
@@ -193,21 +193,21 @@ class Demo:
             self.system.workers[0].start()
 
     def _check_children(self) -> None:
-        for child in self.system.family.children:
+        for child in self.system.processes.children:
             if not child.running:
                 raise CheckFailed(f"{child.name} ended with {child.exit_code}; its last lines:\n{child.tail()}")
 
-    def _timing(self, feeder: Feeder, watch: Watch, seconds: float) -> Timing:
+    def _timing(self, load: LoadGenerator, watch: DecisionFollower, seconds: float) -> Timing:
         calm = [
             (watch.decided[where] - sent) * 1000
-            for where, sent in feeder.sent.items()
+            for where, sent in load.sent.items()
             if self.killed_at is None or watch.decided[where] < self.killed_at
         ]
         p50, p99 = np.percentile(calm, [50, 99]).round(1).tolist()
         takeover = None if self.killed_at is None else round(self._takeover(watch, self.killed_at), 2)
         return Timing(round(seconds, 2), round(len(watch.decided) / seconds, 1), p50, p99, takeover)
 
-    def _takeover(self, watch: Watch, killed_at: float) -> float:
+    def _takeover(self, watch: DecisionFollower, killed_at: float) -> float:
         """Until the partition that waited longest after the kill was decided on again."""
         first: dict[int, float] = {}
         for (partition, _), decided in watch.decided.items():
@@ -216,7 +216,7 @@ class Demo:
                 first[partition] = min(decided, first.get(partition, decided))
         return max(first.values(), default=killed_at) - killed_at
 
-    def result(self, settings: Settings, timing: Timing) -> Result:
+    def result(self, settings: Settings, timing: Timing) -> DemoResult:
         """Read the topics back, prove the books, and compare."""
         read = 0
 
@@ -230,7 +230,7 @@ class Demo:
         self._tell(Stage("routing the same at random and by PORT", 1, 2))
         rivals = rival_qualities(self.past, self.live, self.system.directory / "index")
         self._tell(Stage("done", 1, 1))
-        return Result(settings.routing.policy, round(quality, 2), rivals, timing, report)
+        return DemoResult(settings.routing.policy, round(quality, 2), rivals, timing, report)
 
 
 def rival_qualities(past: History, live: History, place: Path) -> dict[str, float]:

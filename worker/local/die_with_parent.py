@@ -1,7 +1,7 @@
-"""Runs a command that is killed when the thread that started it ends, however that ends (Linux; elsewhere no effect).
+"""Runs a command that the system kills when the thread that started it ends (on Linux; no effect elsewhere).
 
-Run as a script between parent and child, `python leash.py COMMAND...`: setting it from `subprocess`'s `preexec_fn`
-deadlocks now and then where the parent has threads.
+It is a script between parent and child: `python die_with_parent.py COMMAND...`. It imports nothing of ours, so it is up
+in 20 ms. `subprocess`'s `preexec_fn` is not used, because it can deadlock if the parent has threads.
 """
 
 import ctypes

@@ -17,7 +17,7 @@ from worker.kafka.clock import poll_until
 POLL_RECORDS = 1_000
 
 
-class Watch:
+class DecisionFollower:
     """Counts decisions from the beginning of the topic. Read-only: it joins no group and commits nothing.
 
     `decided` maps (partition, offset) of a query to the monotonic time at which its decision could be read;

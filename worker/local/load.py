@@ -33,7 +33,7 @@ def query_of(history: History | Prompts, number: int) -> Query:
     )
 
 
-class Feeder:
+class LoadGenerator:
     """A thread that produces `count` queries, `rate` a second (0: as fast as it goes), each keyed by its id.
 
     `first` is the number of the first one (`query_of`). `sent` maps (partition, offset) to the monotonic time at which
@@ -50,7 +50,7 @@ class Feeder:
         self._rate = rate
         self._failed: KafkaError | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
     def start(self) -> None:
         """Begin."""

@@ -1,4 +1,4 @@
-"""Child processes of a demo or a test: started, killed and ended by their own process id, never outliving us."""
+"""Child processes of a demo or a test. They are ended by their own process id, and they end when this process ends."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from worker.local import die_with_parent
 STOP_SECONDS = 20.0
 
 
-def leashed(command: Sequence[str]) -> list[str]:
-    """The command, to be killed when the thread that starts it ends: start it from one that lives on."""
-    # Isolated and without site-packages: a launcher that is up in 20 ms.
+def dying_with_parent(command: Sequence[str]) -> list[str]:
+    """The command, run so that it is killed when the thread that started it ends."""
+    # Isolated and without site-packages, so that the launcher starts fast.
     return [sys.executable, "-I", "-S", str(Path(die_with_parent.__file__)), *command]
 
 
@@ -60,7 +60,7 @@ class Child:
         """Start it; its output is appended to the log."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                leashed(self._arguments),
+                dying_with_parent(self._arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -96,10 +96,10 @@ class Child:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
 
 
-class Family:
-    """Children that are all stopped at the end, and started again when they leave while they should run.
+class ProcessGroup:
+    """Children that are all stopped at the end. `revive` starts those again that have ended.
 
-    `restarts` counts those, and `exits` the exit codes that they left with (negative: a signal).
+    `restarts` counts these, and `exits` counts their exit codes (negative: a signal).
     """
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Family:
                 child.start()
                 self.restarts += 1
 
-    def __enter__(self) -> Family:
+    def __enter__(self) -> ProcessGroup:
         return self
 
     def __exit__(

@@ -25,7 +25,7 @@ LOOK_SECONDS = 0.05
 Cause = Literal["no_worker", "not_decided", "no_completion", "other_partition", "not_applied", "rejected"]
 
 
-class Candidate(Struct, frozen=True):
+class ScoredLlm(Struct, frozen=True):
     """One LLM in a decision: its estimates, `paid` = price x cost in quality, and score = quality - paid."""
 
     llm: str
@@ -56,7 +56,7 @@ class Reply(Struct, frozen=True):
 
     origin: Origin
     attempts: list[Routed]
-    candidates: list[Candidate]
+    candidates: list[ScoredLlm]
     rejected: str | None
     closed: list[Closed]
     missing: Missing | None = None
@@ -90,10 +90,10 @@ def dispatch_id(origin: Origin, routed: Routed) -> str:
     return f"{origin.partition}-{origin.offset}-{routed.attempt}"
 
 
-def candidates(llms: tuple[str, ...], routed: Routed) -> list[Candidate]:
+def candidates(llms: tuple[str, ...], routed: Routed) -> list[ScoredLlm]:
     """The LLMs of a decision with their scores, in the order of the configuration."""
     rows = zip(llms, routed.quality, routed.cost_micros, routed.prices, strict=True)
-    return [Candidate(llm, quality, cost, price * cost, quality - price * cost) for llm, quality, cost, price in rows]
+    return [ScoredLlm(llm, quality, cost, price * cost, quality - price * cost) for llm, quality, cost, price in rows]
 
 
 def _produce(settings: Settings, query: Query) -> Origin:
@@ -156,7 +156,7 @@ class _Follow:
         self.seen: list[Decision] = []
         self._settings, self._reader = settings, reader
         self._next = start
-        self._candidates: list[Candidate] | None = None
+        self._candidates: list[ScoredLlm] | None = None
 
     def until(self, wanted: Callable[[Reply], bool], seconds: float) -> bool:
         """Read until the reply is as `wanted`. False if it is not after `seconds`."""
@@ -183,7 +183,7 @@ class _Follow:
             missing=missing,
         )
 
-    def _of(self, routed: Routed) -> list[Candidate]:
+    def _of(self, routed: Routed) -> list[ScoredLlm]:
         if self._candidates is None:
             self._candidates = candidates(_llms(self._settings, self._reader, self.origin.partition), routed)
         return self._candidates

@@ -16,7 +16,7 @@ from worker.estimation import index
 from worker.estimation.history import History
 from worker.kafka import admin
 from worker.local.broker import Broker
-from worker.local.processes import Child, Family, wait_for
+from worker.local.processes import Child, ProcessGroup, wait_for
 from worker.service.ports import free_port
 
 START_SECONDS = 90.0
@@ -47,7 +47,7 @@ class System:
     def __init__(self, directory: Path, broker: Broker) -> None:
         self.directory = directory
         self.broker = broker
-        self.family = Family()
+        self.processes = ProcessGroup()
         self.workers: list[Child] = []
         self.inference: list[Child] = []
         self._ports: dict[str, int] = {}
@@ -76,14 +76,14 @@ class System:
             name = f"worker-{len(self.workers) + 1}"
             self._ports[name] = free_port()
             options = ["--web-port", str(self._ports[name])]
-            self.workers.append(self.family.start(self._child(name, ["run", *options])))
+            self.workers.append(self.processes.start(self._child(name, ["run", *options])))
         wait_for("the workers to be ready", lambda: all(map(self.is_ready, self.workers)), START_SECONDS)
 
     def start_inference(self, latency_ms: float, error_rate: float = 0.0, options: Sequence[str] = ()) -> Child:
         """Start an inference worker for all LLMs."""
         arguments = ["infer", "--latency-ms", str(latency_ms), "--error-rate", str(error_rate), *options]
         name = f"inference-{len(self.inference) + 1}"
-        self.inference.append(self.family.start(self._child(name, arguments)))
+        self.inference.append(self.processes.start(self._child(name, arguments)))
         return self.inference[-1]
 
     def is_ready(self, worker: Child) -> bool:
@@ -117,7 +117,7 @@ class System:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.family.__exit__(kind, error, trace)
+        self.processes.__exit__(kind, error, trace)
 
     def _child(self, name: str, arguments: Sequence[str]) -> Child:
         return Child(name, [*arguments, "--config", str(self.config)], self.directory / f"{name}.log")
