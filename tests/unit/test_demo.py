@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 from worker.audit.mismatch import Mismatch
 from worker.audit.report import Counts, LlmTotals, Report
 from worker.commands import bench as bench_command
+from worker.commands import demo as demo_command
 from worker.commands import main
 from worker.contract.errors import FixSetting
 from worker.local import bench, demo
 
-TIMING = demo.Timing(8.0, 250.0, 9.5, 41.0, 3.2)
+MACHINE = demo.Machine(cores=2, load=0.4)
+TIMING = demo.Timing(demo.Latency(100, 50.0, 9.5, 41.0), demo.Latency(200, 250.0, 120.0, 610.0), 208.4, 3.2)
 COUNTS = Counts(queries=300, dispatched=290, deferred=10, settled=280, released=10, decisions=640)
 LLMS = {"gpt-4o": LlmTotals(budget_micros=5_000, spent_micros=4_000, dispatched=290, judged=280, mean_quality=0.7)}
 FINDINGS = [Mismatch("was altered [field]").at("decisions", 2, 17), Mismatch("another").at("ledger", 0, None)]
@@ -43,7 +45,7 @@ def demo_that_finds(findings: list[Mismatch]) -> type[demo.Demo]:
             return TIMING
 
         def result(self, settings: Any, timing: demo.Timing) -> demo.DemoResult:
-            return demo.DemoResult("priced", 210.0, {"random": 100.0, "port": 140.0}, timing, report)
+            return demo.DemoResult(MACHINE, "priced", 210.0, {"random": 100.0, "port": 140.0}, timing, report)
 
     return Made
 
@@ -61,6 +63,21 @@ def test_the_exit_code_is_that_of_the_proof(
     place = tmp_path / "demo"
     done = CliRunner().invoke(main.app, ["demo", "--directory", str(place)])
     assert (done.exit_code, line in done.output, place.exists()) == (code, True, kept), done.output
+
+
+@pytest.mark.parametrize(("load", "is_busy"), [(0.4, False), (1.0, False), (7.9, True)])
+def test_each_latency_says_of_which_load_it_is(load: float, is_busy: bool) -> None:
+    """The demo tells the cores and the load, and the latencies of a light load and of a full machine apart."""
+    report = Report(True, COUNTS, LLMS, 0, [], [])
+    result = demo.DemoResult(demo.Machine(2, load), "priced", 210.0, {"random": 100.0}, TIMING, report)
+    written = io.StringIO()
+    demo_command.show(Console(file=written, width=400), result)
+    lines = {line.split()[0]: line for line in written.getvalue().splitlines() if line.strip()}
+    assert f"2 cores, load {load} when the demo started" in lines["machine"]
+    assert ("other programs keep it busy" in lines["machine"]) == is_busy, lines["machine"]
+    assert "100 queries at 50/s, from produced to decided p50 9.5 ms, p99 41.0 ms" in lines["steady"]
+    assert "200 queries at 250/s, from produced to decided p50 120.0 ms, p99 610.0 ms" in lines["burst"]
+    assert "208 decided/s; SIGKILL: taken over after 3.2 s" in lines["burst"]
 
 
 def test_a_directory_of_somebody_else(tmp_path: Path) -> None:

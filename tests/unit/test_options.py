@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from worker.commands import main
 from worker.commands.options import settings_from
 from worker.commands.output import console, present
-from worker.estimation import demo_data
+from worker.local.demo_directory import demo_directory
 
 FILE = '[kafka]\ngroup = "{group}"\n'
 
@@ -35,7 +35,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def demo_runs() -> Path:
     """The settings of a demo as it runs."""
-    directory = demo_data.demo_directory()
+    directory = demo_directory()
     directory.mkdir()
     (directory / "tollgate.toml").write_text(FILE.format(group="demo"))
     return directory
@@ -63,14 +63,14 @@ def test_a_demo_of_another_user_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> 
     """Anybody may make a directory of that name in /tmp."""
     directory, somebody = demo_runs(), os.getuid() + 1
     monkeypatch.setattr(os, "getuid", lambda: somebody)
-    directory.rename(demo_data.demo_directory())
+    directory.rename(demo_directory())
     assert settings_from(None).kafka.group == "tollgate"
 
 
 def test_a_link_is_no_demo(tmp_path: Path) -> None:
     """It may be another's, and lead anywhere."""
     demo_runs().rename(tmp_path / "elsewhere")
-    demo_data.demo_directory().symlink_to(tmp_path / "elsewhere")
+    demo_directory().symlink_to(tmp_path / "elsewhere")
     assert settings_from(None).kafka.group == "tollgate"
 
 

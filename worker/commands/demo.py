@@ -14,9 +14,9 @@ from worker.audit.report import LlmTotals
 from worker.commands.options import JsonOption, OutputOption, finite, more_help, new_app, writable_directory
 from worker.commands.output import errors, present
 from worker.commands.tables import Figures
-from worker.estimation.demo_data import demo_directory
 from worker.local import demo
-from worker.local.demo import DemoResult, Stage
+from worker.local.demo import DemoResult, Latency, Stage
+from worker.local.demo_directory import demo_directory
 
 Directory = Annotated[
     Path | None,
@@ -29,7 +29,7 @@ Directory = Annotated[
     ),
 ]
 Queries = Annotated[int, typer.Option(metavar="N", min=100, max=1_000_000, help="Number of queries to route.")]
-Rate = Annotated[float, typer.Option(metavar="N", callback=finite, min=1, help="Queries per second.")]
+Rate = Annotated[float, typer.Option(metavar="N", callback=finite, min=1, help="Queries per second in the burst.")]
 Workers = Annotated[int, typer.Option(metavar="N", min=1, max=4, help="Number of workers; they share 4 partitions.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the system running until Ctrl-C, for `tollgate send`.")]
 NoKill = Annotated[bool, typer.Option("--no-kill", help="Do not kill a worker.")]
@@ -56,8 +56,9 @@ def command(
     """Run the whole system on this machine and prove its books.
 
     The demo starts a Kafka broker on 127.0.0.1, builds an index from the past queries in the package, and starts
-    workers and an inference worker. It routes real queries, and kills one worker on the way. Then it checks that no
-    query was lost or routed twice and that all money is accounted for. At the end it stops everything.
+    workers and an inference worker. It routes real queries: the first 300 at 50 per second, which is a light load, then
+    the others in a burst, in which it kills one worker. Then it checks that no query was lost or routed twice and that
+    all money is accounted for. At the end it stops everything.
 
     With --keep the system runs on after the proof. `tollgate send` and `tollgate status` in another terminal find it.
     """
@@ -111,13 +112,25 @@ def show(console: Console, result: DemoResult) -> None:
         f"{result.quality / other - 1:+.0%} over {name} ({other:,.1f})" for name, other in result.rivals.items()
     )
     console.print(f"quality   {result.quality:,.1f} by {result.policy}: {rivals}, on the same queries and budgets")
-    timing = result.timing
-    killed = "" if timing.takeover_seconds is None else f"; SIGKILL: taken over after {timing.takeover_seconds} s"
-    console.print(
-        f"speed     {timing.queries_per_second:,.0f} queries/s; from produced to decided "
-        f"p50 {timing.p50_latency_ms} ms, p99 {timing.p99_latency_ms} ms{killed}"
-    )
+    _show_speed(console, result)
     _show_proof(console, result)
+
+
+def _show_speed(console: Console, result: DemoResult) -> None:
+    machine, timing = result.machine, result.timing
+    killed = "" if timing.takeover_seconds is None else f"; SIGKILL: taken over after {timing.takeover_seconds} s"
+    busy = "; other programs keep it busy, so times are longer" if machine.load > machine.cores / 2 else ""
+    console.print(f"machine   {machine.cores} cores, load {machine.load} when the demo started{busy}")
+    console.print(f"steady    {_latency(timing.steady)}: the latency of a light load")
+    console.print(
+        f"burst     {_latency(timing.burst)}: the latency of a full machine; "
+        f"{timing.decided_per_second:,.0f} decided/s{killed}"
+    )
+
+
+def _latency(latency: Latency) -> str:
+    figures = f"p50 {latency.p50_ms} ms, p99 {latency.p99_ms} ms"
+    return f"{latency.queries:,} queries at {latency.rate:g}/s, from produced to decided {figures}"
 
 
 def _accounts(result: DemoResult) -> Figures:

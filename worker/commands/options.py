@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from worker.contract.settings import Settings, load_settings
-from worker.estimation.demo_data import demo_directory, is_own
+from worker.local.demo_directory import demo_directory, is_own
 
 EXIT_CODES = {
     0: "done",

@@ -5,11 +5,7 @@ Made by deploy/make_demo_data.py; sources and licence are in NOTICE.
 
 from __future__ import annotations
 
-import os
-import stat
-import tempfile
 from importlib.resources import as_file, files
-from pathlib import Path
 
 import numpy as np
 
@@ -38,17 +34,3 @@ def split(history: History, live: int = LIVE_ROWS, seed: int = 0) -> tuple[Histo
     """Rows to build an index from, and `live` rows to route, drawn by `seed`."""
     order = np.random.default_rng(seed).permutation(len(history.ids))
     return history.rows(order[live:]), history.rows(order[:live])
-
-
-def demo_directory() -> Path:
-    """Where the running demo of this user keeps its settings, for `tollgate send` and the like."""
-    return Path(tempfile.gettempdir()) / f"tollgate-demo-{os.getuid()}"
-
-
-def is_own(directory: Path) -> bool:
-    """Whether it is a directory, no link to one, that belongs to this user: anybody may make one in /tmp."""
-    try:
-        found = directory.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

@@ -1,4 +1,4 @@
-"""The main job, whole and for real: a Kafka, workers of which one is killed, inference, real queries, and the proof."""
+"""The demo: a real Kafka, workers of which one is killed, inference, real queries, and the proof of the books."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from worker.estimation import demo_data, index
 from worker.estimation.history import History
 from worker.evaluation import scenario, simulate
 from worker.evaluation.baselines import at_random
-from worker.local.broker import Broker, running
+from worker.local.broker import FAST_START, Broker, running
+from worker.local.demo_directory import is_own
 from worker.local.follower import DecisionFollower
 from worker.local.load import LoadGenerator
 from worker.local.system import System
@@ -29,6 +30,8 @@ from worker.local.system import System
 PARTITIONS = 4
 MICROS_PER_USD = 1_000_000
 SETTLE_SECONDS = 120.0
+# A rate at which two cores are not full.
+STEADY_QUERIES, STEADY_RATE = 300, 50.0
 READ_AFTER_SECONDS = 0.25
 # In a directory that a demo made, and may delete.
 MARK = ".tollgate-demo"
@@ -36,7 +39,7 @@ MARK = ".tollgate-demo"
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """What the demo does. `rate` is queries a second; `kill` ends one worker with SIGKILL midway and restarts it."""
+    """The first queries come at STEADY_RATE a second, the others at `rate`. `kill`: a worker is killed in the burst."""
 
     queries: int = 2_000
     rate: float = 250.0
@@ -45,10 +48,15 @@ class DemoPlan:
     error_rate: float = 0.02
     kill: bool = True
 
+    @property
+    def steady(self) -> int:
+        """The number of queries before the burst."""
+        return min(STEADY_QUERIES, self.queries // 3)
+
 
 @dataclass(frozen=True)
 class Stage:
-    """Progress of one part of the demo: `done` of `total`, which may be unknown. `steps`: a step of getting ready."""
+    """Progress of one part of the demo: `done` of `total` (None: unknown). `steps`: it is a step of the start."""
 
     name: str
     done: int
@@ -59,21 +67,43 @@ class Stage:
 Tell = Callable[[Stage], None]
 
 
-class Timing(Struct, frozen=True):
-    """Of queries as a read_committed reader sees them: `latency_ms` percentiles before the kill, from produced to
-    decided; `takeover_seconds` from the kill until every partition decided new queries again (None: no kill)."""
+class Machine(Struct, frozen=True):
+    """The machine when the demo started. `load` is the mean number of running processes in the minute before."""
 
-    seconds: float
-    queries_per_second: float
-    p50_latency_ms: float
-    p99_latency_ms: float
+    cores: int
+    load: float
+
+
+class Latency(Struct, frozen=True):
+    """How long `queries` at `rate` a second took from produced to decided, as a read_committed reader sees them."""
+
+    queries: int
+    rate: float
+    p50_ms: float
+    p99_ms: float
+
+
+class Timing(Struct, frozen=True):
+    """`steady` is measured before the burst, `burst` from its start to the kill.
+
+    `decided_per_second` is that of the whole burst. `takeover_seconds` is the time from the kill until every partition
+    decided new queries again (None: no kill).
+    """
+
+    steady: Latency
+    burst: Latency
+    decided_per_second: float
     takeover_seconds: float | None
 
 
 class DemoResult(Struct, frozen=True):
-    """What the demo shows. `quality` sums the recorded scores of all answers; `rivals` are the same queries under the
-    same budgets, routed at random and by the paper's PORT, by the worker's own ledger rules."""
+    """`quality` is the sum of the recorded scores of all answers.
 
+    `rivals` are the same queries under the same budgets, routed at random and by the paper's PORT, as the worker's
+    ledger charges them.
+    """
+
+    machine: Machine
     policy: str
     quality: float
     rivals: dict[str, float]
@@ -86,7 +116,7 @@ def own_directory(directory: Path) -> Path:
 
     Raises FixSetting if the directory is not this user's, is in use, or holds files that are not a demo's.
     """
-    if os.path.lexists(directory) and not demo_data.is_own(directory):
+    if os.path.lexists(directory) and not is_own(directory):
         raise FixSetting(f"{directory} is no directory of yours; name another with --directory")
     if (found := running(directory / "kafka")) is not None:
         raise FixSetting(f"a demo is running in {directory} (Kafka is process {found[0]}): end it, or use --directory")
@@ -113,8 +143,9 @@ class Demo:
         self.past, drawn = demo_data.split(demo_data.load())
         self.live = drawn.rows(np.arange(plan.queries) % len(drawn.ids))
         self._tell = tell
-        self.broker = Broker(directory / "kafka")
+        self.broker = Broker(directory / "kafka", java_options=FAST_START)
         self.system = System(directory, self.broker)
+        self.machine = Machine(os.cpu_count() or 1, round(os.getloadavg()[0], 1))
         self.killed_at: float | None = None
 
     def __enter__(self) -> Demo:
@@ -146,7 +177,8 @@ class Demo:
         return settings
 
     def _prepare(self) -> Settings:
-        budgets_micros = scenario.budgets(self.past, self.live, scenario.Plan(), seed=0)
+        prior = index.load(self.system.directory / "index").prior
+        budgets_micros = scenario.budgets(self.past, self.live, scenario.Plan(), 0, prior)
         return self.system.prepare(
             self.past,
             dict(zip(self.live.llms, (budgets_micros / MICROS_PER_USD).tolist(), strict=True)),
@@ -163,31 +195,43 @@ class Demo:
         )
 
     def route(self, settings: Settings) -> Timing:
-        """Produce the queries, kill and restart a worker midway, and wait until every dispatch is answered."""
-        watch, load = DecisionFollower(settings), LoadGenerator(settings, self.live, self.plan.queries, self.plan.rate)
+        """Route some queries at a steady rate, then the others in a burst, until every dispatch is answered."""
+        follower, plan = DecisionFollower(settings), self.plan
+        steady = LoadGenerator(settings, self.live, plan.steady, min(STEADY_RATE, plan.rate))
+        self._decide(steady, follower, plan.steady)
         started = time.monotonic()
+        burst = LoadGenerator(settings, self.live, plan.queries - plan.steady, plan.rate, first=plan.steady)
+        self._decide(burst, follower, plan.queries)
+        seconds = time.monotonic() - started
+
+        def settling() -> None:
+            self._tell(Stage("dispatches answered", follower.dispatched - follower.open, follower.dispatched))
+            self._check_children()
+
+        follower.wait("every dispatch to be answered", lambda: follower.open == 0, SETTLE_SECONDS, settling)
+        settling()
+        follower.close()
+        return Timing(
+            steady=_latency(steady, follower),
+            burst=_latency(burst, follower, self.killed_at),
+            decided_per_second=round(burst.count / seconds, 1),
+            takeover_seconds=None if self.killed_at is None else round(_takeover(follower, self.killed_at), 2),
+        )
+
+    def _decide(self, load: LoadGenerator, follower: DecisionFollower, total: int) -> None:
+        """Produce a load and wait until `total` queries are decided."""
         load.start()
 
         def each() -> None:
-            self._tell(Stage("queries decided", len(watch.decided), self.plan.queries))
-            self._maybe_kill(len(watch.decided))
+            self._tell(Stage("queries decided", len(follower.decided), self.plan.queries))
+            self._maybe_kill(len(follower.decided))
             self._check_children()
 
-        watch.wait("every query to be decided", lambda: len(watch.decided) >= self.plan.queries, SETTLE_SECONDS, each)
+        follower.wait("every query to be decided", lambda: len(follower.decided) >= total, SETTLE_SECONDS, each)
         load.finish()
-        decided_in = time.monotonic() - started
-
-        def settling() -> None:
-            self._tell(Stage("dispatches answered", watch.dispatched - watch.open, watch.dispatched))
-            self._check_children()
-
-        watch.wait("every dispatch to be answered", lambda: watch.open == 0, SETTLE_SECONDS, settling)
-        settling()
-        watch.close()
-        return self._timing(load, watch, decided_in)
 
     def _maybe_kill(self, decided: int) -> None:
-        if self.plan.kill and self.killed_at is None and decided >= self.plan.queries // 2:
+        if self.plan.kill and self.killed_at is None and decided >= (self.plan.steady + self.plan.queries) // 2:
             self.killed_at = time.monotonic()
             self.system.workers[0].kill()
             self.system.workers[0].start()
@@ -196,25 +240,6 @@ class Demo:
         for child in self.system.processes.children:
             if not child.running:
                 raise CheckFailed(f"{child.name} ended with {child.exit_code}; its last lines:\n{child.tail()}")
-
-    def _timing(self, load: LoadGenerator, watch: DecisionFollower, seconds: float) -> Timing:
-        calm = [
-            (watch.decided[where] - sent) * 1000
-            for where, sent in load.sent.items()
-            if self.killed_at is None or watch.decided[where] < self.killed_at
-        ]
-        p50, p99 = np.percentile(calm, [50, 99]).round(1).tolist()
-        takeover = None if self.killed_at is None else round(self._takeover(watch, self.killed_at), 2)
-        return Timing(round(seconds, 2), round(len(watch.decided) / seconds, 1), p50, p99, takeover)
-
-    def _takeover(self, watch: DecisionFollower, killed_at: float) -> float:
-        """Until the partition that waited longest after the kill was decided on again."""
-        first: dict[int, float] = {}
-        for (partition, _), decided in watch.decided.items():
-            # What the killed worker had committed may be read a moment later.
-            if decided > killed_at + READ_AFTER_SECONDS:
-                first[partition] = min(decided, first.get(partition, decided))
-        return max(first.values(), default=killed_at) - killed_at
 
     def result(self, settings: Settings, timing: Timing) -> DemoResult:
         """Read the topics back, prove the books, and compare."""
@@ -230,7 +255,28 @@ class Demo:
         self._tell(Stage("routing the same at random and by PORT", 1, 2))
         rivals = rival_qualities(self.past, self.live, self.system.directory / "index")
         self._tell(Stage("done", 1, 1))
-        return DemoResult(settings.routing.policy, round(quality, 2), rivals, timing, report)
+        return DemoResult(self.machine, settings.routing.policy, round(quality, 2), rivals, timing, report)
+
+
+def _latency(load: LoadGenerator, follower: DecisionFollower, until: float | None = None) -> Latency:
+    """The latency of a load's queries that were decided before `until`."""
+    waits = [
+        (follower.decided[place] - sent) * 1000
+        for place, sent in load.sent.items()
+        if until is None or follower.decided[place] < until
+    ]
+    p50, p99 = np.percentile(waits, [50, 99]).round(1).tolist()
+    return Latency(load.count, load.rate, p50, p99)
+
+
+def _takeover(follower: DecisionFollower, killed_at: float) -> float:
+    """Seconds until the partition that waited longest after the kill decided again."""
+    first: dict[int, float] = {}
+    for (partition, _), decided in follower.decided.items():
+        # A reader may see the last commits of the killed worker a moment after the kill.
+        if decided > killed_at + READ_AFTER_SECONDS:
+            first[partition] = min(decided, first.get(partition, decided))
+    return max(first.values(), default=killed_at) - killed_at
 
 
 def rival_qualities(past: History, live: History, place: Path) -> dict[str, float]:

@@ -43,11 +43,11 @@ class LoadGenerator:
 
     def __init__(self, settings: Settings, history: History | Prompts, count: int, rate: float, first: int = 0) -> None:
         self.count = count
+        self.rate = rate
         self._first = first
         self.sent: dict[tuple[int, int], float] = {}
         self._settings = settings
         self._history = history
-        self._rate = rate
         self._failed: KafkaError | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -87,8 +87,8 @@ class LoadGenerator:
             if self._stopping.is_set():
                 break
             self._produce(producer, self._first + number)
-            if self._rate > 0:
-                self._pace(producer, started + number / self._rate)
+            if self.rate > 0:
+                self._pace(producer, started + number / self.rate)
             elif number % POLL_EVERY == 0:
                 producer.poll(0)
         producer.flush(FLUSH_SECONDS)
