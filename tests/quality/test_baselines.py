@@ -10,7 +10,7 @@ import pytest
 from worker.contract.errors import FixSetting
 from worker.estimation.estimator import Estimates
 from worker.evaluation.baselines import BatchSplit, Fixed, MirrorDescent, optimum
-from worker.evaluation.scenario import Plan, Scenario, arrival, budgets, divide
+from worker.evaluation.scenario import Plan, Scenario, arrival, best_spending, budgets, divide
 from worker.evaluation.simulate import play_ledger, play_paper
 
 
@@ -82,7 +82,9 @@ def test_who_is_served_under_each_rule(
 
 def test_budgets_are_the_cheapest_llm_times_the_plan(scenario: Scenario) -> None:
     """Split by sqrt(mean quality / mean cost) of history, a micro-dollar a head lost to rounding."""
-    once, twice = (budgets(scenario.past, scenario.live, Plan(budget=budget), 0) for budget in (1.0, 2.0))
+    once, twice = (
+        budgets(scenario.past, scenario.live, Plan(budget=budget), 0, scenario.estimator.prior) for budget in (1.0, 2.0)
+    )
     share = np.sqrt(scenario.past.quality.mean(axis=0) / scenario.past.cost_micros.mean(axis=0))
     cheapest = scenario.live.cost_micros.sum(axis=0).min()
     assert (once.tolist(), bool((np.abs(twice - 2 * once) <= 2).all())) == (
@@ -109,3 +111,19 @@ def test_orders_of_arrival(scenario: Scenario) -> None:
     source, hardest = (scenario.live.rows(arrival(scenario.live, order)) for order in ("source", "hardest-last"))
     means = hardest.quality.mean(axis=1)
     assert (source.categories, (np.diff(means) <= 0).all()) == (sorted(scenario.live.categories or []), True)
+
+
+SPENDING = {
+    "room for all": (100.0, [0.5, 5.0]),
+    "room for one dear answer": (5.5, [0.5, 5.0]),
+    "room for cheap answers alone": (1.0, [1.0, 0.0]),
+    "less than the cheapest": (0.6, [0.5, 0.0]),
+    "none": (0.0, [0.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize(("per_query", "expected"), SPENDING.values(), ids=SPENDING)
+def test_the_best_spending_of_one_total_budget(per_query: float, expected: list[float]) -> None:
+    """Two queries, LLMs of cost 1 and 10: the dear LLM is worth its price for the first query only."""
+    prior = Estimates(np.array([[0.5, 0.9], [0.4, 0.4]]), np.array([[1, 10], [1, 10]]), np.ones(2, dtype=np.float32))
+    assert best_spending(prior, per_query).tolist() == expected

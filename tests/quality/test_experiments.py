@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 from worker.commands.main import app
 from worker.contract.errors import FixSetting
+from worker.evaluation import plots
 from worker.evaluation.experiments import EXPERIMENTS
 from worker.evaluation.scenario import Plan
-from worker.evaluation.study import Finding, Study
+from worker.evaluation.scores import POLICIES
+from worker.evaluation.study import Finding, Point, Study
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +57,14 @@ def test_estimates_are_better_than_means_and_calibrated(found: Callable[[str], F
     finding = found("estimator")
     better = [float(row[4]) < float(row[3]) for row in finding.rows]
     points = finding.lines["estimates"]
-    assert (all(better), points[0][1] < 0.4, points[-1][1] > 0.7) == (True, True, True), points
+    assert (all(better), points[0].y < 0.4, points[-1].y > 0.7) == (True, True, True), points
 
 
 def test_larger_samples_find_the_same_prices(found: Callable[[str], Finding]) -> None:
     """The spread of prices over samples falls, and a fit on no numbers keeps the old prices."""
     finding = found("optimisation")
     points, gaps = finding.lines["priced"], column(finding, "gap")
-    assert (points[-1][1] < points[0][1], gaps["estimates that are no numbers"]) == (True, "prices kept")
+    assert (points[-1].y < points[0].y, gaps["estimates that are no numbers"]) == (True, "prices kept")
 
 
 def test_prices_can_be_relied_on(found: Callable[[str], Finding]) -> None:
@@ -83,6 +85,27 @@ def test_prices_are_worth_solving_again(found: Callable[[str], Finding]) -> None
     """More often is no worse than never, within a hundredth."""
     cells = column(found("resolve"), "priced")
     assert percent(cells["every 2.5%"]) >= percent(cells["never"]) - 1.0, cells
+
+
+def test_priced_is_above_every_llm_of_its_cost(found: Callable[[str], Finding]) -> None:
+    """At each budget, no LLM that costs less answers all queries clearly better; more budget gives more quality."""
+    finding = found("frontier")
+    curve, alone = finding.lines["priced"], [points[0] for points in finding.lines.values() if len(points) == 1]
+    for point in curve[1:]:
+        best = max(llm.y for llm in alone if llm.x <= point.x)
+        assert point.y > best - 0.01, (point, best)
+    assert curve[-1].y > curve[0].y + 0.02, curve
+
+
+def test_a_picture_shows_every_line_in_the_colour_of_its_policy(tmp_path: Path) -> None:
+    """A policy has one colour in all pictures, and its variants have it too."""
+    styles = {plots.style(name) for name in ("priced", "priced, observing")}
+    assert styles == {plots.STYLES["priced"]}
+    assert set(plots.STYLES) == {"reference", *POLICIES}, "a policy has no colour"
+    assert len({style.colour for style in plots.STYLES.values()}) == len(plots.STYLES), "two policies share a colour"
+    lines = {"an LLM": [Point(0.5, 0.4, 0.1, 0.1)], "priced": [Point(0.1, 0.3), Point(2.0, 0.6, y_error=0.1)]}
+    plots.draw_finding("made", Finding("made", (), [], lines, ("x", "y"), log_x=True), tmp_path)
+    assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_partitions_cost_quality(found: Callable[[str], Finding]) -> None:
@@ -155,25 +178,24 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_compares_policies(table: Path, tmp_path: Path) -> None:
-    """A table with each policy, the same as JSON, and the paper's pictures."""
+    """A table with each policy, the same as JSON, and one picture of it."""
     code, said = run(
         *(str(table), "--policy", "priced", "--policy", "random", "--seeds", "2", "--test", "120"),
         *("--output", str(tmp_path / "all.json"), "--plot", str(tmp_path / "pictures")),
     )
     policies = [one["policy"] for one in msgspec.json.decode((tmp_path / "all.json").read_bytes())["policies"]]
     drawn = {path.name for path in (tmp_path / "pictures").glob("*.png")}
-    assert (code, policies, drawn) == (
-        0,
-        ["reference", "priced", "random"],
-        {"budget.png", "queries.png", "observation.png"},
-    ), said
+    assert code == 0, said
+    assert policies == ["reference", "priced", "random"], said
+    assert drawn == {"policies.png"}, "the picture shows the table and nothing else"
 
 
 def test_the_command_runs_experiments(table: Path, tmp_path: Path) -> None:
     """By name, with their table as JSON."""
     code, said = run(str(table), "--experiment", "splits", "--seeds", "1", "--output", str(tmp_path / "found.json"))
     rows = msgspec.json.decode((tmp_path / "found.json").read_bytes())["splits"]["rows"]
-    assert (code, [row[0] for row in rows]) == (0, ["efficiency", "uniform", "cost", "quality", "random"]), said
+    assert code == 0, said
+    assert [row[0] for row in rows] == ["efficiency", "uniform", "cost", "quality", "random", "best"], said
 
 
 REFUSED = [

@@ -28,7 +28,7 @@ from worker.estimation import demo_data
 from worker.estimation.embedder import WORDLLAMA, embed_with
 from worker.estimation.history import History, read_table
 from worker.evaluation.experiments import EXPERIMENTS
-from worker.evaluation.plots import draw_finding, draw_paper
+from worker.evaluation.plots import draw_finding, draw_scores
 from worker.evaluation.scenario import Order, Plan, Split
 from worker.evaluation.scores import POLICIES, USUAL, Score, spreads
 from worker.evaluation.simulate import Rule
@@ -89,7 +89,10 @@ Embeddings = Annotated[
 Plot = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIRECTORY", help="Draw pictures into this directory.", callback=writable_directory, show_default=False
+        metavar="DIRECTORY",
+        help="Draw the table as a picture into this directory.",
+        callback=writable_directory,
+        show_default=False,
     ),
 ]
 Experiment = Annotated[
@@ -170,7 +173,7 @@ def _compare(study: Study, policies: list[str], json: bool, output: Path | None,
 
     present(_result(study, scores), json, output, show)
     if plot:
-        _followed(study, None, lambda: draw_paper(study, plot))
+        draw_scores(spreads(scores), plot)
 
 
 def _followed(study: Study, steps: int | None, work: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ from worker.estimation.features import Float64
 from worker.estimation.manifest import Manifest
 from worker.evaluation.scenario import Scenario
 from worker.evaluation.simulate import online, play_paper
-from worker.evaluation.study import Finding, Study, of_reference
+from worker.evaluation.study import Finding, Point, Study, of_reference
 
 BINS = 10
 SAMPLES = (50, 100, 250, 500, 1000)
@@ -47,7 +47,10 @@ def estimator(study: Study) -> Finding:
         for i, llm in enumerate(true.llms)
     ]
     columns = ("LLM", "quality", "estimated", "error of mean", "error", "cost µ$", "estimated", "log error", "covered")
-    lines = {"estimates": _calibration(quality.ravel(), true.quality.ravel()), "perfect": [(0.0, 0.0), (1.0, 1.0)]}
+    lines = {
+        "estimates": _calibration(quality.ravel(), true.quality.ravel()),
+        "perfect": [Point(0.0, 0.0), Point(1.0, 1.0)],
+    }
     title = "held-out estimates; error is root mean square, covered is the share of costs within the reservation"
     return Finding(title, columns, rows, lines, ("estimated quality", "true quality"))
 
@@ -102,7 +105,9 @@ def similarity(study: Study) -> Finding:
     note = f"estimates vary {spread:.0%} as much as those of queries"
     rows.append(("noise", f"{len(noise):,}", f"{drawn.similarity.mean():.2f}", note, ""))
     lines = {
-        "queries": [(float(value), share) for value, share in zip(np.quantile(near, DECILES), DECILES, strict=True)]
+        "queries": [
+            Point(float(value), share) for value, share in zip(np.quantile(near, DECILES), DECILES, strict=True)
+        ]
     }
     columns = ("nearest row is", "queries", "mean similarity", "quality error", "log cost error")
     return Finding("similarity to history", columns, rows, lines, ("similarity to the nearest row", "share of queries"))
@@ -132,7 +137,7 @@ def optimisation(study: Study) -> Finding:
         fits = [_solved(scenario, size, draw) for draw in range(DRAWS)]
         found = np.array([price for price, _, _ in fits])
         spread = float(np.median(found.std(axis=0)[found.any(axis=0)] / found.mean(axis=0)[found.any(axis=0)]))
-        line.append((float(size), spread))
+        line.append(Point(size, spread))
         rows.append(_fit_row(f"{DRAWS} samples of {size}", [fit for _, fit, _ in fits], [s for *_, s in fits], spread))
     live = play_paper(scenario, online(scenario, "priced", scenario.estimates))
     rows.append(_fit_row(f"live, {len(live.fits)} solutions", list(live.fits), [], None))
@@ -203,8 +208,8 @@ def _error(true: Float64, estimated: Float64 | float) -> float:
     return float(np.sqrt(np.mean((true - estimated) ** 2)))
 
 
-def _calibration(estimated: Float64, true: Float64) -> list[tuple[float, float]]:
+def _calibration(estimated: Float64, true: Float64) -> list[Point]:
     """Mean estimate and mean truth in each tenth of the estimates."""
     order = np.argsort(estimated, kind="stable")
     tenths = [rows for rows in np.array_split(order, BINS) if len(rows)]
-    return [(float(estimated[rows].mean()), float(true[rows].mean())) for rows in tenths]
+    return [Point(float(estimated[rows].mean()), float(true[rows].mean())) for rows in tenths]

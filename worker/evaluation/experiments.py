@@ -7,7 +7,7 @@ from collections.abc import Callable
 from worker.evaluation.diagnostics import additions, conditioning, estimator, optimisation, similarity
 from worker.evaluation.stress import failures, shift
 from worker.evaluation.study import Finding, Study
-from worker.evaluation.sweeps import arrivals, budget, llms, observation, partitions, queries, resolve, splits
+from worker.evaluation.sweeps import arrivals, budget, frontier, llms, observation, partitions, queries, resolve, splits
 
 EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "estimator": estimator,
@@ -15,6 +15,7 @@ EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "similarity": similarity,
     "optimisation": optimisation,
     "conditioning": conditioning,
+    "frontier": frontier,
     "budget": budget,
     "arrivals": arrivals,
     "queries": queries,

@@ -23,11 +23,12 @@ from worker.estimation.history import History
 from worker.estimation.neighbours import exact_nearest
 
 Order = Literal["random", "source", "hardest-last"]
-Split = Literal["efficiency", "uniform", "cost", "quality", "random"]
+Split = Literal["efficiency", "uniform", "cost", "quality", "random", "best"]
 ORDERS: tuple[Order, ...] = ("random", "source", "hardest-last")
-SPLITS: tuple[Split, ...] = ("efficiency", "uniform", "cost", "quality", "random")
+SPLITS: tuple[Split, ...] = ("efficiency", "uniform", "cost", "quality", "random", "best")
 PAPER_NEIGHBOURS = 5
 TEST_SHARE = 0.45
+PRICE_HALVINGS = 60
 
 
 @dataclass(frozen=True)
@@ -125,19 +126,49 @@ def arrival(live: History, order: Order) -> NDArray[np.int64]:
     return np.argsort(np.array(live.categories), kind="stable")
 
 
-def budgets(past: History, live: History, plan: Plan, seed: int) -> NDArray[np.int64]:
-    """Micro-dollars [M]: what the cheapest LLM costs for all queries, times `plan.budget`, split by `plan.split`."""
+def budgets(past: History, live: History, plan: Plan, seed: int, prior: Estimates) -> NDArray[np.int64]:
+    """Micro-dollars [M]: the cheapest LLM's cost for all queries times `plan.budget`, split by `plan.split`.
+
+    `prior` are estimates of a sample of history.
+    """
+    total = plan.budget * float(live.cost_micros.sum(axis=0).min())
+    shares = best_spending(prior, total / len(live.ids)) if plan.split == "best" else _shares(past, plan.split, seed)
+    split: NDArray[np.int64] = np.floor(shares / max(shares.sum(), 1e-9) * total).astype(np.int64)
+    return split
+
+
+def _shares(past: History, split: Split, seed: int) -> Float64:
     quality, cost = np.nanmean(past.quality, axis=0), np.nanmean(past.cost_micros, axis=0)
-    shares = {
+    shares: dict[Split, Float64] = {
         "efficiency": np.sqrt(quality / np.maximum(cost, 1e-9)),
         "uniform": np.ones(len(cost)),
         "cost": cost,
         "quality": quality,
         "random": np.random.default_rng(seed).random(len(cost)),
-    }[plan.split]
-    total = plan.budget * float(live.cost_micros.sum(axis=0).min())
-    split: NDArray[np.int64] = np.floor(shares / shares.sum() * total).astype(np.int64)
-    return split
+    }
+    return shares[split]
+
+
+def best_spending(prior: Estimates, per_query_micros: float) -> Float64:
+    """Micro-dollars per query that the best routing of `prior` under one total budget spends on each LLM, [M].
+
+    Each query goes to the LLM of the highest quality - price x cost. The price is the lowest that the budget allows.
+    """
+    high = float((prior.quality / np.maximum(prior.cost_micros, 1.0)).max())
+    if (spent := _spending(prior, 0.0)).sum() <= per_query_micros:
+        return spent
+    low = 0.0
+    for _ in range(PRICE_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _spending(prior, middle).sum() > per_query_micros else (low, middle)
+    return _spending(prior, high)
+
+
+def _spending(prior: Estimates, price: float) -> Float64:
+    score = prior.quality - price * prior.cost_micros
+    rows, chosen = np.arange(len(score)), score.argmax(axis=1)
+    cost = np.where(score[rows, chosen] > 0, prior.cost_micros[rows, chosen], 0.0)
+    return np.bincount(chosen, cost, score.shape[1]) / len(score)
 
 
 def make_scenario(past: History, live: History, plan: Plan, seed: int, neighbours: int | None = None) -> Scenario:
@@ -153,7 +184,7 @@ def assembled(estimator: Estimator, past: History, live: History, plan: Plan, se
         seed=seed,
         past=past,
         live=live,
-        budget_micros=budgets(past, live, plan, seed),
+        budget_micros=budgets(past, live, plan, seed, estimator.prior),
         estimator=estimator,
         estimates=estimator.estimate(live.embeddings, live.input_tokens),
         plain=paper_estimates(past, *estimator.nearest(live.embeddings, k)),
@@ -166,7 +197,8 @@ def assembled(estimator: Estimator, past: History, live: History, plan: Plan, se
 def replanned(scenario: Scenario, plan: Plan) -> Scenario:
     """The same queries and estimates under another plan. Of a scenario that was reordered, the order stays."""
     arrived = scenario.rows(arrival(scenario.live, plan.order))
-    return replace(arrived, plan=plan, budget_micros=budgets(scenario.past, scenario.live, plan, scenario.seed))
+    granted = budgets(scenario.past, scenario.live, plan, scenario.seed, scenario.estimator.prior)
+    return replace(arrived, plan=plan, budget_micros=granted)
 
 
 def built(past: History, seed: int, neighbours: int | None = None) -> Estimator:

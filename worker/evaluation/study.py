@@ -14,7 +14,7 @@ from msgspec import Struct
 from worker.estimation.history import History
 from worker.evaluation.baselines import Chooser
 from worker.evaluation.scenario import Plan, Scenario, divide, make_scenario, replanned
-from worker.evaluation.scores import Score, reference, score, scored, spreads
+from worker.evaluation.scores import Score, Spread, reference, score, scored, spreads
 from worker.evaluation.simulate import Outcome, Rule, play_paper
 
 REFERENCE = "reference"
@@ -47,6 +47,10 @@ class Study:
     def all_seeds(self) -> range:
         """The seeds of the draws."""
         return range(FIRST_SEED, FIRST_SEED + self.seeds)
+
+    def anew(self) -> Study:
+        """The same study without the scenarios that it has made, for another history or number of queries."""
+        return replace(self, _scenarios={}, _references={})
 
     def scenario(self, seed: int, plan: Plan | None = None) -> Scenario:
         """The scenario of one draw under `plan` (None: the study's)."""
@@ -83,17 +87,30 @@ class Study:
                 yield scored(scenario, policy, self.rule, against)
 
 
-Points = list[tuple[float, float]]
+class Point(Struct, frozen=True):
+    """A point of a picture. The errors are standard deviations over seeds; 0: none is drawn."""
+
+    x: float
+    y: float
+    x_error: float = 0.0
+    y_error: float = 0.0
+
+
+Lines = Mapping[str, Sequence[Point]]
 
 
 class Finding(Struct, frozen=True):
-    """A table of words and figures. `lines` are points (x, y) under their names, `axes` the names of x and y."""
+    """The table of an experiment, and the `lines` of its picture by name. `axes` are the names of x and y.
+
+    A line of one point is a dot with its name beside it. `log_x`: equal steps of x are equal factors.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-    lines: Mapping[str, Points] = {}
+    lines: Lines = {}
     axes: tuple[str, str] = ("", "")
+    log_x: bool = False
 
 
 def of_reference(study: Study, scenario: Scenario, chooser: Chooser) -> float:
@@ -101,26 +118,23 @@ def of_reference(study: Study, scenario: Scenario, chooser: Chooser) -> float:
     return float(play_paper(scenario, chooser).quality.sum() / study.reference(scenario).quality.sum())
 
 
-def relative(study: Study, policies: Sequence[str], plan: Plan) -> dict[str, tuple[float, float]]:
-    """Mean and deviation of each policy's quality as a share of the reference, over the study's seeds."""
-    found = spreads(study.scores(policies, plan))
-    return {spread.policy: (spread.mean.relative_quality, spread.deviation) for spread in found}
-
-
-def shares(found: Mapping[str, tuple[float, float]], policies: Sequence[str]) -> tuple[str, ...]:
-    """A cell for each policy: its share and the spread over seeds."""
-    return tuple(f"{found[policy][0]:.1%} ± {found[policy][1]:.1%}" for policy in policies)
-
-
 def compared(study: Study, title: str, what: str, plans: Mapping[Any, Plan], policies: Sequence[str]) -> Finding:
-    """These policies under each of these plans, named by words or numbers: a row for a plan, and where they are
-    numbers, a line for a policy."""
-    rows, lines = [], {policy: Points() for policy in policies}
+    """A table of these policies under each of these plans, `what` names the plans; a plan is a row.
+
+    If the plans are named by numbers, each policy is a line of the picture.
+    """
+    rows: list[tuple[str, ...]] = []
+    lines: dict[str, list[Point]] = {policy: [] for policy in policies}
     for name, plan in plans.items():
-        found = relative(study, policies, plan)
-        rows.append((str(name), *shares(found, policies)))
+        found = {spread.policy: spread for spread in spreads(study.scores(policies, plan))}
+        rows.append((str(name), *(share_of_reference(found[policy]) for policy in policies)))
         for policy in policies:
             if not isinstance(name, str):
-                lines[policy].append((name, found[policy][0]))
+                lines[policy].append(Point(name, found[policy].mean.relative_quality, y_error=found[policy].deviation))
     drawn = {policy: points for policy, points in lines.items() if points}
     return Finding(title, (what, *policies), rows, drawn, (what, "quality / reference"))
+
+
+def share_of_reference(spread: Spread) -> str:
+    """A cell: the quality as a share of the reference's, and its deviation over seeds."""
+    return f"{spread.mean.relative_quality:.1%} ± {spread.deviation:.1%}"

@@ -1,8 +1,8 @@
-"""Experiments that play policies under other plans than the usual one. Pure; each says in one line what it varies."""
+"""Experiments that play policies under changed plans. Pure. The first line of each experiment is its help."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from worker.core.policy import PricedPolicy, draw
 from worker.estimation.estimator import Estimates
 from worker.evaluation.scenario import ORDERS, SPLITS, Scenario
-from worker.evaluation.simulate import Online, online, play_paper
-from worker.evaluation.study import Finding, Points, Study, compared, of_reference
+from worker.evaluation.scores import play
+from worker.evaluation.simulate import Online, Outcome, online, play_paper, served
+from worker.evaluation.study import Finding, Point, Study, compared, of_reference
 
 FOUR = ("random", "batch-split", "port", "priced")
+FRONTIER_BUDGETS = 9
+RULE_NAMES = {"paper": "the paper's", "tollgate": "Tollgate's"}
 BUDGETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 QUERIES = (0.1, 0.25, 0.5, 1.0)
 OBSERVED = (0.01, 0.02, 0.025, 0.03, 0.04, 0.05)
@@ -24,14 +27,47 @@ LLMS = (2, 4, 6, 8, 12, 18)
 PARTITIONS = (1, 2, 4, 8, 16, 32, 64)
 
 
+def frontier(study: Study) -> Finding:
+    """Mean quality by cost: each LLM alone, and priced under rising budgets (the picture to decide by)."""
+    scenario = study.scenario(study.all_seeds[0])
+    cost = scenario.live.cost_micros.mean(axis=0)
+    rows, lines = [], dict[str, list[Point]]()
+    for llm in np.argsort(cost):
+        rows_of_llm = [served(each, np.full(each.queries, llm)) for each in study.scenarios()]
+        lines[scenario.live.llms[llm]] = [_cost_and_quality(rows_of_llm)]
+        rows.append((scenario.live.llms[llm], "", *_cells(rows_of_llm)))
+    lines["priced"] = []
+    for budget in np.geomspace(1.0, cost.max() / cost.min(), FRONTIER_BUDGETS).tolist():
+        plan = replace(study.plan, budget=budget, split="best")
+        routed = [play(each, "priced", study.rule) for each in study.scenarios(plan)]
+        lines["priced"].append(_cost_and_quality(routed))
+        rows.append(("priced", f"{budget * cost.min() / 1000:.3f}", *_cells(routed)))
+    columns = ("routing", "budget", "USD per 1,000 queries", "mean quality", "served")
+    title = f"quality by cost; the budget is USD per 1,000 queries, by {RULE_NAMES[study.rule]} rule"
+    return Finding(title, columns, rows, lines, ("USD per 1,000 queries", "mean quality"), log_x=True)
+
+
+def _cost_and_quality(outcomes: Sequence[Outcome]) -> Point:
+    """USD per 1,000 queries (micro-dollars a query are thousandths of it) and mean quality, with their deviations."""
+    cost = np.array([outcome.cost_micros.mean() / 1000 for outcome in outcomes])
+    quality = np.array([outcome.quality.mean() for outcome in outcomes])
+    return Point(float(cost.mean()), float(quality.mean()), float(cost.std()), float(quality.std()))
+
+
+def _cells(outcomes: Sequence[Outcome]) -> tuple[str, str, str]:
+    point = _cost_and_quality(outcomes)
+    share = np.mean([outcome.served / len(outcome.llm) for outcome in outcomes])
+    return f"{point.x:.3f} ± {point.x_error:.3f}", f"{point.y:.3f} ± {point.y_error:.3f}", f"{share:.1%}"
+
+
 def budget(study: Study) -> Finding:
-    """How quality grows with the budget (the paper's figure 2)."""
-    plans = {share: replace(study.plan, budget=share) for share in BUDGETS}
+    """Quality against the reference under rising budgets (the paper's figure 2)."""
+    plans = {str(share): replace(study.plan, budget=share) for share in BUDGETS}
     return compared(study, "budget, in costs of the cheapest LLM for all queries", "budget", plans, FOUR)
 
 
 def arrivals(study: Study) -> Finding:
-    """In which order queries come: at random, sorted by category, or the hardest last."""
+    """The order in which queries come: at random, sorted by category, or the hardest last."""
     orders = [order for order in ORDERS if order != "source" or study.history.categories is not None]
     return compared(
         study, "order of arrival", "order", {order: replace(study.plan, order=order) for order in orders}, FOUR
@@ -39,42 +75,37 @@ def arrivals(study: Study) -> Finding:
 
 
 def queries(study: Study) -> Finding:
-    """How quality depends on the number of queries (the paper's figure 3)."""
-    rows, lines = [], {policy: Points() for policy in FOUR}
+    """Quality by the number of queries (the paper's figure 3)."""
     whole = study.scenario(study.all_seeds[0]).queries
-    for share in QUERIES:
-        smaller = replace(
-            study, plan=replace(study.plan, test=max(2, round(whole * share))), _scenarios={}, _references={}
-        )
-        found = compared(smaller, "", "", {float(smaller.plan.test or 0): smaller.plan}, FOUR)
-        rows.append((f"{smaller.plan.test:,}", *found.rows[0][1:]))
+    numbers = [max(2, round(whole * share)) for share in QUERIES]
+    smaller = {number: replace(study.anew(), plan=replace(study.plan, test=number)) for number in numbers}
+    return _by_number("number of queries", "queries", smaller)
+
+
+def _by_number(title: str, what: str, studies: Mapping[int, Study]) -> Finding:
+    """FOUR policies in each of these studies, named by a number."""
+    rows: list[tuple[str, ...]] = []
+    lines: dict[str, list[Point]] = {policy: [] for policy in FOUR}
+    for number, study in studies.items():
+        found = compared(study, "", "", {number: study.plan}, FOUR)
+        rows.append((f"{number:,}", *found.rows[0][1:]))
         for policy in FOUR:
             lines[policy] += found.lines[policy]
-    return Finding("number of queries", ("queries", *FOUR), rows, lines, ("queries", "quality / reference"))
+    return Finding(title, (what, *FOUR), rows, lines, (what, "quality / reference"))
 
 
 def observation(study: Study) -> Finding:
-    """PORT by its observation fraction; priced with history's prior, and with random observation instead of it."""
-    rows, lines = [], {"port": Points(), "priced, observing": Points()}
+    """PORT by its observed share of queries; priced with history's prior, and with random observation instead."""
+    rows, lines = [], dict[str, list[Point]](port=[])
+    lines["priced, observing"] = []
     for share in OBSERVED:
-        plan = replace(study.plan, observe_share=share)
-        port = float(
-            np.mean(
-                [
-                    of_reference(study, scenario, online(scenario, "port", scenario.exact))
-                    for scenario in study.scenarios(plan)
-                ]
-            )
-        )
-        blind = float(
-            np.mean([of_reference(study, scenario, _unprepared(scenario, share)) for scenario in study.scenarios(plan)])
-        )
-        rows.append((f"{share:.1%}", f"{port:.1%}", f"{blind:.1%}"))
-        lines["port"].append((share, port))
-        lines["priced, observing"].append((share, blind))
-    prior = [
-        of_reference(study, scenario, online(scenario, "priced", scenario.estimates)) for scenario in study.scenarios()
-    ]
+        scenarios = study.scenarios(replace(study.plan, observe_share=share))
+        port = [of_reference(study, each, online(each, "port", each.exact)) for each in scenarios]
+        blind = [of_reference(study, each, _unprepared(each, share)) for each in scenarios]
+        rows.append((f"{share:.1%}", f"{np.mean(port):.1%}", f"{np.mean(blind):.1%}"))
+        for name, reached in (("port", port), ("priced, observing", blind)):
+            lines[name].append(Point(share, float(np.mean(reached)), y_error=float(np.std(reached))))
+    prior = [of_reference(study, each, online(each, "priced", each.estimates)) for each in study.scenarios()]
     rows.append(("none", "", f"{np.mean(prior):.1%} (on history's prior)"))
     title = "share of queries routed at random before the first prices"
     return Finding(title, ("observed", "port", "priced"), rows, lines, ("observed share", "quality / reference"))
@@ -122,30 +153,24 @@ def splits(study: Study) -> Finding:
 
 
 def llms(study: Study) -> Finding:
-    """From 2 LLMs to all of them, drawn anew by each seed (the paper's appendix)."""
-    rows, lines = [], {policy: Points() for policy in FOUR}
+    """From 2 LLMs, drawn at random, to all LLMs (the paper's appendix)."""
     every = len(study.history.llms)
+    fewer = {}
     for count in [*(count for count in LLMS if count < every), every]:
         chosen = np.sort(np.random.default_rng(count).permutation(every)[:count])
-        fewer = replace(study, history=study.history.columns(chosen.tolist()), _scenarios={}, _references={})
-        found = compared(fewer, "", "", {float(count): study.plan}, FOUR)
-        rows.append((str(count), *found.rows[0][1:]))
-        for policy in FOUR:
-            lines[policy] += found.lines[policy]
-    return Finding("number of LLMs", ("LLMs", *FOUR), rows, lines, ("LLMs", "quality / reference"))
+        fewer[count] = replace(study.anew(), history=study.history.columns(chosen.tolist()))
+    return _by_number("number of LLMs", "LLMs", fewer)
 
 
 def partitions(study: Study) -> Finding:
-    """Budgets split over partitions, each with prices of its own, against one lane for all."""
-    rows, line = [], Points()
+    """Budgets split over partitions with prices of their own, against one partition for all queries."""
+    rows, line = [], list[Point]()
     for count in PARTITIONS:
-        relative = float(np.mean([_in_parts(study, scenario, count) for scenario in study.scenarios()]))
-        line.append((count, relative))
-        rows.append((str(count), f"{relative:.1%}", f"{relative - line[0][1]:+.1%}"))
-    title = "queries and budgets split over partitions"
-    return Finding(
-        title, ("partitions", "priced", "against one"), rows, {"priced": line}, ("partitions", "quality / reference")
-    )
+        reached = [_in_parts(study, scenario, count) for scenario in study.scenarios()]
+        line.append(Point(count, float(np.mean(reached)), y_error=float(np.std(reached))))
+        rows.append((str(count), f"{line[-1].y:.1%}", f"{line[-1].y - line[0].y:+.1%}"))
+    title, columns = "queries and budgets split over partitions", ("partitions", "priced", "against one")
+    return Finding(title, columns, rows, {"priced": line}, ("partitions", "quality / reference"), log_x=True)
 
 
 def _in_parts(study: Study, scenario: Scenario, count: int) -> float:
