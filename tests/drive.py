@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from worker.contract.messages import Configuration, Decision, Deferred, Dispatch
+from worker.contract.codes import Rejection
+from worker.contract.messages import Configuration, Decision, Deferred, Dispatch, Ignored
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused
 from worker.core.router import Prior, Router
 from worker.core.snapshot import restore
@@ -28,6 +29,7 @@ PRIOR = Prior(
     np.array([[0.9, 0.6, 0.2], [0.8, 0.7, 0.5], [0.95, 0.4, 0.4]]), np.array([[900.0, 300.0, 50.0]]).repeat(3, 0)
 )
 QUERY = msgspec.Raw(msgspec.msgpack.encode({"text": "x"}))
+NOT_A_QUERY = Rejection("format", detail="0x67")
 CONFIGURATION = Configuration(
     llms=LLMS,
     budget_micros={"large": 20_000, "medium": 10_000, "small": 5_000},
@@ -122,7 +124,7 @@ class Drive:
         self.deferred: list[Deferred] = []
         self.decisions: list[Decision] = []
         self.refused: list[Refused] = []
-        self.unmatched: list[tuple[int, str]] = []
+        self.ignored: list[Ignored] = []
         self.router = Router(0, PRIOR)
         self.commit([Reconfigured(0, settings or config())])
 
@@ -137,7 +139,7 @@ class Drive:
         self.dispatches += effects.dispatches
         self.deferred += effects.deferred
         self.refused += effects.refused
-        self.unmatched += effects.unmatched
+        self.ignored += effects.ignored
         self.decisions += [decode(record) for _, record in effects.decisions]
         return effects
 
@@ -157,5 +159,6 @@ class Drive:
 
     def outcome(self) -> tuple[object, ...]:
         """Everything that must not depend on batches and crashes."""
-        outputs = self.dispatches, self.deferred, self.refused, self.unmatched
+        ignored = [(record.cause, record.code, record.dispatch_id) for record in self.ignored]
+        outputs = self.dispatches, self.deferred, self.refused, ignored
         return *outputs, self.router.ledger.accounts, self.router.prices

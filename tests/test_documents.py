@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 from pydantic import BaseModel
 
 from tests.test_repository import ROOT, text, tracked
 from worker.commands.main import VERBS, lazy
+from worker.contract.codes import DeferReason, FitCode, IgnoreCode, RejectCode, RemedyCode
 from worker.contract.errors import CheckBroker, CheckFailed, FixSetting, LeaveProcess
-from worker.contract.messages import DeferReason
+from worker.contract.messages import Cause
 from worker.contract.settings import Settings
 from worker.contract.topic_names import TopicNames
 from worker.core.alarms import MEANINGS
@@ -82,6 +83,15 @@ def test_the_reference_names_every_topic() -> None:
     page = named("topics-and-messages")
     assert topics - page == set()
     assert set(get_args(DeferReason)) - page == set()
+
+
+CODES = [RejectCode, IgnoreCode, RemedyCode, FitCode, get_type_hints(Cause)["kind"]]
+
+
+def test_the_reference_names_every_code() -> None:
+    """Each in a row of its own."""
+    page = text("docs/reference/codes.md")
+    assert {code for codes in CODES for code in get_args(codes) if f"| `{code}` |" not in page} == set()
 
 
 def test_every_page_can_be_reached() -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tests.drive import Drive
 from worker.audit.chain import DecisionRecord, decoded
-from worker.contract import codec
+from worker.contract import codec, dead_letters
+from worker.contract.codes import Reason
 from worker.contract.messages import Configuration, Decision
 from worker.contract.record import Headers, StoredRecord
 from worker.contract.topic_names import TopicNames
@@ -57,9 +58,9 @@ class Recorded(Drive):
         for deferred in effects.deferred:
             self._write(NAMES.deferred, deferred.query_id, codec.encode(deferred))
         for refused in effects.refused:
-            self._bury(refused.topic, refused.offset, refused.reason, refused.code)
-        for offset, reason in effects.unmatched:
-            self._bury(NAMES.completions, offset, reason, "unmatched")
+            self._bury(refused.topic, refused.offset, refused.rejection)
+        for ignored in effects.ignored:
+            self._bury(NAMES.completions, ignored.cause.number, ignored)
         for key, value in effects.decisions:
             self._write(NAMES.decisions, key, value)
         for key, row in effects.rows.items():
@@ -84,8 +85,8 @@ class Recorded(Drive):
                 return
         self._inputs[topic, offset] = record(topic, offset, None, value)
 
-    def _bury(self, topic: str, offset: int, reason: str, code: str) -> None:
-        letter = codec.dead_letter(record(topic, offset, None, b"{}"), reason, code, 1_000, 1_000)
+    def _bury(self, topic: str, offset: int, why: Reason) -> None:
+        letter = dead_letters.dead_letter(record(topic, offset, None, b"{}"), why, 1_000, 1_000)
         self.log[NAMES.dead_letters].append(
             record(NAMES.dead_letters, len(self.log[NAMES.dead_letters]), None, letter.value, letter.headers)
         )

@@ -14,7 +14,8 @@ from confluent_kafka import Producer
 from tests.drive import LLMS, PRIOR, config, query
 from tests.kafka.talk import Talk, enlarge
 from worker.audit import run_verify
-from worker.contract.messages import Rejected, Routed
+from worker.contract import dead_letters
+from worker.contract.messages import Cause, Rejected, Routed
 from worker.contract.settings import Settings
 from worker.core.events import Reconfigured, Ticked
 from worker.core.ledger import Ledger
@@ -64,9 +65,9 @@ def test_a_mass_expiry(lane: Settings) -> None:
 
 
 ENORMOUS = [
-    (None, [("h", b"x" * 4_000_000)], ("headers", None, {"tollgate.dropped.headers": b"1"})),
-    (None, [(f"h{n}", b"x" * 400) for n in range(10_000)], ("headers", None, {"tollgate.dropped.headers": b"9882"})),
-    (b"k" * 4_000_000, [("h", b"v")], ("headers", 24_576, {"tollgate.truncated.key.bytes": b"4000000"})),
+    (None, [("h", b"x" * 4_000_000)], ("4000011", None, {"tollgate.dropped.headers": "1"})),
+    (None, [(f"h{n}", b"x" * 400) for n in range(10_000)], ("4148890", None, {"tollgate.dropped.headers": "9882"})),
+    (b"k" * 4_000_000, [("h", b"v")], ("4000012", 24_576, {"tollgate.truncated.key.bytes": "4000000"})),
 ]
 
 
@@ -82,17 +83,20 @@ def test_enormous_headers_and_keys(system: System, prepare: Prepare, rows: Rows)
         talk.query(pack(query_of(rows[1], number)), key=key, headers=headers)
     rejected = talk.wait_decisions(Rejected, len(ENORMOUS))
     talk.wait_decisions(Routed, len(ENORMOUS))
-    letters = [(letter.key and len(letter.key), dict(letter.headers)) for letter in talk.letters()]
-    said = [
-        (
-            headers["__connect.errors.exception.class.name"].decode().removeprefix("tollgate."),
-            key,
-            {name: value for name, value in headers.items() if name.startswith("tollgate.")},
-        )
-        for key, headers in letters
-    ]
-    assert ([d.offset for d in rejected], said) == ([1, 3, 5], [expected for _, _, expected in ENORMOUS])
-    assert (run_verify.verify(settings).findings, [worker.running for worker in system.workers]) == ([], [True])
+    assert [decision.cause for decision in rejected] == [Cause("queries", offset) for offset in (1, 3, 5)]
+    assert {(decision.code, decision.limit) for decision in rejected} == {("headers", most)}
+    letters = talk.letters()
+    cut = [_cut(dead_letters.added_headers(letter)) for letter in letters]
+    keys = [letter.key and len(letter.key) for letter in letters]
+    said = list(zip([decision.detail for decision in rejected], keys, cut, strict=True))
+    assert said == [expected for _, _, expected in ENORMOUS]
+    assert run_verify.verify(settings).findings == []
+    assert [worker.running for worker in system.workers] == [True]
+
+
+def _cut(headers: dict[str, str]) -> dict[str, str]:
+    """The headers that say what was cut."""
+    return {name: said for name, said in headers.items() if name.startswith(("tollgate.truncated", "tollgate.dropped"))}
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
@@ -171,7 +175,7 @@ def test_header_names_that_are_not_utf8(system: System, prepare: Prepare, rows: 
     system.start_workers(1)
     talks[0].query(good[0])
     talks[0].wait_decisions(Routed, 4)
-    rejected = [decision.offset for decision in talks[0].wait_decisions(Rejected, 42)]
+    rejected = [decision.cause.number for decision in talks[0].wait_decisions(Rejected, 42)]
     assert (rejected, routed) == ([*range(1, 41), 42, 44], [[0, 41, 43], [0, 1]])
     assert all("tollgate.unreadable.headers" in found and "good" not in found for found in names)
     assert run_verify.verify(settings).findings == []

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tests.contract.fixtures import partition_of
 from worker.contract import codec
+from worker.contract.messages import Query
 from worker.contract.settings import Settings
 from worker.estimation.history import History
 from worker.kafka.reader import KafkaReader
@@ -29,12 +30,14 @@ def test_produce(system: System, prepare: Callable[..., Settings], rows: tuple[H
         for record in KafkaReader(settings).read_partition(settings.topics.queries, partition)
     ]
     limits = settings.limits
-    found = [codec.decode_query(record.value, limits.max_query_bytes, limits.max_nesting) for record in records]
+    decoded = [codec.decode_query(record.value, limits.max_query_bytes, limits.max_nesting) for record in records]
+    found = [query for query in decoded if isinstance(query, Query)]
     wanted = {
         id_: row.astype("<f2").tobytes() for id_, row in zip(rows[1].ids[:COUNT], rows[1].embeddings, strict=False)
     }
     told = f"{COUNT} queries on {settings.topics.queries}\n"
-    assert (done.stdout, {query.id: query.embedding for query in found}) == (told, wanted)
+    sent = {query.id: query.embedding for query in found}
+    assert (done.stdout, sent) == (told, wanted)
     assert len(found) == COUNT
     assert [record.key for record in records] == [str(query.id).encode() for query in found]
     partitions = [partition_of(str(query.id), settings.kafka.partitions) for query in found]

@@ -14,10 +14,13 @@ import numpy as np
 
 from tests.simulation.reading import TOPICS, proven, replayed
 from worker.contract import codec
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import (
     Account,
+    Cause,
     Checkpoint,
     Closed,
+    Completion,
     Configuration,
     Configured,
     Decision,
@@ -104,16 +107,18 @@ class Auditor:
             case Routed():
                 self._routed(partition, books, decision)
             case Rejected():
-                self._input(partition, books, decision.topic, decision.offset)
+                self._input(partition, books, decision.cause)
             case Closed():
                 self._closed(partition, books, decision)
             case Ignored():
-                self._input(partition, books, "completions", decision.offset)
+                self._input(partition, books, decision.cause)
             case Checkpoint():
                 self._checkpoint(books, decision)
 
-    def _input(self, partition: int, books: Books, topic: str, offset: int) -> None:
+    def _input(self, partition: int, books: Books, cause: Cause) -> None:
         """An input record has its first decision record; every committed one before it must have had one."""
+        topic, offset = cause.kind, cause.number
+        require(topic in ("queries", "completions"), f"partition {partition}: {cause} is not an input record")
         done = books.queries if topic == "queries" else books.completions
         applied = books.offsets.queries if topic == "queries" else books.offsets.completions
         require(offset > applied, f"{topic}/{partition}: offset {offset} is decided after {applied}")
@@ -127,15 +132,16 @@ class Auditor:
 
     def _routed(self, partition: int, books: Books, routed: Routed) -> None:
         if routed.attempt == 1:
-            self._input(partition, books, "queries", routed.offset)
+            require(routed.cause == Cause("queries", routed.offset), f"{routed} follows from another query")
+            self._input(partition, books, routed.cause)
         else:
-            before = f"{partition}-{routed.offset}-{routed.attempt - 1}"
+            before = str(DispatchId(partition, routed.offset, routed.attempt - 1))
             require(before in books.closed, f"{routed}, but {before} is not closed")
         require(routed.prices == books.prices, f"partition {partition}: {routed} is not at the prices in force")
         _check_choice(books, routed)
         if routed.llm is None:
             return
-        dispatch_id = f"{partition}-{routed.offset}-{routed.attempt}"
+        dispatch_id = str(DispatchId(partition, routed.offset, routed.attempt))
         require(dispatch_id not in books.closed and dispatch_id not in books.open, f"{dispatch_id} is dispatched twice")
         require(routed.query_id not in {other.query_id for other in books.open.values()}, f"{routed}: already open")
         books.open[dispatch_id] = routed
@@ -152,13 +158,16 @@ class Auditor:
         old = books.accounts[closed.llm]
         reserved, spent = old.reserved_micros - closed.reserved_micros, old.spent_micros + closed.spent_micros
         books.accounts[closed.llm] = _account(old.budget_micros, reserved, spent)
-        if closed.offset is not None:
-            self._input(partition, books, "completions", closed.offset)
+        if closed.cause.kind == "completions":
+            self._input(partition, books, closed.cause)
             self._check_charge(partition, closed)
+        else:
+            require(closed.outcome == "expired", f"{closed}: no completion settled it")
 
     def _check_charge(self, partition: int, closed: Closed) -> None:
-        record = next(self.log.read((TOPICS.completions, partition), closed.offset or 0))
+        record = next(self.log.read((TOPICS.completions, partition), closed.cause.number))
         said = codec.decode_completion(record.value, 100_000, 64, 10**12)
+        assert isinstance(said, Completion), f"{closed} answers {said}"
         require((said.dispatch_id, said.llm) == (closed.dispatch_id, closed.llm), f"{closed} answers {said}")
         if said.cost_micros is not None:
             require(said.cost_micros == closed.spent_micros, f"{closed}, but {said}")
@@ -171,7 +180,7 @@ class Auditor:
     def _check_messages(self, partition: int, decisions: list[Decision], topics: dict[str, list[StoredRecord]]) -> None:
         """Dispatches, deferred queries and dead letters are those of the decision records, one for one."""
         routed = [decision for decision in decisions if isinstance(decision, Routed)]
-        wanted = {f"{partition}-{r.offset}-{r.attempt}": (r.llm, r.reserved_micros) for r in routed if r.llm}
+        wanted = {str(DispatchId(partition, r.offset, r.attempt)): (r.llm, r.reserved_micros) for r in routed if r.llm}
         sent = [
             codec.decode_dispatch(r.value or b"") for topic in topics if "dispatch." in topic for r in topics[topic]
         ]
@@ -187,11 +196,7 @@ class Auditor:
         said = [(d.origin.offset, d.attempt, d.reason) for d in deferred]
         require(said == [(r.offset, r.attempt, r.reason) for r in routed if r.llm is None], f"deferred {said}")
         dead = sorted(_dead_letter_origin(record) for record in topics.get(TOPICS.dead_letters, []))
-        refused = sorted(
-            (d.topic if isinstance(d, Rejected) else "completions", d.offset)
-            for d in decisions
-            if isinstance(d, Rejected | Ignored)
-        )
+        refused = sorted((d.cause.kind, d.cause.number) for d in decisions if isinstance(d, Rejected | Ignored))
         require(dead == refused, f"partition {partition}: dead letters {dead}, decided {refused}")
 
     def _check_ledger(self, partition: int, books: Books, topics: dict[str, list[StoredRecord]]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from structlog.testing import capture_logs
 
-from tests.drive import LLMS, PRIOR, config, query
+from tests.drive import LLMS, NOT_A_QUERY, PRIOR, config, query
 from tests.simulation.broker import Broker, SimulatedProducer, SimulatedReader
 from tests.simulation.process import METRICS, settings_for
 from worker.contract.errors import CheckBroker, LeaveProcess
@@ -163,7 +163,7 @@ def test_a_refused_record_is_a_dead_letter_once() -> None:
     partition = Partition()
     owner = partition.owner()
     record = StoredRecord("queries", 0, 0, 0, b"key", b"nonsense", ())
-    refused = Refused("queries", 0, 0, "no map", "format")
+    refused = Refused("queries", 0, 0, NOT_A_QUERY)
     owner.commit([*inputs(START), Input(refused, record)])
     owner.commit([Input(refused, record)])
     [letter] = partition.log.read(("dead-letters", 0))

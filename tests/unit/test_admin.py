@@ -9,10 +9,11 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
 
-from worker.contract import codec
+from worker.contract import codec, dead_letters, sentences
+from worker.contract.codes import Rejection, Remedy
 from worker.contract.errors import CheckBroker
-from worker.contract.messages import Deferred, Dispatch, Origin
-from worker.contract.record import Headers, StoredRecord
+from worker.contract.messages import Deferred, Dispatch, Origin, Query
+from worker.contract.record import Headers, StoredRecord, header_bytes
 from worker.contract.settings import MAX_JSON_QUERY_BYTES, KafkaSettings, LimitSettings, Settings
 from worker.kafka import admin, clients
 from worker.kafka.clients import MAX_MESSAGE_BYTES
@@ -30,7 +31,7 @@ LIMITS = [
 
 def size(key: bytes | str | None, value: bytes | None, headers: Headers) -> int:
     """What a record takes up, at most."""
-    own = sum(codec.HEADER_LENGTHS_BYTES + len(name) + len(said or b"") for name, said in headers)
+    own = sum(map(header_bytes, headers))
     return BATCH_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + own
 
 
@@ -51,11 +52,16 @@ def test_what_is_accepted_can_be_published(changes: dict[str, int]) -> None:
     record = growing(limits)
     codec.check_headers(record, limits.max_header_bytes)
     query = codec.decode_query(record.value, limits.max_query_bytes, limits.max_nesting)
+    assert isinstance(query, Query), query
     raw, name, origin = codec.query_payload(record.value, query), query.id or "", Origin(1_000, 10**12)
     dispatch = codec.encode(Dispatch("1000-9-9", name, "a" * 249, origin, 9, 2**60, 0.1, 2**60, 0.1, 2**60, raw))
-    deferred = codec.encode(Deferred(name, origin, 9, "exhausted", "b" * 2_000, "a" * 249, 0.1, raw))
+    lacking = Remedy("raise_budget", {f"{number}{name}": 2**60 for number in range(5)})
+    text = sentences.deferral("exhausted", lacking)
+    deferred = codec.encode(Deferred(name, origin, 9, "exhausted", lacking, "a" * 249, 0.1, text, raw))
     huge = StoredRecord("q" * 249, 0, 0, 0, b"k" * 10**7, b"v" * 10**7, [("h", b"x" * 100)] * 50_000)
-    letter = codec.dead_letter(huge, "r" * 4_500, "code", limits.max_dead_letter_bytes, limits.max_header_bytes)
+    letter = dead_letters.dead_letter(
+        huge, Rejection("unknown_field", 2**60, "𝛌" * 100), limits.max_dead_letter_bytes, limits.max_header_bytes
+    )
     passed = codec.outgoing_headers(record.headers)
     sizes = {
         names.dispatch("a"): size("1000-9-9", dispatch, passed),
@@ -86,7 +92,9 @@ def test_a_dispatch_in_json_can_be_published(element: bytes, largest: int) -> No
     settings = Settings(llms=SETTINGS.llms, limits=limits, kafka=kafka)
     count = (largest - 1_000) // len(element)
     body = b"\x81\xa4body\x81\xa1a\xdd" + count.to_bytes(4, "big") + element * count
-    query = codec.query_payload(body, codec.decode_query(body, largest, 64))
+    decoded = codec.decode_query(body, largest, 64)
+    assert isinstance(decoded, Query), f"{decoded}"
+    query = codec.query_payload(body, decoded)
     value = codec.encode_dispatch(
         Dispatch("1000-9-9", "q" * 256, "a" * 249, Origin(1_000, 10**12), 9, 2**60, 0.1, 2**60, 0.1, 2**60, query),
         "json",

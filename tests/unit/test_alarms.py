@@ -12,7 +12,8 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.drive import LLMS, PRIOR, QUERY, Drive, completion, config, query
-from worker.contract.messages import Closed, Dispatch, Fit, Origin
+from worker.contract import sentences
+from worker.contract.messages import Cause, Closed, Dispatch, Fit, Origin
 from worker.core import alarms
 from worker.core.drift import Drift
 from worker.estimation.manifest import Manifest
@@ -83,8 +84,8 @@ def test_a_budget_that_is_gone_early() -> None:
 def test_prices_that_were_not_adopted() -> None:
     """What the fit says is what the alarm says."""
     drive = driven(budgets(2 * WINDOW))
-    drive.router.pricing.fit = Fit("kept", 0.0, 1.0, 3, "kept: abnormal termination")
-    assert alarms.of_lane(drive.router) == [alarms.Alarm("fit_kept", "kept: abnormal termination")]
+    drive.router.pricing.fit = Fit("kept", 0.0, 1.0, 3, "line_search")
+    assert alarms.of_lane(drive.router) == [alarms.Alarm("fit_kept", sentences.fit("line_search"))]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,9 @@ def answered(
     dispatch_id: str, cost_micros: int, quality: float, basis: Literal["cost", "reservation"] = "cost"
 ) -> Closed:
     """A reservation that this answer settled."""
-    return Closed(b"", 1, 0, dispatch_id, "q", "large", "settled", 120, cost_micros, basis, quality=quality)
+    return Closed(
+        b"", Cause("completions", 0), 1, dispatch_id, "q", "large", "settled", 120, cost_micros, basis, quality=quality
+    )
 
 
 def answers(count: int, cost_micros: int, quality: float) -> Drift:

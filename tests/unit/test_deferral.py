@@ -1,4 +1,4 @@
-"""What a deferred query is told: what would change it, and which LLM was the best."""
+"""A deferred query has a remedy, and names the best LLM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.drive import LLMS
-from worker.contract.messages import Routed
+from worker.contract.codes import Remedy
+from worker.contract.messages import Cause, Routed
 from worker.core.deferral import best, remedy
 
 
@@ -19,22 +20,26 @@ def routed(**changes: Any) -> Routed:
         "prices": (0.001, 0.0, 0.001),
     }
     fields |= {"llm": None, "reason": "priced_out", "attempt": 1}
-    return Routed(prev=b"", at_ms=0, query_id="q", offset=0, **{**fields, **changes})
+    return Routed(prev=b"", cause=Cause("queries", 0), at_ms=0, query_id="q", offset=0, **{**fields, **changes})
 
 
 REMEDIES = [
-    ("duplicate", {}, "complete or expire the dispatch that is open under this id"),
-    ("expired", {}, "a later deadline_ms"),
-    ("exhausted", {"skipped": ("large", "small")}, "budget for large, small"),
-    ("priced_out", {}, "lower prices: more budget, or fewer queries"),
-    ("failed", {"quality": [], "attempt": 2}, "send it again: it has left its topic"),
-    ("failed", {"attempt": 3}, "send it again: 2 attempts failed"),
+    ("duplicate", {}, Remedy("close_dispatch")),
+    ("expired", {}, Remedy("later_deadline")),
+    (
+        "exhausted",
+        {"skipped": ("large", "small"), "lacking_micros": (5, 7)},
+        Remedy("raise_budget", {"large": 5, "small": 7}),
+    ),
+    ("priced_out", {}, Remedy("lower_prices")),
+    ("failed", {"quality": [], "attempt": 2}, Remedy("send_again")),
+    ("failed", {"attempt": 3}, Remedy("send_again")),
 ]
 
 
 @pytest.mark.parametrize(("reason", "changes", "expected"), REMEDIES)
-def test_a_remedy_is_named(reason: str, changes: dict[str, Any], expected: str) -> None:
-    """For each reason."""
+def test_a_remedy_is_named(reason: str, changes: dict[str, Any], expected: Remedy) -> None:
+    """Each reason has its remedy; a lack of budget is told for each LLM."""
     assert remedy(routed(reason=reason, **changes)) == expected
 
 

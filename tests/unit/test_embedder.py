@@ -44,10 +44,10 @@ def test_an_embedding_is_a_unit_vector_or_has_a_problem(embedder: WordLlamaEmbed
 
 
 def test_nothing_is_no_text(embedder: WordLlamaEmbedder) -> None:
-    """An empty text has the problem `no_text`, another text has no problem."""
+    """An empty text has the problem `empty_text`, another text has no problem."""
     _, (problem, fine) = embedder.embed(["", "hello"])
     assert problem is not None
-    assert problem.code == "no_text"
+    assert problem.code == "empty_text"
     assert fine is None
 
 

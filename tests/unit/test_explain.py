@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.drive import LLMS, Drive, completion, config, query
+from tests.drive import LLMS, NOT_A_QUERY, Drive, completion, config, query
 from tests.topics import decided
 from tests.unit.test_verify import story
 from worker.audit.explain import Attempt, Explanation, Search
+from worker.contract import sentences
 from worker.contract.messages import Checkpoint, Decision, Routed
 from worker.core.events import Reconfigured, Refused
 
@@ -190,8 +191,8 @@ def test_each_query_that_came_under_an_id_is_told() -> None:
 
 def test_a_dead_letter_is_named_with_its_reason() -> None:
     """By partition and offset, for an id was never read."""
-    drive = Drive().run([query(0), Refused("queries", 1, 200, "not a query", "format")])
-    assert explained(drive.decisions, "0-1") == [Explanation("0-1", 0, 1, refused="not a query")]
+    drive = Drive().run([query(0), Refused("queries", 1, 200, NOT_A_QUERY)])
+    assert explained(drive.decisions, "0-1") == [Explanation("0-1", 0, 1, refused=sentences.reason(NOT_A_QUERY))]
 
 
 def test_the_index_is_the_one_in_force_at_the_decision() -> None:

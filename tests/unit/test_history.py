@@ -117,7 +117,7 @@ def test_an_empty_cell_that_is_needed(tmp_path: Path, columns: dict[str, list[st
 def test_a_prompt_that_nothing_can_be_made_of(tmp_path: Path) -> None:
     """A text that cannot be embedded is refused by its row."""
     file = written(tmp_path, GOOD + '"q4","",1,1\n')
-    with pytest.raises(FixSetting, match=r"^history: row 4: text: holds nothing that can be embedded"):
+    with pytest.raises(FixSetting, match=r"^history: row 4: the text has nothing that can be embedded"):
         read_table(file, embed=embed_with(WORDLLAMA))
 
 

@@ -10,23 +10,26 @@ import pytest
 
 from tests.drive import completion, config, query
 from tests.topics import NAMES, record
+from worker.audit.decision_events import IgnoredCompletion
 from worker.audit.input_check import OTHER_CEILINGS, OTHER_LIMITS, OTHER_PRICES, Originals
 from worker.audit.inputs import Stream
 from worker.audit.mismatch import Mismatch
 from worker.contract import codec
+from worker.contract.codes import Rejection
 from worker.contract.messages import Completion, Query
 from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord
-from worker.contract.rejections import NO_EMBEDDING, NO_TEXT
+from worker.contract.rejections import EMPTY_TEXT, NO_EMBEDDING, NO_TEXT
 from worker.contract.settings import LimitSettings
-from worker.contract.token_costs import PriceList, Unknown
+from worker.contract.token_costs import PriceList
 from worker.core.events import Arrived, Completed, Event, Refused
 
 LIMITS = LimitSettings()
 PRICES = {"large": PriceList(Decimal(2), Decimal(4)), "small": None}
 GARBAGE = b"garbage"
-LENGTH = "embedding: 8 bytes, but the index has 3 numbers, as float16 (6 bytes) or float32 (12 bytes)"
-ZEROS = "embedding: all zeros point nowhere"
-REASON = "the first byte is 0x67: neither a MessagePack map nor a JSON object"
+FORMAT = Rejection("format", detail="0x67")
+LENGTH = Rejection("embedding_dimension", 3, "8")
+ZEROS = Rejection("embedding_zero")
+OTHER = Rejection("missing_field", detail="id")
 
 
 def stream(records: list[StoredRecord], oldest: int = 0) -> Stream:
@@ -61,41 +64,53 @@ def told(**changes: object) -> bytes:
     return codec.encode(Completion(**{**said, "quality": 1.0, **changes}))
 
 
+def ignored(llm: str) -> IgnoredCompletion:
+    """A completion that was ignored, as its decision tells of it."""
+    return IgnoredCompletion(0, 0, "0-0-1", llm, ok=True, cost_micros=100, basis="cost")
+
+
 ANSWER = completion(0, "0-0-1", "large")
 BY_USAGE = completion(0, "0-0-1", "large", basis="usage")
 OF_UNKNOWN_COST = completion(0, "0-0-1", "large", basis="none", cost_micros=None)
-NO_TOKENS = Unknown("usage names no input and output tokens that are known here")
 QUERIES = [
     ("the same", query(0), asked(), None),
     ("another id", query(0), asked(id="q1"), ("query_id", "q0", "q1")),
     ("no id", query(0, query_id="0-0"), asked(id=None), None),
     ("another deadline", query(0), asked(deadline_ms=9), ("query_deadline_ms", None, 9)),
-    ("no query", query(0), GARBAGE, ("query", "routed", f"a dead letter: {REASON}")),
+    ("no query", query(0), GARBAGE, ("query", "routed", FORMAT)),
     ("not there", query(1), asked(), ("offset", 1, None)),
-    ("refused for what it is", Refused("queries", 0, 0, REASON, ""), GARBAGE, None),
-    ("refused for another reason", Refused("queries", 0, 0, "so", ""), GARBAGE, ("reason", "so", REASON)),
+    ("refused for what it is", Refused("queries", 0, 0, FORMAT), GARBAGE, None),
+    ("refused for another reason", Refused("queries", 0, 0, OTHER), GARBAGE, ("rejection", OTHER, FORMAT)),
+    ("refused for nothing", Refused("queries", 0, 0, OTHER), asked(), ("rejection", OTHER, None)),
+    ("refused without an embedding", Refused("queries", 0, 0, NO_EMBEDDING), asked(), None),
+    ("refused without a text", Refused("queries", 0, 0, NO_TEXT), asked(text=None), None),
+    ("refused for a blank text", Refused("queries", 0, 0, NO_TEXT), asked(text=" "), None),
+    ("refused for an empty text", Refused("queries", 0, 0, EMPTY_TEXT), asked(), None),
     (
-        "refused for nothing",
-        Refused("queries", 0, 0, "so", ""),
-        asked(),
-        ("reason", "so", "a query that can be routed"),
+        "refused for an empty text that it has not",
+        Refused("queries", 0, 0, EMPTY_TEXT),
+        asked(text=None),
+        ("rejection", EMPTY_TEXT, None),
     ),
-    ("refused without an embedding", Refused("queries", 0, 0, str(NO_EMBEDDING), ""), asked(), None),
-    ("refused without a text", Refused("queries", 0, 0, str(NO_TEXT), ""), asked(text=None), None),
-    ("refused for a wrong length", Refused("queries", 0, 0, LENGTH, ""), asked(embedding=bytes(8)), None),
-    ("refused for zeros", Refused("queries", 0, 0, ZEROS, ""), asked(embedding=bytes(8)), None),
+    ("refused for a wrong length", Refused("queries", 0, 0, LENGTH), asked(embedding=bytes(8)), None),
+    (
+        "refused for another length",
+        Refused("queries", 0, 0, LENGTH),
+        asked(embedding=bytes(10)),
+        ("rejection", LENGTH, None),
+    ),
+    ("refused for zeros", Refused("queries", 0, 0, ZEROS), asked(embedding=bytes(8)), None),
     (
         "refused for zeros that it has not",
-        Refused("queries", 0, 0, ZEROS, ""),
+        Refused("queries", 0, 0, ZEROS),
         asked(embedding=[1.0]),
-        ("reason", ZEROS, "a query that can be routed"),
+        ("rejection", ZEROS, None),
     ),
 ]
-REFUSED = ("reason", "so", "a completion that can be used")
-PARTITION = "origin_partition is 5, but this is partition 0"
-DEAR = "usage: costs 900 micro-dollars, above limits.max_cost_usd"
-COSTS = "cost_micros: 900 is not between 0 and 800 (limits.max_cost_usd)"
-NESTED = "usage: nested deeper than 1 levels"
+PARTITION = Rejection("partition", detail="5")
+DEAR = Rejection("usage_cost", 800, "900")
+COSTS = Rejection("cost", 800, "900")
+NESTED = Rejection("nesting", 1, "usage")
 TOKENS = {"prompt_tokens": 10, "completion_tokens": 20}
 COMPLETIONS = [
     ("the same", ANSWER, told(), None),
@@ -104,35 +119,41 @@ COMPLETIONS = [
     ("another dispatch", ANSWER, told(dispatch_id="0-1-1"), ("dispatch_id", "0-0-1", "0-1-1")),
     ("another LLM", ANSWER, told(llm="small"), ("llm", "large", "small")),
     ("a failure", ANSWER, told(status="error"), ("status", "ok", "error")),
-    ("no completion", ANSWER, GARBAGE, ("completion", "used", f"a dead letter: {REASON}")),
-    ("refused for what it is", Refused("completions", 0, 0, REASON, ""), GARBAGE, None),
-    ("of another partition", ANSWER, told(origin_partition=5), ("completion", "used", f"a dead letter: {PARTITION}")),
+    ("no completion", ANSWER, GARBAGE, ("completion", "used", FORMAT)),
+    ("refused for what it is", Refused("completions", 0, 0, FORMAT), GARBAGE, None),
+    ("of another partition", ANSWER, told(origin_partition=5), ("completion", "used", PARTITION)),
     ("a cost that nobody named", ANSWER, told(cost_micros=None), ("basis", "cost", "none")),
     ("a cost instead of usage", ANSWER, told(cost_micros=None, usage=TOKENS), ("basis", "cost", "usage")),
     ("usage that nobody named", BY_USAGE, told(cost_micros=None), ("basis", "usage", "none")),
     ("usage instead of a cost", BY_USAGE, told(), ("basis", "usage", "cost")),
     ("usage", BY_USAGE, told(cost_micros=None, usage=TOKENS), None),
-    ("usage without tokens", BY_USAGE, told(cost_micros=None, usage={}), ("basis", "usage", f"none: {NO_TOKENS}")),
+    ("usage without tokens", BY_USAGE, told(cost_micros=None, usage={}), ("basis", "usage", "none")),
     ("no cost at all", OF_UNKNOWN_COST, told(cost_micros=None), None),
     ("no cost, but one was named", OF_UNKNOWN_COST, told(), ("basis", "none", "cost")),
-    ("refused for nothing", Refused("completions", 0, 0, "so", ""), told(), REFUSED),
-    ("refused for its partition", Refused("completions", 0, 0, PARTITION, ""), told(origin_partition=5), None),
+    ("refused for nothing", Refused("completions", 0, 0, OTHER), told(), ("rejection", OTHER, None)),
+    ("refused for its partition", Refused("completions", 0, 0, PARTITION), told(origin_partition=5), None),
     (
         "refused for a partition that is right",
-        Refused("completions", 0, 0, PARTITION, ""),
+        Refused("completions", 0, 0, PARTITION),
         told(),
-        ("reason", PARTITION, REFUSED[2]),
+        ("rejection", PARTITION, None),
     ),
-    ("refused for its usage", Refused("completions", 0, 0, DEAR, ""), told(cost_micros=None, usage=TOKENS), None),
-    ("refused for its cost", Refused("completions", 0, 0, COSTS, ""), told(cost_micros=900), None),
+    ("refused for its usage", Refused("completions", 0, 0, DEAR), told(cost_micros=None, usage=TOKENS), None),
+    (
+        "refused for usage that costs less than its limit",
+        Refused("completions", 0, 0, Rejection("usage_cost", 800, "700")),
+        told(cost_micros=None, usage=TOKENS),
+        ("rejection", Rejection("usage_cost", 800, "700"), None),
+    ),
+    ("refused for its cost", Refused("completions", 0, 0, COSTS), told(cost_micros=900), None),
     (
         "refused for a cost within the limit",
-        Refused("completions", 0, 0, COSTS, ""),
+        Refused("completions", 0, 0, COSTS),
         told(cost_micros=9),
-        ("reason", COSTS, REFUSED[2]),
+        ("rejection", COSTS, None),
     ),
-    ("refused for its nesting", Refused("completions", 0, 0, NESTED, ""), told(usage={"a": {"b": {}}}), None),
-    ("refused for no usage", Refused("completions", 0, 0, DEAR, ""), told(), ("reason", DEAR, REFUSED[2])),
+    ("refused for its nesting", Refused("completions", 0, 0, NESTED), told(usage={"a": {"b": {}}}), None),
+    ("refused for no usage", Refused("completions", 0, 0, DEAR), told(), ("rejection", DEAR, None)),
 ]
 
 
@@ -157,7 +178,7 @@ DOUBTS = [
     ("usage at no price", OF_UNKNOWN_COST, PRICED, OTHER_PRICES),
     (
         "refused under a lower limit",
-        Refused("completions", 0, 0, "101 bytes, but 50 is the limit", ""),
+        Refused("completions", 0, 0, Rejection("too_large", 50, "101")),
         LONG,
         OTHER_LIMITS,
     ),
@@ -172,36 +193,40 @@ def test_what_only_other_settings_explain_is_a_doubt(event: Completed | Refused,
 
 
 IGNORED = [
-    ("the same", told(), {"llm": "large"}),
-    ("of another LLM", told(llm="small"), {"llm": "small"}),
+    ("an answer", told(), {}),
     (
         "a failure",
         told(status="error", cost_micros=None),
-        {"llm": "large", "ok": False, "cost_micros": None, "basis": "none"},
+        {"ok": False, "cost_micros": None, "basis": "none"},
     ),
 ]
 
 
 @pytest.mark.parametrize(("value", "changes"), [c[1:] for c in IGNORED], ids=[c[0] for c in IGNORED])
 def test_an_ignored_completion_is_decided_as_it_was_received(value: bytes, changes: dict[str, object]) -> None:
-    """Its record does not say which LLM it named; the router is told, and would settle one that it should have."""
-    event = completion(0, "0-0-1", "", quality=None)
+    """Its record does not say status and cost. The router is told them, and would settle one that it should have."""
+    event = ignored("large")
     assert originals([], [value])(event, config()) == msgspec.structs.replace(event, **changes)
 
 
+def test_an_ignored_completion_names_the_llm_that_its_record_says() -> None:
+    """The record of an ignored completion has its LLM."""
+    assert differing(originals([], [told(llm="small")]), ignored("large")) == ("llm", "large", "small")
+
+
 HEADERS = [
-    ("too many", [("a", b"x" * 50)], "61 bytes of key and headers, but 60 is the limit", None),
-    ("few", [("a", b"x")], "61 bytes of key and headers, but 60 is the limit", "a query that can be routed"),
-    ("no names", UNREADABLE_HEADERS, "the name of a header is not UTF-8", None),
+    ("too many", [("a", b"x" * 50)], Rejection("headers", 60, "61"), True),
+    ("few", [("a", b"x")], Rejection("headers", 60, "61"), False),
+    ("no names", UNREADABLE_HEADERS, Rejection("header_name"), True),
 ]
 
 
-@pytest.mark.parametrize(("headers", "reason", "found"), [c[1:] for c in HEADERS], ids=[c[0] for c in HEADERS])
-def test_headers_are_a_reason_to_refuse_a_query(headers: Headers, reason: str, found: str | None) -> None:
-    """If they are what the reason says of them."""
+@pytest.mark.parametrize(("headers", "why", "is_true"), [c[1:] for c in HEADERS], ids=[c[0] for c in HEADERS])
+def test_headers_are_a_reason_to_refuse_a_query(headers: Headers, why: Rejection, is_true: bool) -> None:
+    """If they are what the rejection says of them."""
     inputs = Originals(LIMITS, stream([record(NAMES.queries, 0, None, asked(), headers)]), stream([]), PRICES)
-    expected = None if found is None else ("reason", reason, found)
-    assert differing(inputs, Refused("queries", 0, 0, reason, "headers")) == expected
+    expected = None if is_true else ("rejection", why, None)
+    assert differing(inputs, Refused("queries", 0, 0, why)) == expected
 
 
 def test_what_has_left_its_topic_is_counted() -> None:
@@ -272,7 +297,7 @@ def test_estimates_that_price_lists_cap_may_have_been_capped_otherwise() -> None
 
 def test_a_query_that_can_be_estimated_was_not_to_be_refused() -> None:
     """The same index that takes it is asked."""
-    refused = Refused("queries", 0, 0, str(NO_EMBEDDING), "")
+    refused = Refused("queries", 0, 0, NO_EMBEDDING)
     found = estimated(asked())(refused, config())
     assert isinstance(found, Mismatch), "the refusal was not compared"
-    assert (found.field, found.expected) == ("reason", "a query that can be routed")
+    assert (found.field, found.expected) == ("rejection", None)

@@ -4,32 +4,66 @@ from __future__ import annotations
 
 import pytest
 
-from worker.contract import codec
-from worker.contract.errors import RejectRecord
+from worker.contract import codec, dead_letters, sentences
+from worker.contract.codes import Reason, Rejection
+from worker.contract.messages import Cause, Ignored
 from worker.contract.record import UNREADABLE_HEADERS, StoredRecord
 
-ERRORS = {"topic": b"queries", "partition": b"3", "offset": b"77", "exception.message": b"all wrong"}
-LETTERS = [
-    ("a value that could not be read", b"value", "type", {"stage": b"VALUE_CONVERTER"}, b"value", None),
-    ("a completion nobody waits for", b"value", "unmatched", {"stage": b"TASK_PUT"}, b"value", None),
-    ("a tombstone", None, "empty", {"stage": b"VALUE_CONVERTER"}, None, None),
-    ("a value beyond the limit", b"0123456789ABC", "too_large", {"stage": b"VALUE_CONVERTER"}, b"0123456789", b"13"),
+ERRORS = {"topic": b"queries", "partition": b"3", "offset": b"77"}
+
+
+def ignored(llm: str) -> Ignored:
+    """The record of a completion that was ignored, which names this LLM."""
+    return Ignored(b"", Cause("completions", 77), 0, "unmatched", "0-0-1", llm)
+
+
+LETTERS: list[tuple[str, bytes | None, Reason, bytes, bytes | None, dict[str, bytes]]] = [
+    ("a value of a wrong type", b"value", Rejection("type", detail="id"), b"VALUE_CONVERTER", b"value", {}),
+    ("a completion of a closed dispatch", b"value", ignored("small"), b"TASK_PUT", b"value", {}),
+    ("a completion with a long LLM", b"value", ignored("n" * 10_000), b"TASK_PUT", b"value", {}),
+    ("a tombstone", None, Rejection("empty"), b"VALUE_CONVERTER", None, {}),
+    (
+        "a value beyond the limit",
+        b"0123456789ABC",
+        Rejection("too_large", 10, "13"),
+        b"VALUE_CONVERTER",
+        b"0123456789",
+        {"truncated.bytes": b"13"},
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("value", "code", "stage", "kept", "cut"), [c[1:] for c in LETTERS], ids=[c[0] for c in LETTERS]
+    ("value", "why", "stage", "kept", "cut"), [c[1:] for c in LETTERS], ids=[c[0] for c in LETTERS]
 )
 def test_a_dead_letter(
-    value: bytes | None, code: str, stage: dict[str, bytes], kept: bytes | None, cut: bytes | None
+    value: bytes | None, why: Reason, stage: bytes, kept: bytes | None, cut: dict[str, bytes]
 ) -> None:
-    """Key, value, timestamp and headers as received, Kafka Connect's headers behind them; a cut is said."""
+    """Key, value, timestamp and headers are as received; headers say the code, its fields, a sentence, and the cut."""
     record = StoredRecord("queries", 3, 77, 1_000, b"key", value, [("own", b"header")])
-    said = {**ERRORS, **stage, "exception.class.name": f"tollgate.{code}".encode()}
-    letter = codec.dead_letter(record, "all wrong", code, 10, 1_000)
+    said = {**ERRORS, "stage": stage, "exception.class.name": f"tollgate.{why.code}".encode()}
+    said["exception.message"] = sentences.reason(why).encode()
+    fields = {} if why.limit is None else {"limit": str(why.limit).encode()}
+    fields |= {"detail": why.detail.encode()} if why.detail else {}
+    letter = dead_letters.dead_letter(record, why, 10, 1_000)
     headers = {("own", b"header"), *((f"__connect.errors.{name}", text) for name, text in said.items())}
-    headers |= {("tollgate.truncated.bytes", cut)} if cut else set()
-    assert (letter.key, letter.value, letter.timestamp, set(letter.headers)) == (b"key", kept, 1_000, headers)
+    headers |= {(f"tollgate.{name}", text) for name, text in (fields | cut).items()}
+    assert (letter.key, letter.value, letter.timestamp) == (b"key", kept, 1_000)
+    assert set(letter.headers) == headers
+    assert sum(len(text) for _, text in letter.headers if text is not None) < 1_000, "a detail is not cut"
+
+
+def test_a_dead_letter_that_was_sent_again() -> None:
+    """Its headers hold those of the first dead letter. An audit reads those that were added last."""
+    first = dead_letters.dead_letter(
+        StoredRecord("queries", 3, 77, 0, None, b"value", []), Rejection("too_large", 10, "13"), 100, 1_000
+    )
+    again = StoredRecord("queries", 3, 99, 0, None, b"value", first.headers)
+    second = dead_letters.dead_letter(again, Rejection("empty"), 100, 1_000)
+    added = dead_letters.added_headers(again._replace(headers=second.headers))
+    assert added[dead_letters.LETTER_OFFSET] == "99"
+    assert added[dead_letters.LETTER_CODE] == "tollgate.empty"
+    assert dead_letters.LETTER_LIMIT not in added, "the limit is that of the first dead letter"
 
 
 SHORT, LONG = ("a", b"1"), ("b", b"x" * 60)
@@ -45,7 +79,8 @@ ENVELOPES: list[tuple[str, bytes | None, list[tuple[str, bytes]], object]] = [
 @pytest.mark.parametrize(("key", "own", "expected"), [c[1:] for c in ENVELOPES], ids=[c[0] for c in ENVELOPES])
 def test_key_and_headers_of_a_dead_letter(key: bytes | None, own: list[tuple[str, bytes]], expected: object) -> None:
     """Cut to 100 bytes together, the last headers first; what is missing is said."""
-    letter = codec.dead_letter(StoredRecord("queries", 3, 77, 1_000, key, b"v", own), "r", "headers", 10, 100)
+    record = StoredRecord("queries", 3, 77, 1_000, key, b"v", own)
+    letter = dead_letters.dead_letter(record, Rejection("headers"), 10, 100)
     kept = [header for header in letter.headers if not header[0].startswith(("__connect.", "tollgate."))]
     cut = {name.removeprefix("tollgate."): said for name, said in letter.headers if name.startswith("tollgate.")}
     length = None if letter.key is None else len(letter.key)
@@ -55,19 +90,14 @@ def test_key_and_headers_of_a_dead_letter(key: bytes | None, own: list[tuple[str
 HEADERS = [
     ("none", None, [], None),
     ("as many bytes as may be", b"k" * 88, [SHORT], None),
-    ("one byte more", b"k" * 89, [SHORT], "101 bytes of key and headers, but 100 is the limit"),
-    ("a large key", b"k" * 101, [], "101 bytes of key and headers, but 100 is the limit"),
+    ("one byte more", b"k" * 89, [SHORT], Rejection("headers", 100, "101")),
+    ("a large key", b"k" * 101, [], Rejection("headers", 100, "101")),
     ("a header without a value", None, [("n", None)], None),
-    ("names that are not UTF-8", None, UNREADABLE_HEADERS, "the name of a header is not UTF-8"),
+    ("names that are not UTF-8", None, UNREADABLE_HEADERS, Rejection("header_name")),
 ]
 
 
-@pytest.mark.parametrize(("key", "headers", "reason"), [c[1:] for c in HEADERS], ids=[c[0] for c in HEADERS])
-def test_headers_that_can_be_passed_on(key: bytes | None, headers: codec.Headers, reason: str | None) -> None:
+@pytest.mark.parametrize(("key", "headers", "why"), [c[1:] for c in HEADERS], ids=[c[0] for c in HEADERS])
+def test_headers_that_can_be_passed_on(key: bytes | None, headers: codec.Headers, why: Rejection | None) -> None:
     """A query's key and headers together, of 100 bytes at most."""
-    try:
-        codec.check_headers(StoredRecord("queries", 3, 77, 1_000, key, b"v", headers), 100)
-        said = None
-    except RejectRecord as problem:
-        said = str(problem) if problem.code == "headers" else problem.code
-    assert said == reason
+    assert codec.check_headers(StoredRecord("queries", 3, 77, 1_000, key, b"v", headers), 100) == why

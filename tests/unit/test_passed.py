@@ -10,7 +10,8 @@ import pytest
 
 from tests.topics import NAMES, record
 from worker.audit.outputs import NIL, Form, Input, Payloads
-from worker.contract import codec
+from worker.contract import codec, dead_letters
+from worker.contract.codes import Rejection
 from worker.contract.messages import Query
 from worker.contract.record import StoredRecord
 
@@ -77,8 +78,8 @@ LETTERS: list[tuple[str, StoredRecord, dict[str, Any], bool]] = [
 @pytest.mark.parametrize(("origin", "changes", "same"), [c[1:] for c in LETTERS], ids=[c[0] for c in LETTERS])
 def test_dead_letters(origin: StoredRecord, changes: dict[str, Any], same: bool) -> None:
     """A dead letter holds the bytes of its record, or their beginning where it says that it was cut."""
-    letter = codec.dead_letter(origin, "no", "format", 50, 60)
+    letter = dead_letters.dead_letter(origin, Rejection("format"), 50, 60)
     stored = record(NAMES.dead_letters, 0, None, letter.value, letter.headers)._replace(key=letter.key)
     passed = Payloads()
-    passed.letter(Input("queries", 7), stored._replace(**changes))
+    passed.letter(Input("queries", 7), stored._replace(**changes), dead_letters.added_headers(stored))
     assert (list(passed.differences("queries", origin)) == []) == same

@@ -70,4 +70,4 @@ def test_a_row_becomes_one_event() -> None:
     assert arrived.query_id == "2-10", "a query without an id is named by its partition and offset"
     assert arrived.at_ms == 77
     assert isinstance(refused, Refused)
-    assert refused.code == "format"
+    assert refused.rejection.code == "format"

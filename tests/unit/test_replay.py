@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import CRASH, LLMS, PRIOR, completion, config, query
+from tests.drive import CRASH, LLMS, NOT_A_QUERY, PRIOR, completion, config, query
 from tests.topics import NAMES, Log, Recorded, record
 from tests.unit.test_verify import changed, cut_off, inserted, removed, story, swapped
 from worker.audit.chain import Anchor
@@ -109,7 +109,7 @@ ENDS = [
     ("an answer nobody waits for", completion(0, "0-7-1", "large")),
     ("no answer", Ticked(10_000)),
     ("nothing at all", Ticked(1)),
-    ("bytes that are no answer", Refused("completions", 0, 0, "nonsense", "format")),
+    ("bytes that are no answer", Refused("completions", 0, 0, NOT_A_QUERY)),
     ("another budget", Reconfigured(1, config(budget_micros={"large": 1, "medium": 1, "small": 1}))),
 ]
 
@@ -195,7 +195,7 @@ DIVERGING = [
     ("a query after its prices", changed(D, PRICED + 1, at_ms=701), (PRICED + 1, "log", "records")),
     ("the last record", changed(D, -1, query_deadline_ms=10**15), (72, "account row", "head")),
     ("absurd settings", absurd, (0, "log", "records")),
-    ("a price without its query", removed(D, PRICED + 1), (PRICED, "Priced", "at_ms")),
+    ("a price without its query", removed(D, PRICED + 1), (PRICED, "log", "records")),
 ]
 
 

@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from tests.drive import CRASH, LLMS, Drive, completion, config, query
-from worker.contract.messages import Closed, Ignored, Priced, Rejected, Routed
+from tests.drive import CRASH, LLMS, NOT_A_QUERY, Drive, completion, config, query
+from worker.contract.codes import Remedy
+from worker.contract.messages import Cause, Closed, Ignored, Priced, Rejected, Routed
 from worker.core import router
 from worker.core.events import Event, Reconfigured, Refused, Ticked
 from worker.core.journal import record_hash
@@ -20,7 +21,7 @@ def story() -> list[Event]:
     for offset in range(40):
         events.append(query(offset, query_id="q3" if offset == 5 else None))
         if offset == 20:
-            events.append(Refused("queries", 20, 2_000, "not a query", "format"))
+            events.append(Refused("queries", 20, 2_000, NOT_A_QUERY))
     for number, dispatch in enumerate(answers):
         again = query(dispatch.origin.offset, at_ms=4_100) if number % 5 == 0 else None
         at_ms, ok = 4_100 + number, number % 5 != 0
@@ -33,7 +34,7 @@ def story() -> list[Event]:
         }
         if number % 7 != 6:
             events.append(completion(number, dispatch.id, dispatch.llm, **fields))
-    events.append(Refused("completions", 99, 5_000, "not a completion", "format"))
+    events.append(Refused("completions", 99, 5_000, NOT_A_QUERY))
     return [*events, Ticked(60_000), query(40, at_ms=60_100), query(41, at_ms=60_200)]
 
 
@@ -124,21 +125,22 @@ def test_a_mass_expiry_takes_one_tick_after_the_other(monkeypatch: pytest.Monkey
 
 
 IGNORED = [
-    ("never made", [completion(0, "0-7-1", "large")]),
-    ("settled before", [completion(0, "0-0-1", "large"), completion(1, "0-0-1", "large")]),
-    ("another LLM", [completion(0, "0-0-1", "small")]),
-    ("expired", [Ticked(20_000), completion(0, "0-0-1", "large", at_ms=20_001)]),
+    ("never made", [completion(0, "0-7-1", "large")], "unmatched"),
+    ("settled before", [completion(0, "0-0-1", "large"), completion(1, "0-0-1", "large")], "unmatched"),
+    ("another LLM", [completion(0, "0-0-1", "small")], "other_llm"),
+    ("expired", [Ticked(20_000), completion(0, "0-0-1", "large", at_ms=20_001)], "unmatched"),
 ]
 
 
-@pytest.mark.parametrize("events", [case[1] for case in IGNORED], ids=[case[0] for case in IGNORED])
-def test_a_completion_nobody_waits_for_changes_no_account(events: list[Event]) -> None:
+@pytest.mark.parametrize(("events", "code"), [case[1:] for case in IGNORED], ids=[case[0] for case in IGNORED])
+def test_a_completion_of_no_open_dispatch_changes_no_account(events: list[Event], code: str) -> None:
     """It is recorded as ignored and goes to the dead letters; the accounts stay as they were."""
     drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0]), *events[:-1]])
     before = dict(drive.router.ledger.accounts)
     drive.run(events[-1:])
     [ignored] = kinds(drive, Ignored)
-    assert (drive.router.ledger.accounts, drive.unmatched) == (before, [(ignored.offset, ignored.reason)])
+    assert drive.router.ledger.accounts == before
+    assert (drive.ignored, ignored.code, ignored.llm) == ([ignored], code, events[-1].llm)
 
 
 DEFERRED = [
@@ -187,9 +189,8 @@ def test_a_failed_query_that_has_left_its_topic_is_deferred() -> None:
     """Without the query there is nothing to dispatch again; the record says so."""
     drive = Drive().run([query(0)])
     drive.run([failure(0, 1, drive.dispatches[0].llm, retry=False)])
-    assert [(deferred.reason, deferred.remedy) for deferred in drive.deferred] == [
-        ("failed", "send it again: it has left its topic")
-    ]
+    [deferred] = drive.deferred
+    assert (deferred.reason, deferred.remedy, bytes(deferred.query)) == ("failed", Remedy("send_again"), b"\xc0")
 
 
 def test_prices_are_solved_on_schedule() -> None:
@@ -218,9 +219,7 @@ def test_a_configuration_brings_its_prices() -> None:
 
 def test_a_refused_record_is_recorded_once() -> None:
     """A record that cannot be used moves its offset on and has one decision record."""
-    drive = Drive().run(
-        [Refused("queries", 4, 0, "nonsense", "format"), Refused("queries", 4, 0, "nonsense", "format")]
-    )
-    assert [(record.topic, record.offset, record.reason) for record in kinds(drive, Rejected)] == [
-        ("queries", 4, "nonsense")
+    drive = Drive().run([Refused("queries", 4, 0, NOT_A_QUERY), Refused("queries", 4, 0, NOT_A_QUERY)])
+    assert [(record.cause, record.rejection) for record in kinds(drive, Rejected)] == [
+        (Cause("queries", 4), NOT_A_QUERY)
     ]

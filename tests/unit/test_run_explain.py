@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.drive import Drive, config, query
+from tests.drive import NOT_A_QUERY, Drive, config, query
 from tests.topics import Shelf, record
 from worker.audit.explain import Explanation
 from worker.audit.run_explain import find, with_neighbours
@@ -112,7 +112,7 @@ def test_a_query_without_an_embedding_cannot_be_placed(settings: Settings, asked
 
 def test_a_dead_letter_has_no_neighbours(settings: Settings, asked: str, topics: Callable) -> None:
     """Nothing was estimated."""
-    topics(decided(Drive(config(index=asked)).run([Refused("queries", 0, 0, "not a query", "format")])))
+    topics(decided(Drive(config(index=asked)).run([Refused("queries", 0, 0, NOT_A_QUERY)])))
     assert why(settings, "0-0") == "a dead letter is not estimated"
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import LLMS, PRIOR, Drive, completion, config, query
+from tests.drive import LLMS, NOT_A_QUERY, PRIOR, Drive, completion, config, query
 from worker.contract.messages import AccountRow, Checkpoint, Reservation
 from worker.core.events import Effects, Event, Reconfigured, Refused, Ticked
 from worker.core.ledger import BrokenInvariant
@@ -41,7 +41,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
             events.append(completion(completions, dispatch_id, llm, cost_micros=cost_micros, **changes))
             completions += 1
         elif kind == "r":
-            events.append(Refused("queries", queries, at_ms, "nonsense", "format"))
+            events.append(Refused("queries", queries, at_ms, NOT_A_QUERY))
             queries += 1
         elif kind == "t":
             events.append(Ticked(at_ms))
@@ -54,7 +54,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
 
 def published(effects: Effects) -> tuple[object, ...]:
     """All that a transaction publishes, to the byte."""
-    return effects.dispatches, effects.deferred, effects.refused, effects.unmatched, effects.decisions, effects.rows
+    return effects.dispatches, effects.deferred, effects.refused, effects.ignored, effects.decisions, effects.rows
 
 
 @settings(deadline=None, max_examples=60, print_blob=True)
@@ -86,7 +86,7 @@ def from_checkpoint(drive: Drive) -> Router:
     assert row is not None
     assert settings is not None
     reservations = [held for part in parts[first:] for held in part.reservations]
-    return assemble(0, PRIOR, row, settings, reservations, parts[first].window)
+    return assemble(0, PRIOR, row, settings, reservations, enumerate(parts[first].window))
 
 
 def test_no_rows_are_a_fresh_router() -> None:

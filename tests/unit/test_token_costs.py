@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from worker.contract import token_costs
-from worker.contract.errors import RejectRecord
-from worker.contract.messages import Query
+from worker.contract.codes import Rejection
+from worker.contract.messages import MAX_TOKENS, Query
 from worker.contract.token_costs import PriceList, Unknown
 from worker.core.ceilings import ceilings_micros
 
@@ -80,6 +80,7 @@ def test_usage_is_priced(used: dict[str, Any], cost: int) -> None:
     assert token_costs.cost_micros(used, PRICES) == cost
 
 
+CACHED = Rejection("usage", MAX_TOKENS, "usage.input_tokens_details.cached_tokens")
 UNKNOWN = [
     ("empty", {}),
     ("of another shape", {"tokens": 5}),
@@ -99,25 +100,30 @@ def test_what_is_missing_is_unknown(used: dict[str, Any]) -> None:
     assert isinstance(token_costs.cost_micros(used, PRICES), Unknown)
 
 
+def impossible(name: str) -> Rejection:
+    """A count that is not between 0 and the most tokens."""
+    return Rejection("usage", MAX_TOKENS, f"usage.{name}")
+
+
 REFUSED = [
-    ("negative", {"prompt_tokens": -1, "completion_tokens": 1}, "prompt_tokens"),
-    ("absurd", {"prompt_tokens": 1, "completion_tokens": 10**9}, "completion_tokens"),
-    ("a fraction", {"input_tokens": 1.5, "output_tokens": 1}, "input_tokens"),
-    ("text", {"input_tokens": "5", "output_tokens": 1}, "input_tokens"),
-    ("a boolean", {"promptTokenCount": True, "candidatesTokenCount": 1}, "promptTokenCount"),
+    ("a negative count of cached tokens", {"input_tokens": 1, "input_tokens_details": {"cached_tokens": -1}}, CACHED),
+    ("negative", {"prompt_tokens": -1, "completion_tokens": 1}, impossible("prompt_tokens")),
+    ("absurd", {"prompt_tokens": 1, "completion_tokens": 10**9}, impossible("completion_tokens")),
+    ("a fraction", {"input_tokens": 1.5, "output_tokens": 1}, impossible("input_tokens")),
+    ("text", {"input_tokens": "5", "output_tokens": 1}, impossible("input_tokens")),
+    ("a boolean", {"promptTokenCount": True, "candidatesTokenCount": 1}, impossible("promptTokenCount")),
     (
         "more cached than there are",
         {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 6}},
-        "6 cached tokens of 5",
+        Rejection("cached_tokens", 5, "6"),
     ),
 ]
 
 
-@pytest.mark.parametrize(("used", "named"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
-def test_counts_that_cannot_be_are_refused(used: dict[str, Any], named: str) -> None:
-    """Impossible counts raise RejectRecord, which names the count."""
-    with pytest.raises(RejectRecord, match=named):
-        token_costs.cost_micros(used, PRICES)
+@pytest.mark.parametrize(("used", "why"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
+def test_counts_that_cannot_be_are_refused(used: dict[str, Any], why: Rejection) -> None:
+    """The record goes to `dead-letters`, and the reason names the count."""
+    assert token_costs.cost_micros(used, PRICES) == why
 
 
 def test_cached_input_without_a_price_costs_what_input_costs() -> None:

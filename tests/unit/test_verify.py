@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import LLMS, completion, config, query
+from tests.drive import LLMS, NOT_A_QUERY, completion, config, query
 from tests.topics import NAMES, Log, PartitionLog, Recorded, record
 from worker.audit.report import report
 from worker.audit.verify import Verified, verify
 from worker.contract import codec
+from worker.contract.codes import Remedy
 from worker.contract.messages import Checkpoint, Closed, Routed
 from worker.contract.record import StoredRecord
 from worker.core.events import Event, Reconfigured, Refused, Ticked
@@ -28,11 +29,11 @@ encode = msgspec.msgpack.Encoder().encode
 def story() -> list[Event]:
     """Thirty queries of all fates: served, failed and tried again, expired, deferred, unusable, still open."""
     events: list[Event] = [query(offset) for offset in range(20)]
-    events += [Refused("queries", 20, 2_000, "not a query", "format"), query(21, quality=[0.0, 0.0, 0.0])]
+    events += [Refused("queries", 20, 2_000, NOT_A_QUERY), query(21, quality=[0.0, 0.0, 0.0])]
     for number, dispatch in enumerate(Recorded().run(events).dispatches[:12]):
         failed = {"ok": False, "cost_micros": None, "retry": query(dispatch.origin.offset)} if number % 4 == 0 else {}
         events.append(completion(number, dispatch.id, dispatch.llm, at_ms=3_000, **failed))
-    events += [completion(12, "0-99-1", "large", at_ms=3_000), Refused("completions", 13, 3_000, "no", "format")]
+    events += [completion(12, "0-99-1", "large", at_ms=3_000), Refused("completions", 13, 3_000, NOT_A_QUERY)]
     events += [Reconfigured(4_000, config(resolve_every_queries=5)), Ticked(11_950)]
     return [*events, *(query(offset, at_ms=12_000) for offset in range(22, 30))]
 
@@ -328,7 +329,13 @@ TAMPERED = [
     ("a dispatched query changed", dispatched_query_changed, NAMES.queries, 11, "carries another query"),
     ("a dispatch under another key", rekeyed(LARGE, 1), LARGE, 1, "its key is not 0-11-1"),
     ("a deferral under another key", rekeyed(DEFERRED, 0), DEFERRED, 0, "its key is not q21"),
-    ("a deferral with another remedy", deferral(remedy="none"), DEFERRED, 0, "does not say what its decision says"),
+    (
+        "a deferral with another remedy",
+        deferral(remedy=Remedy("send_again")),
+        DEFERRED,
+        0,
+        "does not say what its decision says",
+    ),
     ("a deferral with another score", deferral(best_score=9.0), DEFERRED, 0, "does not say what its decision says"),
     ("a deferral of another query", deferral(query=EVIL), NAMES.queries, 21, "carries another query"),
     ("a dead letter's bytes changed", letter_changed, NAMES.queries, 20, "its dead letter holds other bytes"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.drive import LLMS, PRIOR, Drive, completion, config, query
+from tests.drive import LLMS, NOT_A_QUERY, PRIOR, Drive, completion, config, query
 from tests.topics import decided
 from tests.unit.test_verify import story
 from worker.audit.outcomes import Served
@@ -100,7 +100,7 @@ def test_a_query_that_failed_and_was_tried_again_is_served_once() -> None:
 
 def test_completions_that_nobody_can_use_change_nothing() -> None:
     """Answers after them settle on both sides."""
-    drive = Drive().run([query(0), query(1), Refused("completions", 7, 200, "not a completion", "format")])
+    drive = Drive().run([query(0), query(1), Refused("completions", 7, 200, NOT_A_QUERY)])
     drive.run(completion(8 + number, sent.id, sent.llm) for number, sent in enumerate(drive.dispatches))
     played = play(drive, Change())
     assert (played.other.llms, played.other.total().served) == (played.real.llms, 2)

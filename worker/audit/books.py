@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from worker.audit.mismatch import Mismatch, compared
 from worker.audit.start import Start
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import (
     Account,
     AccountRow,
@@ -83,7 +84,7 @@ class Books:
             case Checkpoint():
                 yield from self._checkpoint(decision)
             case Rejected():
-                self.counts["dead_letters" if decision.topic == "queries" else "refused_completions"] += 1
+                self.counts["dead_letters" if decision.cause.kind == "queries" else "refused_completions"] += 1
             case Ignored():
                 self.counts["ignored"] += 1
 
@@ -176,7 +177,7 @@ class Books:
 def reservation_of(partition: int, record: Routed, llm: str) -> Reservation:
     """The reservation that a decision makes, as the ledger must hold it."""
     return Reservation(
-        dispatch_id=f"{partition}-{record.offset}-{record.attempt}",
+        dispatch_id=str(DispatchId(partition, record.offset, record.attempt)),
         query_id=record.query_id,
         llm=llm,
         offset=record.offset,

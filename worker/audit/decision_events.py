@@ -1,49 +1,33 @@
 """From decision records back to the events that caused them. Pure.
 
 One event can cause several records: a completion that failed closes its reservation and routes the query again, prices
-are solved for before a query is routed, a tick expires many reservations. What a record does not say itself, the one
-after it does: only a failed answer is followed by another attempt of its query.
+are solved for before a query is routed, a tick expires many reservations. All of them carry the same cause. Whether a
+completion was an error is told by the record after it: only an error is followed by another attempt of its query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Literal
 
 import msgspec
 
 from worker.audit.chain import DecisionRecord
-from worker.contract.messages import Checkpoint, Closed, Configured, Decision, Ignored, Priced, Rejected, Routed
+from worker.contract.messages import Cause, Checkpoint, Closed, Configured, Decision, Ignored, Rejected, Routed
 from worker.core.events import Arrived, Completed, Event, Reconfigured, Refused, Ticked
 
 NIL = msgspec.Raw(msgspec.msgpack.encode(None))
 
 
+class IgnoredCompletion(Completed, frozen=True, gc=False):
+    """A completion that changed nothing, as far as its decision tells of it: cost and status are not recorded."""
+
+
 def grouped(records: Iterable[DecisionRecord]) -> Iterator[list[DecisionRecord]]:
     """The records that one event caused, for each event in order."""
-    group: list[DecisionRecord] = []
-    for record in records:
-        if group and not _goes_on([one.decision for one in group[-2:]], record.decision):
-            yield group
-            group = []
-        group.append(record)
-    if group:
-        yield group
-
-
-def _goes_on(decisions: Sequence[Decision], after: Decision) -> bool:
-    """Whether the event that caused the last of these records caused `after` too."""
-    match decisions[-1], after:
-        case Configured(), Priced():
-            return True
-        case Priced(), Routed(attempt=1):
-            return not isinstance(decisions[0], Configured)
-        case ((Checkpoint() as decision), Checkpoint()):
-            return after.part == decision.part + 1
-        case ((Closed(offset=None) as decision), Closed(offset=None)):
-            return decision.at_ms == after.at_ms
-        case ((Closed(offset=int()) as decision), Routed()):
-            return decision.dispatch_id.split("-")[1:] == [str(after.offset), str(after.attempt - 1)]
-    return False
+    for _, group in groupby(records, key=lambda record: record.decision.cause):
+        yield list(group)
 
 
 def event_of(decisions: Sequence[Decision]) -> Event:
@@ -52,10 +36,10 @@ def event_of(decisions: Sequence[Decision]) -> Event:
         case Configured() as configured:
             return Reconfigured(configured.at_ms, configured.config)
         case Rejected() as rejected:
-            return Refused(rejected.topic, rejected.offset, rejected.at_ms, rejected.reason, "")
+            return Refused(topic_of(rejected), rejected.cause.number, rejected.at_ms, rejected.rejection)
         case Ignored() as ignored:
-            return _nobody_waited(ignored)
-        case Closed(offset=int(offset)) as closed:
+            return _ignored(ignored)
+        case Closed(cause=Cause(kind="completions", number=offset)) as closed:
             retry = decisions[1] if len(decisions) > 1 else None
             return _completed(closed, offset, retry if isinstance(retry, Routed) else None)
         case Closed() | Checkpoint():
@@ -77,9 +61,14 @@ def arrived(routed: Routed) -> Arrived:
     )
 
 
-def _nobody_waited(ignored: Ignored) -> Completed:
-    # Which LLM it named is not recorded; an unnamed one is ignored just so.
-    return Completed(ignored.offset, ignored.at_ms, ignored.dispatch_id, "", ok=True, cost_micros=None, basis="none")
+def topic_of(rejected: Rejected) -> Literal["queries", "completions"]:
+    """The input topic of a rejected record."""
+    return "queries" if rejected.cause.kind == "queries" else "completions"
+
+
+def _ignored(ignored: Ignored) -> Completed:
+    offset, dispatch_id, llm = ignored.cause.number, ignored.dispatch_id, ignored.llm
+    return IgnoredCompletion(offset, ignored.at_ms, dispatch_id, llm, ok=True, cost_micros=None, basis="none")
 
 
 def _completed(closed: Closed, offset: int, again: Routed | None) -> Completed:

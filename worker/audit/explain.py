@@ -13,7 +13,17 @@ from worker.audit.books import Books
 from worker.audit.chain import DecisionRecord
 from worker.audit.outcomes import origin
 from worker.audit.start import StartSearch
-from worker.contract.messages import Checkpoint, Closed, Configuration, Configured, Rejected, Routed
+from worker.contract import sentences
+from worker.contract.dispatch_id import DispatchId
+from worker.contract.messages import (
+    Cause,
+    Checkpoint,
+    Closed,
+    Configuration,
+    Configured,
+    Rejected,
+    Routed,
+)
 from worker.core.policy import make_policy
 
 
@@ -104,8 +114,9 @@ class Search:
                 self._met.setdefault(decision.offset, []).append(self._meet(offset, decision))
             case Closed(query_id=self.query_id):
                 self._close(decision)
-            case Rejected(topic="queries") if self.query_id == f"{self.partition}-{decision.offset}":
-                self._refuse(decision)
+            case Rejected(cause=Cause(kind="queries", number=number)) if self.query_id == f"{self.partition}-{number}":
+                refused = sentences.reason(decision)
+                self._refused.append(Explanation(self.query_id, self.partition, number, refused=refused))
         self._first = self._first or self._config
         self._book(record)
 
@@ -134,11 +145,8 @@ class Search:
 
     def _close(self, closed: Closed) -> None:
         for met in self._met.get(origin(closed.dispatch_id), []):
-            if closed.dispatch_id.endswith(f"-{met.routed.attempt}"):
+            if closed.dispatch_id == str(DispatchId(self.partition, met.routed.offset, met.routed.attempt)):
                 met.closed = closed
-
-    def _refuse(self, rejected: Rejected) -> None:
-        self._refused.append(Explanation(self.query_id, self.partition, rejected.offset, refused=rejected.reason))
 
     def _attempt(self, met: Met) -> Attempt:
         config = met.config or self._first

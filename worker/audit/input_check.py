@@ -13,15 +13,16 @@ from typing import Any
 
 import msgspec
 
+from worker.audit.decision_events import IgnoredCompletion
 from worker.audit.inputs import Prepare, Stream
 from worker.audit.mismatch import Mismatch
-from worker.contract import rejections
-from worker.contract.errors import RejectRecord
+from worker.audit.rejection_check import FREE, LIMITED, can_reject_completion, can_reject_query, limits_of
+from worker.contract.codes import Rejection
 from worker.contract.messages import Completion, Configuration, Query
 from worker.contract.record import StoredRecord
-from worker.contract.rejections import FREE, LIMITED, Limits
+from worker.contract.rejections import Limits, read_completion, read_query
 from worker.contract.settings import LimitSettings
-from worker.contract.token_costs import PriceList, Unknown
+from worker.contract.token_costs import PriceList, Unknown, cost_micros
 from worker.core.events import Arrived, Completed, Event, Refused
 
 Difference = tuple[str, Any, Any]
@@ -91,7 +92,7 @@ class Originals:
                 return self._refused_query(event, record, estimated, config) or event
             case Refused():
                 return self._refused_completion(event, record) or event
-            case Completed(llm=""):
+            case IgnoredCompletion():
                 return self._ignored(event, record)
             case Completed():
                 return self._completed(event, record) or event
@@ -102,9 +103,9 @@ class Originals:
     def _arrived(
         self, event: Arrived, record: StoredRecord, estimated: Event | None, config: Configuration | None
     ) -> Difference | None:
-        query = self._taken(rejections.read_query, record, self._query_limits)
-        if isinstance(query, RejectRecord):
-            return "query", "routed", f"a dead letter: {query}"
+        query = self._taken(read_query, record, self._query_limits)
+        if isinstance(query, Rejection):
+            return "query", "routed", query
         query_id = query.id or f"{record.partition}-{record.offset}"
         if event.query_id != query_id:
             return "query_id", event.query_id, query_id
@@ -119,7 +120,7 @@ class Originals:
             self.elsewhere += 1
             return None
         if not isinstance(estimated, Arrived):
-            return "query", "routed", "a dead letter"
+            return "query", "routed", estimated.rejection if isinstance(estimated, Refused) else None
         if (event.quality, event.cost_micros) == (estimated.quality, estimated.cost_micros):
             self.exact += 1
             return None
@@ -142,19 +143,19 @@ class Originals:
     def _refused_query(
         self, event: Refused, record: StoredRecord, estimated: Event | None, config: Configuration | None
     ) -> Difference | None:
-        if not rejections.refuses_query(record, event.reason):
-            return _unfounded(event, rejections.read_query(record, self._query_limits), "a query that can be routed")
-        doubtful = self._doubts_limits(event.reason, self._query_limits)
+        if not can_reject_query(record, event.rejection):
+            return _unfounded(event, read_query(record, self._query_limits))
+        doubtful = self._doubts_limits(event.rejection, self._query_limits)
         if not doubtful and isinstance(estimated, Arrived) and self._is_here(config):
-            return "reason", event.reason, "a query that can be routed"
+            return "rejection", event.rejection, None
         return None
 
     # Completions
 
     def _completed(self, event: Completed, record: StoredRecord) -> Difference | None:
-        completion = self._taken(rejections.read_completion, record, self._completion_limits)
-        if isinstance(completion, RejectRecord):
-            return "completion", "used", f"a dead letter: {completion}"
+        completion = self._taken(read_completion, record, self._completion_limits)
+        if isinstance(completion, Rejection):
+            return "completion", "used", completion
         pairs: list[Difference] = [
             ("dispatch_id", event.dispatch_id, completion.dispatch_id),
             ("llm", event.llm, completion.llm),
@@ -176,30 +177,31 @@ class Originals:
 
     def _usage(self, event: Completed, llm: str, tokens: dict[str, Any]) -> Difference | None:
         prices = self._prices.get(llm)
-        cost = rejections.price(tokens, prices or FREE)
-        if isinstance(cost, RejectRecord | Unknown):
-            # Without a price list nobody looked.
-            return ("basis", "usage", f"none: {cost}") if event.basis == "usage" else None
+        cost = cost_micros(tokens, prices or FREE)
+        if isinstance(cost, Rejection | Unknown):
+            # Without a price list the worker did not look at the usage.
+            found = cost if isinstance(cost, Rejection) else "none"
+            return ("basis", "usage", found) if event.basis == "usage" else None
         today = ("none", None) if prices is None else ("usage", cost)
         self.doubts[OTHER_PRICES] += (event.basis, event.cost_micros) != today
         return None
 
     def _ignored(self, event: Completed, record: StoredRecord) -> Event | Difference:
         """The completion as it was received, so that the router tells whether it had to be ignored."""
-        completion = self._taken(rejections.read_completion, record, self._completion_limits)
-        if isinstance(completion, RejectRecord):
-            return "completion", "ignored", f"a dead letter: {completion}"
+        completion = self._taken(read_completion, record, self._completion_limits)
+        if isinstance(completion, Rejection):
+            return "completion", "ignored", completion
         if event.dispatch_id != completion.dispatch_id:
             return "dispatch_id", event.dispatch_id, completion.dispatch_id
-        ok, cost_micros = completion.status == "ok", completion.cost_micros
-        basis = "none" if cost_micros is None else "cost"
-        return msgspec.structs.replace(event, llm=completion.llm, ok=ok, cost_micros=cost_micros, basis=basis)
+        if event.llm != completion.llm:
+            return "llm", event.llm, completion.llm
+        ok, cost = completion.status == "ok", completion.cost_micros
+        return msgspec.structs.replace(event, ok=ok, cost_micros=cost, basis="none" if cost is None else "cost")
 
     def _refused_completion(self, event: Refused, record: StoredRecord) -> Difference | None:
-        if not rejections.refuses_completion(record, event.reason):
-            found = rejections.read_completion(record, self._completion_limits)
-            return _unfounded(event, found, "a completion that can be used")
-        self._doubts_limits(event.reason, self._completion_limits)
+        if not can_reject_completion(record, event.rejection):
+            return _unfounded(event, read_completion(record, self._completion_limits))
+        self._doubts_limits(event.rejection, self._completion_limits)
         return None
 
     # Limits
@@ -207,21 +209,22 @@ class Originals:
     def _taken(self, read: Callable[[StoredRecord, Limits], Any], record: StoredRecord, limits: Limits) -> Any:
         """What a record that was taken holds, whatever its limits were, or why it can never have been taken."""
         message = read(record, limits)
-        if not isinstance(message, RejectRecord) or message.code not in LIMITED:
+        if not isinstance(message, Rejection) or message.code not in LIMITED:
             return message
         self.doubts[OTHER_LIMITS] += 1
         return read(record, Limits())
 
-    def _doubts_limits(self, reason: str, limits: Limits) -> bool:
-        """Whether a reason names another limit than today's."""
-        named, free = rejections.limits_named(reason), Limits()
+    def _doubts_limits(self, rejection: Rejection, limits: Limits) -> bool:
+        """Whether a rejection carries another limit than today's."""
+        named, free = limits_of(rejection), Limits()
         other = any(a not in (b, c) for a, b, c in zip(named, free, limits, strict=True))
         self.doubts[OTHER_LIMITS] += other
         return other
 
 
-def _unfounded(event: Refused, found: object, otherwise: str) -> Difference:
-    return "reason", event.reason, str(found) if isinstance(found, RejectRecord) else otherwise
+def _unfounded(event: Refused, found: object) -> Difference:
+    """A rejection that cannot be true. None where the record can be used."""
+    return "rejection", event.rejection, found if isinstance(found, Rejection) else None
 
 
 def _near(one: list[float] | list[int], other: list[float] | list[int], absolute: float, relative: float) -> bool:

@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from msgspec import Struct
 
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Closed, Decision, Routed
 
 
@@ -85,6 +86,6 @@ class Tally:
 
 
 def origin(dispatch_id: str) -> int:
-    """The offset of a dispatch's query; -1 for an id that is none of ours."""
-    parts = dispatch_id.split("-")
-    return int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() else -1
+    """The offset of a dispatch's query; -1 for an id that Tollgate cannot have written."""
+    dispatch = DispatchId.parse(dispatch_id)
+    return -1 if dispatch is None else dispatch.offset

@@ -12,22 +12,32 @@ from typing import Literal, NamedTuple
 
 from msgspec import Raw
 
+from worker.audit.decision_events import topic_of
 from worker.audit.mismatch import Mismatch
-from worker.contract import codec
-from worker.contract.errors import RejectRecord
-from worker.contract.messages import Decision, Deferred, Dispatch, Ignored, Offsets, Origin, Rejected, Routed
+from worker.contract import codec, dead_letters
+from worker.contract.codes import Rejection, Remedy
+from worker.contract.dispatch_id import DispatchId
+from worker.contract.messages import (
+    Decision,
+    Deferred,
+    Dispatch,
+    Ignored,
+    Offsets,
+    Origin,
+    Rejected,
+    Routed,
+)
 from worker.contract.record import Record
 from worker.contract.rejections import Limits, read_query
 from worker.contract.topic_names import TopicNames
 from worker.core.deferral import best, remedy
 
-LETTER_HEADERS = "__connect.errors."
+REASON = (dead_letters.LETTER_CODE, dead_letters.LETTER_LIMIT, dead_letters.LETTER_DETAIL)
 # The query of a deferral whose query has left its topic.
 NIL = b"\xc0"
 # A deferral carries the whole query; a dispatch carries it without the embedding, in one of two formats.
 Form = Literal["whole"] | codec.Format
 FORMS: tuple[Form, ...] = ("whole", *codec.FORMATS)
-CUT_VALUE, CUT_KEY = "tollgate.truncated.bytes", "tollgate.truncated.key.bytes"
 
 
 class Attempt(NamedTuple):
@@ -131,9 +141,9 @@ class Outputs:
             case Routed():
                 return names.deferred, Attempt(decision.offset, decision.attempt)
             case Rejected():
-                return names.dead_letters, Input(decision.topic, decision.offset)
+                return names.dead_letters, Input(topic_of(decision), decision.cause.number)
             case Ignored():
-                return names.dead_letters, Input("completions", decision.offset)
+                return names.dead_letters, Input("completions", decision.cause.number)
         return None
 
     def _dispatch_topic(self, llm: str) -> str:
@@ -183,7 +193,7 @@ class Outputs:
         if isinstance(key, Input):
             return f"the dead letter of {key.topic} offset {key.offset}"
         kind = "deferral" if topic == self._names.deferred else "dispatch"
-        return f"{kind} {self._partition}-{key.offset}-{key.attempt}"
+        return f"{kind} {DispatchId(self._partition, key.offset, key.attempt)}"
 
     # Decoding raises ValueError for records that no lane publishes.
 
@@ -197,25 +207,26 @@ class Outputs:
 
     def _deferred(self, record: Record, deferred: Deferred) -> tuple[Key, Hashable]:
         self._check_query(record, deferred.query_id, deferred.origin, deferred.query, "whole")
-        said = (deferred.query_id, deferred.reason, deferred.remedy, deferred.best_llm, deferred.best_score)
+        said = (deferred.query_id, deferred.reason, _remedy(deferred.remedy), deferred.best_llm, deferred.best_score)
         return Attempt(deferred.origin.offset, deferred.attempt), said
 
     def _dispatch(self, record: Record, dispatch: Dispatch, form: Form) -> tuple[Key, Hashable]:
         self._check_query(record, dispatch.id, dispatch.origin, dispatch.query, form)
         offset, attempt = dispatch.origin.offset, dispatch.attempt
-        if dispatch.id != f"{self._partition}-{offset}-{attempt}":
+        if dispatch.id != str(DispatchId(self._partition, offset, attempt)):
             raise ValueError(f"the id {dispatch.id} is not of this origin and attempt")
         money = (dispatch.query_id, dispatch.llm, dispatch.reserved_micros, dispatch.deadline_ms)
         return Attempt(offset, attempt), (*money, dispatch.quality, dispatch.cost_micros, dispatch.price)
 
     def _letter(self, record: Record) -> tuple[Key, Hashable]:
-        topic, partition, offset, message = (
-            _header(record, name) for name in ("topic", "partition", "offset", "exception.message")
-        )
-        self._check_partition(int(partition))
-        key = Input("completions" if topic == self._names.completions else "queries", int(offset))
-        self.payloads.letter(key, record)
-        return key, message
+        headers = dead_letters.added_headers(record)
+        if missing := [name for name in dead_letters.REQUIRED if name not in headers]:
+            raise ValueError(f"it has no header {missing[0]}")
+        self._check_partition(int(headers[dead_letters.LETTER_PARTITION]))
+        topic = "completions" if headers[dead_letters.LETTER_TOPIC] == self._names.completions else "queries"
+        key = Input(topic, int(headers[dead_letters.LETTER_OFFSET]))
+        self.payloads.letter(key, record, headers)
+        return key, _reason(headers)
 
     def _check_query(self, record: Record, key: str, origin: Origin, query: Raw, form: Form) -> None:
         self._check_partition(origin.partition)
@@ -229,12 +240,13 @@ class Outputs:
             raise ValueError(f"it comes from partition {partition}")
 
 
-def _header(letter: Record, name: str) -> str:
-    """A header of a dead letter. Raises ValueError if there is none."""
-    for found, value in letter.headers:
-        if found == LETTER_HEADERS + name:
-            return (value or b"").decode(errors="replace")
-    raise ValueError(f"it has no header {LETTER_HEADERS}{name}")
+def _reason(headers: Mapping[str, str]) -> Hashable:
+    """The headers of a dead letter that say why in codes."""
+    return tuple(headers.get(name) for name in REASON)
+
+
+def _remedy(what: Remedy) -> Hashable:
+    return what.code, *what.lacking_micros.items()
 
 
 def _base(key: Key, base: Offsets) -> int:
@@ -250,9 +262,9 @@ def _content(decision: Decision, llms: Sequence[str]) -> Hashable:
             chosen = slice(i, i + 1)
             return (*money, *decision.quality[chosen], *decision.cost_micros[chosen], *decision.prices[chosen])
         case Routed():
-            return decision.query_id, decision.reason, remedy(decision), *best(decision, llms)
+            return decision.query_id, decision.reason, _remedy(remedy(decision)), *best(decision, llms)
         case Rejected() | Ignored():
-            return decision.reason
+            return _reason(dead_letters.reason_headers(decision))
     return None
 
 
@@ -268,11 +280,10 @@ class Payloads:
         payload = bytes(query)
         return payload == NIL or self._queries.setdefault((offset, form), hash(payload)) == hash(payload)
 
-    def letter(self, origin: Input, letter: Record) -> None:
-        """The dead letter of an input record."""
-        names = {name for name, _ in letter.headers}
-        key_bytes = len(letter.key or b"") if CUT_KEY in names else None
-        value_bytes = len(letter.value or b"") if CUT_VALUE in names else None
+    def letter(self, origin: Input, letter: Record, headers: Mapping[str, str]) -> None:
+        """The dead letter of an input record, with the headers that were added to it."""
+        key_bytes = len(letter.key or b"") if dead_letters.CUT_KEY in headers else None
+        value_bytes = len(letter.value or b"") if dead_letters.CUT_VALUE in headers else None
         content = hash((letter.key, letter.value))
         self._letters.setdefault(origin, _Letter(content, key_bytes, value_bytes))
 
@@ -306,7 +317,7 @@ def _cut(content: bytes | None, length: int | None) -> bytes | None:
 def _payload(record: Record, form: Form) -> int | None:
     """The hash of the query that is passed on in this form; None if the record is not a query."""
     query = read_query(record, Limits())
-    if isinstance(query, RejectRecord):
+    if isinstance(query, Rejection):
         return None
     whole = codec.query_payload(record.value, query)
     return hash(bytes(whole if form == "whole" else codec.dispatched_query(whole, form)))

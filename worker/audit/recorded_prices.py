@@ -32,7 +32,7 @@ class Solutions:
     def judge(self, solution: Solution | None, view: View) -> Solution:
         """The solution to go on with: the recorded one, unless the other is really another."""
         if self.recorded is None:
-            return solution or Solution(view.prices, Fit("kept", 0.0, 1.0, 0, "no prices were recorded here"))
+            return solution or Solution(view.prices, Fit("kept", 0.0, 1.0, 0, "not_recorded"))
         recorded = Solution(self.recorded.prices, self.recorded.fit)
         if solution is None:
             self.taken += 1

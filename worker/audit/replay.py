@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 
 import msgspec
 import numpy as np
@@ -30,6 +30,9 @@ from worker.core.router import Prior, Router
 
 # What an event that no lane can have had makes of a router: numbers and lists that do not fit together, or anywhere.
 IMPOSSIBLE = (BrokenInvariant, FixSetting, ValueError, LookupError, ArithmeticError, TypeError, MemoryError)
+
+# In place of a record that the replay did not make.
+NOTHING = ("", b"")
 
 Original = Callable[[Event, Configuration | None], Event | Mismatch]
 
@@ -211,20 +214,15 @@ def _decide_group(
     """Decide the event of these records again; returns whether something comes out differently."""
     result.accounts = dict(router.ledger.accounts)
     solutions.recorded = next((r.decision for r in group if isinstance(r.decision, Priced)), None)
-    while group:
-        first, name = group[0], type(group[0].decision).__name__
-        event = checks.original(event_of([record.decision for record in group]), router.config)
-        if isinstance(event, Mismatch):
-            return result.find(first.offset, event)
-        try:
-            made = _decide(router, event, first)
-        except IMPOSSIBLE as error:
-            return result.find(first.offset, Mismatch(f"{name}: cannot be decided: {error or type(error).__name__}"))
-        if _compare(result, router, group, made or [("", b"")], checks):
-            return True
-        # Two ticks at one time look like one.
-        group = group[len(made) :]
-    return False
+    first, name = group[0], type(group[0].decision).__name__
+    event = checks.original(event_of([record.decision for record in group]), router.config)
+    if isinstance(event, Mismatch):
+        return result.find(first.offset, event)
+    try:
+        made = _decide(router, event, first)
+    except IMPOSSIBLE as error:
+        return result.find(first.offset, Mismatch(f"{name}: cannot be decided: {error or type(error).__name__}"))
+    return _compare(result, router, group, made, checks)
 
 
 def _decide(router: Router, event: Event, first: DecisionRecord) -> list[tuple[str, bytes]]:
@@ -247,7 +245,7 @@ def _decide(router: Router, event: Event, first: DecisionRecord) -> list[tuple[s
 def _compare(
     result: Replay, router: Router, group: list[DecisionRecord], made: list[tuple[str, bytes]], checks: Checks
 ) -> bool:
-    for record, (key, value) in zip(group, made, strict=False):
+    for record, (key, value) in zip(group, chain(made, repeat(NOTHING)), strict=False):
         if result.find(record.offset, record_mismatch(record, key, value)) or _pass(result, router, record, checks):
             return True
     if len(made) <= len(group):

@@ -9,6 +9,7 @@ import msgspec
 from worker.audit.chain import decoded
 from worker.audit.explain import Explanation, Search
 from worker.audit.mismatch import Mismatch
+from worker.contract import sentences
 from worker.contract.errors import CheckFailed, FixSetting
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
@@ -76,6 +77,7 @@ def _nearest(
 
 def _near(settings: Settings, estimator: Estimator, record: StoredRecord, count: int) -> Neighbours | str:
     (row,) = Preparer.load(settings, estimator).embed([record])
-    if row.problem is not None or row.embedding is None:
-        return str(row.problem)
+    if row.problem is not None:
+        return sentences.reason(row.problem)
+    assert row.embedding is not None, "a row without a problem is embedded"
     return estimator.neighbours(row.embedding, count)

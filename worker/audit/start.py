@@ -110,6 +110,6 @@ def router_at(start: Start, partition: int, prior: Prior, policies: Policies) ->
         return Router(partition, prior, policies)
     if row.head != start.parts[0].prev:
         raise BrokenInvariant("its account row does not name the record before it")
-    router = assemble(partition, prior, row, config, start.reservations, start.parts[0].window, policies)
+    router = assemble(partition, prior, row, config, start.reservations, enumerate(start.parts[0].window), policies)
     router.journal = Journal(start.records[-1].head, row.decisions + len(start.records))
     return router

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from worker.audit.ledger_view import Mark
 from worker.audit.mismatch import Mismatch
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Decision, Routed
 from worker.core.journal import record_hash
 
@@ -23,7 +24,7 @@ class Transactions:
     def add(self, decision: Decision, decisions: int, dispatches: int, head: bytes) -> Iterator[Mismatch]:
         """Compare the transactions that end with this decision, the last of so many; yields what is wrong with them."""
         if isinstance(decision, Routed) and decision.llm is not None:
-            self._dispatch_ids.append(f"{self._partition}-{decision.offset}-{decision.attempt}")
+            self._dispatch_ids.append(str(DispatchId(self._partition, decision.offset, decision.attempt)))
         while self._marks and self._marks[0].decisions <= decisions:
             mark = self._marks.popleft()
             if mark.decisions == decisions:

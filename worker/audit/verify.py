@@ -19,7 +19,7 @@ from worker.audit.outputs import Outputs
 from worker.audit.start import Start, find_start
 from worker.audit.topics import Topics
 from worker.audit.transactions import Transactions
-from worker.contract.messages import AccountRow, Checkpoint, Closed, Decision, Ignored, Offsets, Rejected, Routed
+from worker.contract.messages import AccountRow, Cause, Checkpoint, Closed, Decision, Ignored, Offsets, Rejected, Routed
 from worker.contract.topic_names import TopicNames
 
 SHOWN_FINDINGS = 100
@@ -169,10 +169,8 @@ def _decide_input(result: Verified, decision: Decision) -> Mismatch | None:
     match decision:
         case Routed(attempt=1):
             topic, offset = "queries", decision.offset
-        case Rejected():
-            topic, offset = decision.topic, decision.offset
-        case Ignored() | Closed(offset=int()):
-            topic, offset = "completions", decision.offset or 0
+        case Rejected() | Ignored() | Closed(cause=Cause(kind="completions")):
+            topic, offset = decision.cause.kind, decision.cause.number
         case _:
             return None
     inputs = result.queries if topic == "queries" else result.completions

@@ -21,12 +21,13 @@ from worker.audit.outcomes import Tally, origin
 from worker.audit.propensity import Exploration
 from worker.audit.start import Start, find_start, router_at
 from worker.contract import codec
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Closed, Configuration, Decision, Fit, Routed
 from worker.core.events import Arrived, Completed, Event, Reconfigured, Ticked
 from worker.core.policy import Policy, PolicyAround, Solution, View, make_policy
 from worker.core.router import Prior, Router
 
-FIXED = Fit("converged", 0.0, 0.0, 0, "fixed prices")
+FIXED = Fit("converged", 0.0, 0.0, 0, "fixed")
 
 T = TypeVar("T")
 Estimated = Callable[[Arrived], Arrived]
@@ -240,7 +241,7 @@ class WhatIf:
         self.other.add(decisions, llms)
         for routed in decisions:
             if isinstance(routed, Routed) and routed.llm is not None:
-                name = f"{self.partition}-{routed.offset}-{routed.attempt}"
+                name = str(DispatchId(self.partition, routed.offset, routed.attempt))
                 cost_micros = routed.cost_micros[llms.index(routed.llm)]
                 self._open[routed.offset] = Sent(name, routed.llm, cost_micros, routed.quality, routed.cost_micros)
 

@@ -16,9 +16,13 @@ CONNECT_ERRORS = {
     "topic": "where the record came from",
     "partition": "its partition",
     "offset": "its offset",
-    "stage": "VALUE_CONVERTER, or TASK_PUT for a completion that nobody waits for",
-    "exception.class.name": "tollgate.<kind of problem>",
-    "exception.message": "what is wrong, in words",
+    "stage": "VALUE_CONVERTER, or TASK_PUT for a completion that changed nothing",
+    "exception.class.name": "tollgate.<code>, such as tollgate.too_large; the schema of decision-rejected lists all",
+    "exception.message": "a sentence for people; its wording may change at any time",
+}
+WHY = {
+    "tollgate.limit": "the number that the record does not keep, in the unit of its setting",
+    "tollgate.detail": "the name or path of a field, or the number that was found",
 }
 CUT = {
     "tollgate.truncated.bytes": "length of a value that was cut",
@@ -205,9 +209,10 @@ def _title(message: Message) -> str:
 def _headers(message: Message) -> dict[str, Any]:
     if message.schema is None:
         errors = {f"__connect.errors.{name}": {**TEXT, "description": text} for name, text in CONNECT_ERRORS.items()}
+        why = {name: {**TEXT, "description": text} for name, text in WHY.items()}
         cut = {name: {**TEXT, "description": text} for name, text in CUT.items()}
         title = f"{_title(message)}Headers"
-        return {"type": "object", "title": title, "required": list(errors), "properties": errors | cut}
+        return {"type": "object", "title": title, "required": list(errors), "properties": errors | why | cut}
     properties: dict[str, Any] = {"content-type": {**TEXT, "enum": [*message.formats], "title": "ContentType"}}
     if message.name in ("query", "dispatch"):
         properties["traceparent"] = {**TEXT, "description": "W3C Trace Context, passed on as every other header"}

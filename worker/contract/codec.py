@@ -1,21 +1,23 @@
 """Bytes to messages and back. Pure; everything from outside is measured, then decoded into types, and never trusted.
 
 `msgpack.unpackb` preallocates by the lengths that a message claims, at every level; msgspec decodes into types and does
-not. A record that cannot be used raises RejectRecord, whose text never holds a query's text.
+not. A value from outside that cannot be used gives a Rejection.
+
+The code of a Rejection does not come from the wording of msgspec. A value is read in steps: its length, its first byte,
+its types. If its types are wrong, its fields are read again one by one, as bytes: the first field that the message does
+not have, else the first that is missing, else the first that is not of its type, is the detail of the Rejection.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.contract.errors import RejectRecord
+from worker.contract.codes import MAX_DETAIL_CHARACTERS, RejectCode, Rejection
 from worker.contract.messages import (
     AccountRow,
     Completion,
@@ -26,7 +28,7 @@ from worker.contract.messages import (
     Query,
     Reservation,
 )
-from worker.contract.record import UNREADABLE_HEADERS, Headers, Record
+from worker.contract.record import UNREADABLE_HEADERS, Headers, Record, headers_bytes
 from worker.contract.tokens import approximate_tokens
 
 # The two formats of a dispatch. Every other record that Tollgate writes is MessagePack.
@@ -35,9 +37,6 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 CONTENT_TYPES: dict[Format, bytes] = {"msgpack": b"application/vnd.msgpack", "json": b"application/json"}
 CONTENT_TYPE: list[tuple[str, bytes | None]] = [("content-type", CONTENT_TYPES["msgpack"])]
 
-# The lengths of a header's name and value, as Kafka writes them.
-HEADER_LENGTHS_BYTES = 10
-
 # A Confluent frame: a zero byte and a four-byte schema id.
 FRAME_BYTES = 5
 JSON_OBJECT = 0x7B
@@ -45,15 +44,11 @@ SMALL_MAPS = range(0x80, 0x90)
 MAP_16, MAP_32 = 0xDE, 0xDF
 PACKED_INTEGERS = range(-(2**63), 2**64)
 
-T = TypeVar("T")
+M = TypeVar("M", bound=msgspec.Struct)
 
 _encode = msgspec.msgpack.Encoder()
-_query_msgpack = msgspec.msgpack.Decoder(Query)
-_query_json = msgspec.json.Decoder(Query)
-_completion_msgpack = msgspec.msgpack.Decoder(Completion)
-_completion_json = msgspec.json.Decoder(Completion)
 
-# What our own decoders raise for bytes that are none of ours.
+# The errors that our own decoders raise for bytes that are not one of our messages.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError, MemoryError)
 
 _dispatch_msgpack = msgspec.msgpack.Decoder(Dispatch)
@@ -72,31 +67,87 @@ def encode(message: msgspec.Struct) -> bytes:
     return _encode.encode(message)
 
 
+class _Reject(Exception):
+    """Carries a Rejection out of nested calls; it does not leave this module."""
+
+    def __init__(self, code: RejectCode, detail: object = "", limit: int | None = None) -> None:
+        self.rejection = Rejection(code, limit, str(detail)[:MAX_DETAIL_CHARACTERS])
+
+
+class _Reader(Generic[M]):
+    """Reads one type of message from both formats."""
+
+    def __init__(self, message: type[M]) -> None:
+        self._message = message
+        self._packed = msgspec.msgpack.Decoder(message)
+        self._json = msgspec.json.Decoder(message)
+
+    def read(self, value: bytes | None, max_bytes: int) -> M:
+        """The message in a record's value. Raises _Reject."""
+        if not value:
+            raise _Reject("empty")
+        if len(value) > max_bytes:
+            raise _Reject("too_large", len(value), max_bytes)
+        body = _unframed(value)
+        is_json = body[0] == JSON_OBJECT
+        try:
+            return self._typed(body, is_json)
+        except RecursionError:
+            raise _Reject("nesting") from None
+        except UNREADABLE:
+            raise _Reject("format", "json" if is_json else "msgpack") from None
+
+    def _typed(self, body: bytes, is_json: bool) -> M:
+        try:
+            return self._json.decode(body) if is_json else self._packed.decode(body)
+        except msgspec.ValidationError:
+            raise self._wrong_field(body, is_json) from None
+
+    def _wrong_field(self, body: bytes, is_json: bool) -> _Reject:
+        decode: Any = msgspec.json.decode if is_json else msgspec.msgpack.decode
+        try:
+            given: Mapping[str, msgspec.Raw] = decode(body, type=dict[str, msgspec.Raw])
+        except msgspec.ValidationError:
+            return _Reject("type")
+        fields = msgspec.structs.fields(self._message)
+        if unknown := [name for name in given if name not in {field.name for field in fields}]:
+            return _Reject("unknown_field", unknown[0])
+        if missing := [field.name for field in fields if field.required and field.name not in given]:
+            return _Reject("missing_field", missing[0])
+        types = get_type_hints(self._message, include_extras=True)
+        for name, raw in given.items():
+            try:
+                decode(raw, type=types[name])
+            except msgspec.ValidationError:
+                return _Reject("type", name)
+        return _Reject("type")
+
+
+_queries = _Reader(Query)
+_completions = _Reader(Completion)
+
+
 # Queries
 
 
-def decode_query(value: bytes | None, max_bytes: int, max_nesting: int) -> Query:
-    """A record's value as a Query. Raises RejectRecord."""
-    query = _decoded(value, max_bytes, _query_msgpack, _query_json)
-    for name, inside in (("body", query.body), ("parameters", query.parameters)):
-        _check_inside(name, inside, max_nesting)
+def decode_query(value: bytes | None, max_bytes: int, max_nesting: int) -> Query | Rejection:
+    """A record's value as a Query, or why it is not one."""
+    try:
+        query = _queries.read(value, max_bytes)
+        for name, inside in (("body", query.body), ("parameters", query.parameters)):
+            _check_inside(name, inside, max_nesting)
+    except _Reject as problem:
+        return problem.rejection
     return query
 
 
-def check_headers(record: Record, max_bytes: int) -> None:
-    """Raise RejectRecord for headers that cannot be passed on, or a key that is too large beside them."""
+def check_headers(record: Record, max_bytes: int) -> Rejection | None:
+    """Why a record's key and headers cannot be passed on; None if they can."""
     if record.headers == UNREADABLE_HEADERS:
-        raise RejectRecord("headers", "the name of a header is not UTF-8")
-    if (size := _headers_bytes(record)) > max_bytes:
-        raise RejectRecord("headers", f"{size} bytes of key and headers, but {max_bytes} is the limit")
-
-
-def _headers_bytes(record: Record) -> int:
-    return len(record.key or b"") + sum(map(_header_bytes, record.headers))
-
-
-def _header_bytes(header: tuple[str, bytes | None]) -> int:
-    return HEADER_LENGTHS_BYTES + len(header[0].encode()) + len(header[1] or b"")
+        return Rejection("header_name")
+    if (size := headers_bytes(record)) > max_bytes:
+        return Rejection("headers", max_bytes, str(size))
+    return None
 
 
 def query_payload(value: bytes | None, query: Query) -> msgspec.Raw:
@@ -135,13 +186,13 @@ def input_tokens(query: Query, text: str | None) -> float:
     return float(approximate_tokens(text)) if text else float("nan")
 
 
-def embedding_rows(queries: Sequence[Query], dimension: int) -> tuple[NDArray[np.float32], list[RejectRecord | None]]:
+def embedding_rows(queries: Sequence[Query], dimension: int) -> tuple[NDArray[np.float32], list[Rejection | None]]:
     """The embeddings that queries bring, float32 [n, dimension], L2-normalised, and what is wrong with each.
 
     A query without an embedding has a row of zeros and no problem.
     """
     rows = np.zeros((len(queries), dimension), dtype=np.float32)
-    problems: list[RejectRecord | None] = [None] * len(queries)
+    problems: list[Rejection | None] = [None] * len(queries)
     for row, query in enumerate(queries):
         if query.embedding is not None:
             problems[row] = _read_embedding(query.embedding, rows[row])
@@ -149,39 +200,28 @@ def embedding_rows(queries: Sequence[Query], dimension: int) -> tuple[NDArray[np
     usable = np.isfinite(lengths) & (lengths > 0)
     for row in np.flatnonzero(~usable).tolist():
         if queries[row].embedding is not None and problems[row] is None:
-            problems[row] = _bad_numbers(lengths[row])
+            problems[row] = Rejection("embedding_zero" if lengths[row] == 0 else "embedding_nan")
     # In float64: the length of a row of large float32 numbers need not be a float32.
     rows[usable] = rows[usable] / lengths[usable, None]
     rows[~usable] = 0.0
     return rows, problems
 
 
-def _read_embedding(embedding: bytes | list[float], row: NDArray[np.float32]) -> RejectRecord | None:
-    """Write an embedding into `row`; returns what is wrong with its length."""
+def _read_embedding(embedding: bytes | list[float], row: NDArray[np.float32]) -> Rejection | None:
+    """Write an embedding into `row`. Returns what is wrong with its length."""
     if isinstance(embedding, bytes):
         if len(embedding) == 2 * len(row):
             row[:] = np.frombuffer(embedding, "<f2")
         elif len(embedding) == 4 * len(row):
             row[:] = np.frombuffer(embedding, "<f4")
         else:
-            return _bad_length(f"{len(embedding)} bytes", len(row))
+            return Rejection("embedding_dimension", len(row), str(len(embedding)))
     elif len(embedding) == len(row):
         with np.errstate(over="ignore"):
             row[:] = embedding
     else:
-        return _bad_length(f"{len(embedding)} numbers", len(row))
+        return Rejection("embedding_dimension", len(row), str(len(embedding)))
     return None
-
-
-def _bad_length(given: str, dimension: int) -> RejectRecord:
-    wanted = f"{dimension} numbers, as float16 ({2 * dimension} bytes) or float32 ({4 * dimension} bytes)"
-    return RejectRecord("embedding_dimension", f"embedding: {given}, but the index has {wanted}")
-
-
-def _bad_numbers(length: float) -> RejectRecord:
-    if length == 0:
-        return RejectRecord("embedding_zero", "embedding: all zeros point nowhere")
-    return RejectRecord("embedding_nan", "embedding: holds NaN or infinity")
 
 
 # Dispatches
@@ -234,74 +274,43 @@ def decode_dispatch(value: bytes) -> Dispatch:
 # Completions
 
 
-def decode_completion(value: bytes | None, max_bytes: int, max_nesting: int, max_cost_micros: int) -> Completion:
-    """A record's value as a Completion of a cost that can be. Raises RejectRecord."""
-    completion = _decoded(value, max_bytes, _completion_msgpack, _completion_json)
-    _check_inside("usage", completion.usage, max_nesting)
-    cost_micros = completion.cost_micros
-    if cost_micros is not None and not 0 <= cost_micros <= max_cost_micros:
-        raise RejectRecord(
-            "cost", f"cost_micros: {cost_micros} is not between 0 and {max_cost_micros} (limits.max_cost_usd)"
-        )
+def decode_completion(
+    value: bytes | None, max_bytes: int, max_nesting: int, max_cost_micros: int
+) -> Completion | Rejection:
+    """A record's value as a Completion with a possible cost, or why it is not one."""
+    try:
+        completion = _completions.read(value, max_bytes)
+        _check_inside("usage", completion.usage, max_nesting)
+        cost_micros = completion.cost_micros
+        if cost_micros is not None and not 0 <= cost_micros <= max_cost_micros:
+            raise _Reject("cost", cost_micros, max_cost_micros)
+    except _Reject as problem:
+        return problem.rejection
     return completion
 
 
 # Both
 
 
-def _decoded(
-    value: bytes | None, max_bytes: int, packed: msgspec.msgpack.Decoder[T], json: msgspec.json.Decoder[T]
-) -> T:
-    if not value:
-        raise RejectRecord("empty", "no value")
-    if len(value) > max_bytes:
-        raise RejectRecord("too_large", f"{len(value)} bytes, but {max_bytes} is the limit")
-    body = _unframed(value)
-    decoder = json if body[0] == JSON_OBJECT else packed
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        _refuse_type(error)
-    except RecursionError:
-        raise RejectRecord("nesting", "nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, MemoryError) as error:
-        raise RejectRecord("format", f"not readable as {_name(body)}: {_scrubbed(str(error))}") from None
-
-
 def _unframed(value: bytes) -> bytes:
     body = value[FRAME_BYTES:] if value[0] == 0 and len(value) > FRAME_BYTES else value
     first = body[0]
     if first != JSON_OBJECT and first not in SMALL_MAPS and first not in (MAP_16, MAP_32):
-        raise RejectRecord("format", f"the first byte is 0x{first:02x}: neither a MessagePack map nor a JSON object")
+        raise _Reject("format", f"0x{first:02x}")
     return body
 
 
-def _name(body: bytes) -> str:
-    return "JSON" if body[0] == JSON_OBJECT else "MessagePack"
-
-
-def _refuse_type(error: msgspec.ValidationError) -> NoReturn:
-    text = str(error)
-    code = "unknown_field" if "unknown field" in text else "type"
-    raise RejectRecord(code, _scrubbed(text)) from None
-
-
-def _scrubbed(text: str) -> str:
-    """An error's text on one line of bounded length; msgspec names fields and types, never values of ours."""
-    return re.sub(r"\s+", " ", text)[:200]
-
-
 def _check_inside(name: str, inside: Any, max_nesting: int) -> None:
-    """Raise RejectRecord for what has no type of ours and cannot be passed on."""
+    """Raise _Reject for a value without a type of ours that cannot be passed on."""
     if inside is None:
         return
     level, values = 0, [inside]
     while values := [child for value in values for child in _children(value)]:
         level += 1
         if level > max_nesting:
-            raise RejectRecord("nesting", f"{name}: nested deeper than {max_nesting} levels")
+            raise _Reject("nesting", name, max_nesting)
         if any(type(value) is int and value not in PACKED_INTEGERS for value in values):
-            raise RejectRecord("number", f"{name}: holds an integer beyond 64 bits, which MessagePack has not")
+            raise _Reject("number", name)
 
 
 def _children(value: Any) -> Sequence[Any]:
@@ -317,50 +326,3 @@ def outgoing_headers(headers: Headers, form: Format = "msgpack") -> list[tuple[s
     """A query's headers as its dispatch or deferral carries them: all of them, with the content type of `form`."""
     own = [("content-type", CONTENT_TYPES[form])]
     return [*((name, value) for name, value in headers if name.lower() != "content-type"), *own]
-
-
-class DeadLetter(NamedTuple):
-    """A record as received, with headers that say what was wrong."""
-
-    key: bytes | None
-    value: bytes | None
-    timestamp: int
-    headers: list[tuple[str, bytes | None]]
-
-
-def dead_letter(record: Record, reason: str, code: str, max_bytes: int, max_header_bytes: int) -> DeadLetter:
-    """The record with Kafka Connect's `__connect.errors.*` headers (KIP-298).
-
-    A value beyond `max_bytes`, and a key and headers beyond `max_header_bytes`, are cut; `tollgate.*` headers say so.
-    """
-    errors = {
-        "topic": record.topic,
-        "partition": str(record.partition),
-        "offset": str(record.offset),
-        "stage": "TASK_PUT" if code == "unmatched" else "VALUE_CONVERTER",
-        "exception.class.name": f"tollgate.{code}",
-        "exception.message": reason,
-    }
-    key, headers, cut = _cut_headers(record, max_header_bytes)
-    value = record.value
-    if value is not None and len(value) > max_bytes:
-        cut["tollgate.truncated.bytes"] = str(len(value))
-        value = value[:max_bytes]
-    said = {**{f"__connect.errors.{name}": text for name, text in errors.items()}, **cut}
-    headers += [(name, text.encode()) for name, text in said.items()]
-    return DeadLetter(key, value, max(record.timestamp, 0), headers)
-
-
-def _cut_headers(record: Record, max_bytes: int) -> tuple[bytes | None, list[tuple[str, bytes | None]], dict[str, str]]:
-    """A key and headers of `max_bytes` at most, and headers that say what is missing."""
-    key, headers, cut = record.key, list(record.headers), dict[str, str]()
-    if _headers_bytes(record) <= max_bytes:
-        return key, headers, cut
-    if key is not None and len(key) > max_bytes // 2:
-        cut["tollgate.truncated.key.bytes"] = str(len(key))
-        key = key[: max_bytes // 2]
-    sizes = accumulate(map(_header_bytes, headers), initial=len(key or b""))
-    kept = sum(size <= max_bytes for size in sizes) - 1
-    if kept < len(headers):
-        cut["tollgate.dropped.headers"] = str(len(headers) - kept)
-    return key, headers[:kept], cut

@@ -35,14 +35,3 @@ class CheckFailed(TollgateError):
     """A proof found a row that is wrong: somebody reads it."""
 
     exit_code = 1
-
-
-class RejectRecord(TollgateError):
-    """A record from outside cannot be used: its bytes go to `dead-letters` with this text, and the next one is read.
-
-    `code` names the kind of problem in one word, for counting.
-    """
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct, msgpack
 
-from worker.contract import codec
-from worker.contract.codec import DeadLetter
+from worker.contract import codec, dead_letters, sentences
+from worker.contract.codes import Rejection, Remedy
+from worker.contract.dead_letters import DeadLetter
 from worker.contract.messages import (
+    FORMAT,
     Account,
     AccountRow,
+    Cause,
     Checkpoint,
     Closed,
     Completion,
@@ -31,10 +34,11 @@ from worker.contract.record import StoredRecord
 
 AT_MS = 1_760_000_000_000
 LLMS = ("gpt-4o", "claude-3-haiku")
-UNKNOWN_FIELD = "Object contains unknown field `txt`"
+UNKNOWN_FIELD = Rejection("unknown_field", detail="txt")
+QUERY, ANSWER = Cause("queries", 1_234), Cause("completions", 980)
 PRICES = (0.00004, 0.000125)
 PREV = bytes(range(16))
-FIT = Fit(status="converged", objective=412.5, gap=0.0003, iterations=18, message="CONVERGENCE: REL_REDUCTION_OF_F")
+FIT = Fit(status="converged", objective=412.5, gap=0.0003, iterations=18, code="solved")
 ACCOUNTS = {"gpt-4o": Account(2_500_000, 5_340, 128_770, 310), "claude-3-haiku": Account(1_250_000, 0, 9_410)}
 
 
@@ -57,7 +61,7 @@ def dead_letter() -> DeadLetter:
     """A query that could not be read: as it was received, with headers that say why."""
     headers = (("content-type", b"application/json"),)
     received = StoredRecord("queries", 1, 1_235, AT_MS, b"order-2043", b'{"id": "order-2043", "txt": "Why?"}', headers)
-    return codec.dead_letter(received, UNKNOWN_FIELD, "unknown_field", max_bytes=1_000, max_header_bytes=1_000)
+    return dead_letters.dead_letter(received, UNKNOWN_FIELD, max_bytes=1_000, max_header_bytes=1_000)
 
 
 def ledger_rows() -> dict[str, Struct]:
@@ -73,13 +77,13 @@ def ledger_rows() -> dict[str, Struct]:
 def decisions() -> dict[str, Struct]:
     """One record of each kind on `decisions`."""
     return {
-        "decision-configured": Configured(b"", AT_MS, 1, _configuration()),
-        "decision-priced": Priced(PREV, AT_MS, 250, PRICES, FIT),
+        "decision-configured": Configured(b"", Cause("settings", 0), AT_MS, FORMAT, 1, _configuration()),
+        "decision-priced": Priced(PREV, QUERY, AT_MS, 250, PRICES, FIT),
         "decision-routed": _routed(),
-        "decision-rejected": Rejected(PREV, AT_MS, "queries", 1_235, UNKNOWN_FIELD),
+        "decision-rejected": Rejected(PREV, Cause("queries", 1_235), AT_MS, "unknown_field", detail="txt"),
         "decision-closed": _closed(),
-        "decision-ignored": Ignored(PREV, AT_MS, 981, "1-900-1", "no reservation is open under this dispatch_id"),
-        "decision-checkpoint": Checkpoint(PREV, AT_MS, 0, 1, _account_row(), _configuration(), {}, [_reservation()]),
+        "decision-ignored": Ignored(PREV, Cause("completions", 981), AT_MS, "unmatched", "1-900-1", "gpt-4o"),
+        "decision-checkpoint": _checkpoint(),
     }
 
 
@@ -112,14 +116,16 @@ def _dispatch() -> Dispatch:
 
 
 def _deferred() -> Deferred:
+    remedy = Remedy("raise_budget", {"gpt-4o": 1_740})
     return Deferred(
         query_id="order-2042",
         origin=Origin(1, 1_236),
         attempt=1,
         reason="exhausted",
-        remedy="a larger budget for gpt-4o",
+        remedy=remedy,
         best_llm="gpt-4o",
         best_score=0.6345,
+        text=sentences.deferral("exhausted", remedy),
         query=Raw(msgpack.encode(Query(id="order-2042", text="And which of them is cheaper?"))),
     )
 
@@ -137,6 +143,7 @@ def _completion() -> Completion:
 
 def _account_row() -> AccountRow:
     return AccountRow(
+        format=FORMAT,
         offsets=Offsets(1_236, 980),
         accounts=ACCOUNTS,
         prices=dict(zip(LLMS, PRICES, strict=True)),
@@ -175,9 +182,24 @@ def _configuration() -> Configuration:
     )
 
 
+def _checkpoint() -> Checkpoint:
+    return Checkpoint(
+        prev=PREV,
+        cause=Cause("checkpoint", 2_230),
+        at_ms=AT_MS,
+        part=0,
+        parts=1,
+        row=_account_row(),
+        config=_configuration(),
+        window=[WindowBlock(bytes(8), bytes(16))],
+        reservations=[_reservation()],
+    )
+
+
 def _routed() -> Routed:
     return Routed(
         prev=PREV,
+        cause=QUERY,
         at_ms=AT_MS,
         query_id="order-2041",
         offset=1_234,
@@ -196,8 +218,8 @@ def _routed() -> Routed:
 def _closed() -> Closed:
     return Closed(
         prev=PREV,
+        cause=ANSWER,
         at_ms=AT_MS + 2_300,
-        offset=980,
         dispatch_id="1-1234-1",
         query_id="order-2041",
         llm="gpt-4o",

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
+from worker.contract.codes import MAX_DETAIL_CHARACTERS, DeferReason, FitCode, IgnoreCode, RejectCode, Rejection, Remedy
+
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Identity = Annotated[str, Meta(min_length=1, max_length=256)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -22,7 +24,8 @@ Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 # A lane keeps so many estimates in memory; more would be refused where the record is read.
 MAX_WINDOW_QUERIES = 100_000
 
-DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed"]
+# The version of the records on `ledger` and `decisions`. The first record of a chain and every account row carry it.
+FORMAT = 1
 
 # Why a call of an LLM has no answer. `refused_request`: this LLM never takes this request. `quota`: no money or
 # allowance is left, and waiting does not help. `misconfigured`: the operator has to mend a model, a region or an
@@ -44,7 +47,7 @@ ErrorClass = Literal[
 CostWord = Literal["known", "zero", "unknown"]
 
 
-# What comes from outside: unknown fields are refused, so that a misspelt field is a dead letter and not a surprise.
+# Messages from outside. Unknown fields are refused, so that a misspelt field is a dead letter and not a surprise.
 
 
 class Query(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -118,19 +121,20 @@ class Dispatch(Struct, frozen=True, gc=False):
 
 
 class Deferred(Struct, frozen=True):
-    """A query not served now, on `deferred`. `attempt` is the attempt that found no LLM (1: never dispatched).
+    """A query that is not served now, on `deferred`. `attempt` is the attempt that found no LLM (1: never dispatched).
 
-    `remedy` says what would change it; `best_llm` is the best LLM at the prices of that moment, with its score. `query`
-    is nil if it has left its topic.
+    `remedy` says what would change it. `best_llm` is the best LLM at the prices of that moment, with its score. `text`
+    says reason and remedy to people; its wording may change at any time. `query` is nil if it has left its topic.
     """
 
     query_id: str
     origin: Origin
     attempt: int
     reason: DeferReason
-    remedy: str
+    remedy: Remedy
     best_llm: str | None
     best_score: float | None
+    text: str
     query: Raw
 
 
@@ -165,23 +169,26 @@ class Offsets(Struct, frozen=True, gc=False):
 
 class Fit(Struct, frozen=True):
     """How the prices in force were found. `status`: `converged`, `kept` (the fit failed; old prices stay), `observing`
-    (no prices yet). `gap` is the share of the dual objective that the certificate leaves open."""
+    (no prices yet). `gap` is the share of the dual objective that the certificate leaves open. `code` says how the
+    solver ended, or why it found nothing."""
 
     status: Literal["observing", "converged", "kept"]
     objective: float
     gap: float
     iterations: int
-    message: str
+    code: FitCode
 
 
-class AccountRow(Struct, frozen=True, omit_defaults=True):
+class AccountRow(Struct, frozen=True):
     """The state of one lane but for its open reservations, its window and its configuration; key `account`.
 
-    `seen` counts first-time queries priced; `sequence` counts transactions; `head` is the hash of the last decision
-    record and `decisions`, `dispatches` count all ever written; `digest` is over this transaction's dispatch ids and
-    `head`, so that a torn transaction would be seen. The window holds the estimates since `seen` was `window_from`.
+    `format` is the version of these records (FORMAT). `seen` counts first-time queries priced; `sequence` counts
+    transactions; `head` is the hash of the last decision record; `decisions` and `dispatches` count all ever written.
+    `digest` is over this transaction's dispatch ids and `head`, so that a torn transaction would be seen. The window
+    holds the estimates since `seen` was `window_from`.
     """
 
+    format: int
     offsets: Offsets
     accounts: dict[str, Account]
     prices: dict[str, float]
@@ -220,7 +227,18 @@ class WindowBlock(Struct, frozen=True):
     cost_micros: bytes
 
 
-# The audit: one record for each input record and each thing that happened by itself, hash-chained by `prev`.
+# The audit: one record or more for each event of a lane, hash-chained by `prev`.
+
+
+class Cause(Struct, frozen=True, gc=False):
+    """The event that a decision record follows from. All records of one event have the same cause; no two events do.
+
+    Of `queries` and `completions`, `number` is the offset of the input record. A tick, new settings and a checkpoint
+    come from no topic: their `number` is how many decision records the partition had before.
+    """
+
+    kind: Literal["queries", "completions", "tick", "settings", "checkpoint"]
+    number: int
 
 
 class Configuration(Struct, frozen=True, omit_defaults=True):
@@ -243,10 +261,12 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
 
 
 class Configured(Struct, frozen=True, tag="configured", tag_field="kind"):
-    """The lane's settings from here on; the first record of every chain."""
+    """The lane's settings from here on; the first record of every chain. `format` is the version of its records."""
 
     prev: bytes
+    cause: Cause
     at_ms: int
+    format: int
     partition: int
     config: Configuration
 
@@ -255,6 +275,7 @@ class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
     """New prices in force from here on (or the old ones kept, with the reason in `fit`)."""
 
     prev: bytes
+    cause: Cause
     at_ms: int
     seen: int
     prices: tuple[float, ...]
@@ -262,9 +283,11 @@ class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
 
 
 class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit_defaults=True):
-    """One decision. `llm` None means deferred, for `reason`. `skipped` scored higher but could not reserve."""
+    """One decision. `llm` None means deferred, for `reason`. The LLMs `skipped` scored higher but could not reserve:
+    `lacking_micros` is what the budget of each lacked. `tried` failed in earlier attempts."""
 
     prev: bytes
+    cause: Cause
     at_ms: int
     query_id: str
     offset: int
@@ -277,30 +300,37 @@ class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit
     reserved_micros: int = 0
     deadline_ms: int = 0
     skipped: tuple[str, ...] = ()
+    lacking_micros: tuple[int, ...] = ()
     tried: tuple[str, ...] = ()
     query_deadline_ms: int | None = None
 
 
-class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind"):
-    """A record that went to `dead-letters`; `topic` is `queries` or `completions`."""
+class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind", omit_defaults=True):
+    """A record that went to `dead-letters`, and why: the fields of a Rejection. Its cause names the record."""
 
     prev: bytes
+    cause: Cause
     at_ms: int
-    topic: Literal["queries", "completions"]
-    offset: int
-    reason: str
+    code: RejectCode
+    limit: int | None = None
+    detail: str = ""
+
+    @property
+    def rejection(self) -> Rejection:
+        """The reason as one value."""
+        return Rejection(self.code, self.limit, self.detail)
 
 
 class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit_defaults=True):
     """A reservation closed: settled (spent), released (an error, nothing spent) or expired (past its deadline).
 
-    `offset` is the completion's, None for an expiry. `basis` says where the cost came from. `overrun_micros` is what
-    was charged beyond the reservation.
+    Its cause is a completion, or the tick that expired it. `basis` says where the cost came from. `overrun_micros` is
+    what was charged beyond the reservation.
     """
 
     prev: bytes
+    cause: Cause
     at_ms: int
-    offset: int | None
     dispatch_id: str
     query_id: str
     llm: str
@@ -314,28 +344,44 @@ class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit
 
 
 class Ignored(Struct, frozen=True, tag="ignored", tag_field="kind"):
-    """A completion that changed nothing: no such reservation is open, or it names another LLM."""
+    """A completion that changed nothing. `llm` is the LLM that it names.
+
+    `unmatched`: no reservation is open under this id. `other_llm`: the dispatch went to another LLM.
+    """
 
     prev: bytes
+    cause: Cause
     at_ms: int
-    offset: int
+    code: IgnoreCode
     dispatch_id: str
-    reason: str
+    llm: str
+
+    @property
+    def limit(self) -> int | None:
+        """Its dead letter names no limit."""
+        return None
+
+    @property
+    def detail(self) -> str:
+        """The detail that its dead letter has."""
+        return self.llm[:MAX_DETAIL_CHARACTERS]
 
 
 class Checkpoint(Struct, frozen=True, tag="checkpoint", tag_field="kind"):
     """The whole state of the lane at this point, so that a replay can begin here; in `parts` records, `part` from 0.
 
-    The first part carries all but the reservations, and its `row.head` is its `prev`.
+    The first part carries all but the reservations, and its `row.head` is its `prev`. `window` lists every block of
+    the window in order.
     """
 
     prev: bytes
+    cause: Cause
     at_ms: int
     part: int
     parts: int
     row: AccountRow | None
     config: Configuration | None
-    window: dict[int, WindowBlock]
+    window: list[WindowBlock]
     reservations: list[Reservation]
 
 

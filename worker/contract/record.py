@@ -7,6 +7,9 @@ from typing import NamedTuple, Protocol
 
 Headers = Sequence[tuple[str, bytes | None]]
 
+# The lengths of a header's name and value, as Kafka writes them.
+HEADER_LENGTHS_BYTES = 10
+
 # Instead of headers whose names are not UTF-8: no client here can give or send such names.
 UNREADABLE_HEADERS: Headers = (("tollgate.unreadable.headers", b"a name is not UTF-8"),)
 
@@ -40,3 +43,13 @@ class StoredRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+
+def headers_bytes(record: Record) -> int:
+    """The size of a record's key and headers."""
+    return len(record.key or b"") + sum(map(header_bytes, record.headers))
+
+
+def header_bytes(header: tuple[str, bytes | None]) -> int:
+    """The size of one header."""
+    return HEADER_LENGTHS_BYTES + len(header[0].encode()) + len(header[1] or b"")

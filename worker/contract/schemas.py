@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from worker.contract import asyncapi, descriptions, examples
-from worker.contract.codec import DeadLetter
+from worker.contract.dead_letters import DeadLetter
 from worker.contract.messages import Deferred, Query
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

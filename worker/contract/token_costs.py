@@ -3,7 +3,7 @@
 One US dollar per million tokens is one micro-dollar per token. Field names as the providers document them:
 - OpenAI chat completions: prompt_tokens, completion_tokens, prompt_tokens_details.cached_tokens (part of the prompt);
 - OpenAI responses: input_tokens, output_tokens, input_tokens_details.cached_tokens (part of the input);
-- Anthropic messages: input_tokens, output_tokens, and *beside* the input cache_read_input_tokens and
+- Anthropic messages: input_tokens, output_tokens, and beside the input cache_read_input_tokens and
   cache_creation_input_tokens;
 - Gemini: promptTokenCount, toolUsePromptTokenCount (beside the prompt), cachedContentTokenCount (part of the prompt),
   candidatesTokenCount, thoughtsTokenCount (beside the candidates); also in snake_case.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from worker.contract.errors import RejectRecord
+from worker.contract.codes import Rejection
 from worker.contract.messages import MAX_TOKENS
 
 
@@ -31,82 +31,82 @@ class PriceList:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Usage that cannot be priced, and why. It is never taken to be zero."""
-
-    reason: str
+    """Usage that cannot be priced: it names no input tokens or no output tokens. It is never taken to be zero."""
 
 
 @dataclass(frozen=True)
-class _Tokens:
-    """`cached` is not part of `input` here, whatever the provider says."""
+class _Form:
+    """The names of one provider's counts. The price list has no price for writing a cache, which is billed as input.
 
-    input: int
-    cached: int
-    output: int
+    Input without the count `input` is unknown; `more_input` counts are added to it. Output is unknown where none of
+    `output` is given. `cached` is a part of the input, or comes beside it.
+    """
+
+    input: str
+    output: tuple[str, ...]
+    cached: str
+    cached_is_part: bool = True
+    more_input: tuple[str, ...] = ()
 
 
-def cost_micros(usage: Mapping[str, Any], prices: PriceList) -> int | Unknown:
-    """What this usage cost, in micro-dollars. Raises RejectRecord for counts that cannot be."""
-    tokens = _tokens(usage)
-    if isinstance(tokens, Unknown):
-        return tokens
+CHAT = _Form("prompt_tokens", ("completion_tokens",), "prompt_tokens_details.cached_tokens")
+RESPONSES = _Form("input_tokens", ("output_tokens",), "input_tokens_details.cached_tokens")
+ANTHROPIC = _Form(
+    "input_tokens", ("output_tokens",), "cache_read_input_tokens", False, ("cache_creation_input_tokens",)
+)
+GEMINI = _Form(
+    "promptTokenCount",
+    ("candidatesTokenCount", "thoughtsTokenCount"),
+    "cachedContentTokenCount",
+    more_input=("toolUsePromptTokenCount",),
+)
+
+
+def cost_micros(usage: Mapping[str, Any], prices: PriceList) -> int | Unknown | Rejection:
+    """The cost of this usage in micro-dollars, or why the completion cannot be used: it has impossible counts."""
+    form, usage = _form(usage)
+    counts = {name: _lookup(usage, name) for name in (form.input, *form.more_input, *form.output, form.cached)}
+    for name, count in counts.items():
+        if not _is_count(count):
+            return Rejection("usage", MAX_TOKENS, f"usage.{name}")
+    if counts[form.input] is None or all(counts[name] is None for name in form.output):
+        return Unknown()
+    given = sum(counts[name] or 0 for name in (form.input, *form.more_input))
+    cached = counts[form.cached] or 0
+    if form.cached_is_part:
+        if cached > given:
+            return Rejection("cached_tokens", given, str(cached))
+        given -= cached
     cached_price = prices.cached_input_usd_per_mtok
     cost = (
-        tokens.input * prices.input_usd_per_mtok
-        + tokens.cached * (prices.input_usd_per_mtok if cached_price is None else cached_price)
-        + tokens.output * prices.output_usd_per_mtok
+        given * prices.input_usd_per_mtok
+        + cached * (prices.input_usd_per_mtok if cached_price is None else cached_price)
+        + sum(counts[name] or 0 for name in form.output) * prices.output_usd_per_mtok
     )
     return int(cost.to_integral_value(ROUND_HALF_UP))
 
 
-def _tokens(usage: Mapping[str, Any]) -> _Tokens | Unknown:
-    if "prompt_tokens" in usage or "completion_tokens" in usage:
-        cached = _detail(usage, "prompt_tokens_details")
-        return _including(_count(usage, "prompt_tokens"), cached, _count(usage, "completion_tokens"))
-    if "input_tokens" in usage or "output_tokens" in usage:
-        return _input_output(usage)
-    return _gemini({_camel(name): value for name, value in usage.items()})
+def _form(usage: Mapping[str, Any]) -> tuple[_Form, Mapping[str, Any]]:
+    """The form that a usage has, and the usage under the names of this form."""
+    if usage.keys() & {"prompt_tokens", "completion_tokens"}:
+        return CHAT, usage
+    if usage.keys() & {"input_tokens", "output_tokens"}:
+        cache = {"cache_read_input_tokens", "cache_creation_input_tokens"}
+        return ANTHROPIC if usage.keys() & cache else RESPONSES, usage
+    return GEMINI, {_camel(name): value for name, value in usage.items()}
 
 
-def _input_output(usage: Mapping[str, Any]) -> _Tokens | Unknown:
-    given, output = _count(usage, "input_tokens"), _count(usage, "output_tokens")
-    if "cache_read_input_tokens" not in usage and "cache_creation_input_tokens" not in usage:
-        return _including(given, _detail(usage, "input_tokens_details"), output)
-    if given is None or output is None:
-        return Unknown("input_tokens or output_tokens is missing")
-    # Writing a cache is billed at or above the input price; the price list has no price of its own for it.
-    written = _count(usage, "cache_creation_input_tokens") or 0
-    return _Tokens(given + written, _count(usage, "cache_read_input_tokens") or 0, output)
+def _lookup(usage: Mapping[str, Any], name: str) -> Any:
+    outer, _, inner = name.partition(".")
+    value = usage.get(outer)
+    if not inner:
+        return value
+    return value.get(inner) if isinstance(value, Mapping) else None
 
 
-def _gemini(usage: Mapping[str, Any]) -> _Tokens | Unknown:
-    answer, thoughts = _count(usage, "candidatesTokenCount"), _count(usage, "thoughtsTokenCount")
-    output = None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0)
-    prompt, tools = _count(usage, "promptTokenCount"), _count(usage, "toolUsePromptTokenCount")
-    given = None if prompt is None else prompt + (tools or 0)
-    return _including(given, _count(usage, "cachedContentTokenCount") or 0, output)
-
-
-def _including(given: int | None, cached: int, output: int | None) -> _Tokens | Unknown:
-    if given is None or output is None:
-        return Unknown("usage names no input and output tokens that are known here")
-    if cached > given:
-        raise RejectRecord("usage", f"usage: {cached} cached tokens of {given} input tokens")
-    return _Tokens(given - cached, cached, output)
-
-
-def _detail(usage: Mapping[str, Any], name: str) -> int:
-    details = usage.get(name)
-    return (_count(details, "cached_tokens") or 0) if isinstance(details, Mapping) else 0
-
-
-def _count(usage: Mapping[str, Any], name: str) -> int | None:
-    value = usage.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_TOKENS:
-        raise RejectRecord("usage", f"usage.{name}: not a count of tokens between 0 and {MAX_TOKENS}")
-    return value
+def _is_count(value: Any) -> bool:
+    """Whether a value is a count of tokens, or is not given."""
+    return value is None or (type(value) is int and 0 <= value <= MAX_TOKENS)
 
 
 def _camel(name: str) -> str:

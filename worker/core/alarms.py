@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worker.contract import sentences
 from worker.core.pricing import Pricing
 from worker.core.router import Router
 from worker.estimation.features import Float64
@@ -97,7 +98,7 @@ def _of_budgets(router: Router) -> Iterator[Alarm]:
 
 def _of_prices(pricing: Pricing) -> Iterator[Alarm]:
     if pricing.fit.status == "kept":
-        yield Alarm("fit_kept", pricing.fit.message)
+        yield Alarm("fit_kept", sentences.fit(pricing.fit.code))
     quality, cost = pricing.window.newest(pricing.seen - pricing.window_from, pricing.seen)
     if len(quality) < FEWEST_QUERIES or not pricing.prices:
         return

@@ -1,26 +1,25 @@
-"""What a deferred query is told beside its decision: what would change it, and which LLM was the best. Pure."""
+"""The fields that a deferred query has beside its decision: its remedy, and the best LLM. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from worker.contract.codes import Remedy
 from worker.contract.messages import Routed
 
 
-def remedy(routed: Routed) -> str:
-    """What would change this deferral, in words."""
+def remedy(routed: Routed) -> Remedy:
+    """What would change this deferral."""
     match routed.reason:
         case "duplicate":
-            return "complete or expire the dispatch that is open under this id"
+            return Remedy("close_dispatch")
         case "expired":
-            return "a later deadline_ms"
+            return Remedy("later_deadline")
         case "exhausted":
-            return f"budget for {', '.join(routed.skipped)}"
-        case "failed" if not routed.quality:
-            return "send it again: it has left its topic"
+            return Remedy("raise_budget", dict(zip(routed.skipped, routed.lacking_micros, strict=False)))
         case "failed":
-            return f"send it again: {routed.attempt - 1} attempts failed"
-    return "lower prices: more budget, or fewer queries"
+            return Remedy("send_again")
+    return Remedy("lower_prices")
 
 
 def best(routed: Routed, llms: Sequence[str]) -> tuple[str | None, float | None]:

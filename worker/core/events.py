@@ -10,7 +10,8 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
-from worker.contract.messages import Closed, Configuration, Deferred, Dispatch
+from worker.contract.codes import Rejection
+from worker.contract.messages import Closed, Configuration, Deferred, Dispatch, Ignored
 
 
 class Arrived(Struct, frozen=True, gc=False):
@@ -42,14 +43,12 @@ class Completed(Struct, frozen=True, gc=False):
 
 
 class Refused(Struct, frozen=True):
-    """A record that nothing can be done with: why in words, and its `code` for counting. Its bytes go to
-    `dead-letters`."""
+    """A record that cannot be used, and why. Its bytes go to `dead-letters`."""
 
     topic: Literal["queries", "completions"]
     offset: int
     at_ms: int
-    reason: str
-    code: str
+    rejection: Rejection
 
 
 class Ticked(Struct, frozen=True):
@@ -73,14 +72,14 @@ Event = Arrived | Completed | Refused | Ticked | Reconfigured
 class Effects:
     """All that one transaction publishes. `rows` maps ledger keys to values, None for a tombstone.
 
-    `refused` are records that could not be used, `unmatched` completions that changed nothing, as (offset, reason): the
-    bytes of both go to `dead-letters`. `closed` are reservations that closed; they are among the decisions too.
+    `refused` are records that could not be used, `ignored` are completions that changed nothing: the bytes of both go
+    to `dead-letters`. `closed` are reservations that closed. Ignored and closed records are among the decisions too.
     """
 
     dispatches: list[Dispatch] = field(default_factory=list)
     deferred: list[Deferred] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
-    unmatched: list[tuple[int, str]] = field(default_factory=list)
+    ignored: list[Ignored] = field(default_factory=list)
     closed: list[Closed] = field(default_factory=list)
     decisions: list[tuple[str, bytes]] = field(default_factory=list)
     rows: dict[str, bytes | None] = field(default_factory=dict)

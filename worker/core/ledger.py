@@ -14,19 +14,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from enum import Enum
 from typing import NoReturn
 
 from msgspec.structs import replace
 
 from worker.contract.messages import Account, Reservation
-
-
-class Reserve(Enum):
-    """What came of an attempt to reserve."""
-
-    RESERVED = "reserved"
-    EXHAUSTED = "exhausted"
 
 
 class BrokenInvariant(AssertionError):
@@ -54,19 +46,23 @@ class Ledger:
         """What may still be reserved of an LLM's budget."""
         return self.accounts[llm].available_micros
 
-    def reserve(self, reservation: Reservation) -> Reserve:
-        """Hold the reservation's money, if the account still has it."""
+    def reserve(self, reservation: Reservation) -> int:
+        """Hold the reservation's money, if the account still has it.
+
+        Returns what the account lacks, in micro-dollars; 0: it is reserved.
+        """
         account = self.accounts[reservation.llm]
         amount = reservation.reserved_micros
-        if account.spent_micros + account.reserved_micros + amount > account.budget_micros:
-            return Reserve.EXHAUSTED
+        lacking_micros = account.spent_micros + account.reserved_micros + amount - account.budget_micros
+        if lacking_micros > 0:
+            return lacking_micros
         if reservation.dispatch_id in self.open or reservation.query_id in self._by_query:
             _broken(f"{reservation.dispatch_id} is already open")
         self._put(reservation.llm, replace(account, reserved_micros=account.reserved_micros + amount))
         self.open[reservation.dispatch_id] = reservation
         self._by_query[reservation.query_id] = reservation.dispatch_id
         heapq.heappush(self._deadlines, (reservation.deadline_ms, reservation.dispatch_id))
-        return Reserve.RESERVED
+        return 0
 
     def close(self, reservation: Reservation, spent_micros: int) -> int:
         """End an open reservation with what it cost (0: released or expired), in micro-dollars.

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from worker.contract import sentences
+from worker.contract.codes import DeferReason, IgnoreCode
 from worker.contract.messages import (
+    FORMAT,
     AccountRow,
+    Cause,
     Checkpoint,
     Closed,
     Configuration,
     Configured,
-    DeferReason,
     Deferred,
     Dispatch,
     Ignored,
@@ -43,13 +46,18 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Outbox:
-    """The effects of one batch as they come about; `at_ms` is the lane's clock at the event being applied."""
+    """The effects of one batch, in the order of its events. Call `begin` before each event."""
 
-    def __init__(self, partition: int, journal: Journal, at_ms: int) -> None:
+    def __init__(self, partition: int, journal: Journal) -> None:
         self.partition = partition
-        self.at_ms = at_ms
+        self._cause = Cause("settings", 0)
+        self._at_ms = 0
         self._journal = journal
         self._effects = Effects()
+
+    def begin(self, cause: Cause, at_ms: int) -> None:
+        """Another event: its cause, and the lane's clock at it. Every record up to the next event carries them."""
+        self._cause, self._at_ms = cause, at_ms
 
     @property
     def dispatches(self) -> int:
@@ -71,9 +79,10 @@ class Outbox:
     # Queries
 
     def dispatch(
-        self, query: Arrived, i: int, reservation: Reservation, pricing: Pricing, skipped: Sequence[str]
+        self, query: Arrived, i: int, reservation: Reservation, pricing: Pricing, lacking_micros: Mapping[str, int]
     ) -> None:
-        """A query goes to LLM number `i`, on this reservation; `skipped` scored higher but could not reserve."""
+        """A query goes to LLM number `i`, on this reservation. The LLMs of `lacking_micros` scored higher and could not
+        reserve."""
         self._effects.rows[RESERVATION_PREFIX + reservation.dispatch_id] = _encode(reservation)
         self._effects.dispatches.append(
             Dispatch(
@@ -91,7 +100,7 @@ class Outbox:
             )
         )
         self._routed(
-            query, reservation.attempt, pricing.prices, pricing.reason(), skipped, reservation.tried, reservation
+            query, reservation.attempt, pricing.prices, pricing.reason(), lacking_micros, reservation.tried, reservation
         )
 
     def defer(
@@ -100,26 +109,27 @@ class Outbox:
         attempt: int,
         reason: DeferReason,
         pricing: Pricing,
-        skipped: Sequence[str] = (),
+        lacking_micros: Mapping[str, int],
         tried: tuple[str, ...] = (),
     ) -> None:
-        """A query is not served now, for `reason`."""
-        routed = self._routed(query, attempt, pricing.prices, reason, skipped, tried, None)
+        """A query is not served now, for `reason`. The LLMs of `lacking_micros` could not reserve."""
+        routed = self._routed(query, attempt, pricing.prices, reason, lacking_micros, tried, None)
         llm, score = best(routed, pricing.config.llms)
-        origin = Origin(self.partition, query.offset)
+        origin, what = Origin(self.partition, query.offset), remedy(routed)
+        text = sentences.deferral(reason, what)
         self._effects.deferred.append(
-            Deferred(query.query_id, origin, attempt, reason, remedy(routed), llm, score, query.query)
+            Deferred(query.query_id, origin, attempt, reason, what, llm, score, text, query.query)
         )
 
     # Completions
 
-    def closed(self, reservation: Reservation, charge: Charge, overrun_micros: int, offset: int | None) -> None:
-        """A reservation closed, by the completion at `offset` or because it expired."""
+    def closed(self, reservation: Reservation, charge: Charge, overrun_micros: int) -> None:
+        """A reservation closed."""
         self._effects.rows[RESERVATION_PREFIX + reservation.dispatch_id] = None
         record = Closed(
             prev=self._journal.head,
-            at_ms=self.at_ms,
-            offset=offset,
+            cause=self._cause,
+            at_ms=self._at_ms,
             dispatch_id=reservation.dispatch_id,
             query_id=reservation.query_id,
             llm=reservation.llm,
@@ -134,11 +144,11 @@ class Outbox:
         self._effects.closed.append(record)
         self._journal.append(reservation.query_id, record)
 
-    def ignored(self, completion: Completed, reason: str) -> None:
+    def ignored(self, completion: Completed, code: IgnoreCode) -> None:
         """A completion changed nothing."""
-        self._effects.unmatched.append((completion.offset, reason))
         dispatch_id = completion.dispatch_id
-        record = Ignored(self._journal.head, self.at_ms, completion.offset, dispatch_id, reason)
+        record = Ignored(self._journal.head, self._cause, self._at_ms, code, dispatch_id, completion.llm)
+        self._effects.ignored.append(record)
         self._journal.append(dispatch_id, record)
 
     # The rest
@@ -146,34 +156,39 @@ class Outbox:
     def rejected(self, event: Refused) -> None:
         """A record could not be used."""
         self._effects.refused.append(event)
-        record = Rejected(self._journal.head, self.at_ms, event.topic, event.offset, event.reason)
+        why = event.rejection
+        record = Rejected(self._journal.head, self._cause, self._at_ms, why.code, why.limit, why.detail)
         self._journal.append("", record)
 
     def priced(self, pricing: Pricing) -> None:
         """Prices were solved for."""
-        record = Priced(self._journal.head, self.at_ms, pricing.seen, pricing.prices, pricing.fit)
+        record = Priced(self._journal.head, self._cause, self._at_ms, pricing.seen, pricing.prices, pricing.fit)
         self._journal.append("", record)
 
     def configured(self, config: Configuration, dropped_blocks: int) -> None:
         """The settings from here on; `dropped_blocks` of the window before have no meaning under them."""
         self._effects.rows |= {f"{WINDOW_PREFIX}{block}": None for block in range(dropped_blocks)}
         self._effects.rows[CONFIGURATION_KEY] = _encode(config)
-        self._journal.append("", Configured(self._journal.head, self.at_ms, self.partition, config))
+        head = self._journal.head
+        self._journal.append("", Configured(head, self._cause, self._at_ms, FORMAT, self.partition, config))
 
     def checkpoint(self, row: AccountRow, pricing: Pricing, reservations: Sequence[Reservation]) -> None:
         """The whole state, in as many records as it needs."""
+        at_ms = row.clock_ms
         parts = max(1, math.ceil(len(reservations) / CHECKPOINT_RESERVATIONS))
-        window = pricing.window.all_blocks()
+        window = list(pricing.window.all_blocks().values())
+        cause = Cause("checkpoint", self._journal.count)
         for part in range(parts):
             first = part == 0
             record = Checkpoint(
                 prev=self._journal.head,
-                at_ms=self.at_ms,
+                cause=cause,
+                at_ms=at_ms,
                 part=part,
                 parts=parts,
                 row=row if first else None,
                 config=pricing.config if first else None,
-                window=window if first else {},
+                window=window if first else [],
                 reservations=list(reservations[part * CHECKPOINT_RESERVATIONS :][:CHECKPOINT_RESERVATIONS]),
             )
             self._journal.append("", record)
@@ -184,13 +199,14 @@ class Outbox:
         attempt: int,
         prices: tuple[float, ...],
         reason: Reason | DeferReason,
-        skipped: Sequence[str],
+        lacking_micros: Mapping[str, int],
         tried: tuple[str, ...],
         reservation: Reservation | None,
     ) -> Routed:
         record = Routed(
             prev=self._journal.head,
-            at_ms=self.at_ms,
+            cause=self._cause,
+            at_ms=self._at_ms,
             query_id=query.query_id,
             offset=query.offset,
             attempt=attempt,
@@ -201,7 +217,8 @@ class Outbox:
             reason=reason,
             reserved_micros=0 if reservation is None else reservation.reserved_micros,
             deadline_ms=0 if reservation is None else reservation.deadline_ms,
-            skipped=tuple(skipped),
+            skipped=tuple(lacking_micros),
+            lacking_micros=tuple(lacking_micros.values()),
             tried=tried,
             query_deadline_ms=query.deadline_ms,
         )

@@ -17,7 +17,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration, Fit
-from worker.core.solver import certificate, market, solve
+from worker.core.solver import certificate, ended, market, solve
 from worker.estimation.features import Float64
 
 Reason = Literal["best_score", "observing"]
@@ -118,7 +118,7 @@ class PricedPolicy:
         quality = self._topped_up(view.window_quality, view.prior_quality)
         cost = self._topped_up(view.window_cost_micros, view.prior_cost_micros)
         if not len(quality):
-            return Solution(view.prices, Fit("kept", 0.0, 1.0, 0, "kept: no estimates to solve on"))
+            return Solution(view.prices, Fit("kept", 0.0, 1.0, 0, "no_estimates"))
         per_query = np.maximum(view.balance_micros, 0.0) / self.remaining_queries(view.seen)
         return Solution(*solve(market(quality, cost, per_query), view.prices))
 
@@ -165,7 +165,7 @@ class PortPolicy:
 
     def solve(self, view: View) -> Solution:
         if not len(view.window_quality):
-            return Solution(view.prices, Fit("observing", 0.0, 1.0, 0, "nothing was observed yet"))
+            return Solution(view.prices, Fit("observing", 0.0, 1.0, 0, "no_estimates"))
         found = port_weights(
             view.window_quality,
             view.window_cost_micros / MICROS_PER_USD,
@@ -180,8 +180,8 @@ class PortPolicy:
         here = market(view.window_quality, view.window_cost_micros, per_query)
         proof = certificate(here, prices / here.unit)
         if not np.isfinite(prices).all():
-            return Solution(view.prices, Fit("kept", proof.objective, 1.0, int(found.nit), f"kept: {found.message}"))
-        fit = Fit("converged", proof.objective, proof.gap, int(found.nit), str(found.message))
+            return Solution(view.prices, Fit("kept", proof.objective, 1.0, int(found.nit), "not_finite"))
+        fit = Fit("converged", proof.objective, proof.gap, int(found.nit), ended(found))
         return Solution(tuple(float(price) for price in prices), fit)
 
     def rank(

@@ -14,7 +14,7 @@ from worker.core.ledger import Ledger
 from worker.core.policy import Policy, Reason, View
 from worker.core.window import Window
 
-OBSERVING = Fit("observing", 0.0, 0.0, 0, "no prices yet")
+OBSERVING = Fit("observing", 0.0, 0.0, 0, "no_prices")
 
 
 Policies = Callable[[Configuration, int], Policy]

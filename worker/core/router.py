@@ -15,15 +15,25 @@ The parts: `pricing` (what a budget is worth), `ledger` (where money moves), `se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
-from worker.contract.messages import AccountRow, Configuration, DeferReason, Fit, Offsets, Reservation
+from worker.contract.codes import DeferReason
+from worker.contract.dispatch_id import DispatchId
+from worker.contract.messages import (
+    FORMAT,
+    AccountRow,
+    Cause,
+    Configuration,
+    Fit,
+    Offsets,
+    Reservation,
+)
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused, Ticked
 from worker.core.journal import Journal
-from worker.core.ledger import BrokenInvariant, Ledger, Reserve
+from worker.core.ledger import BrokenInvariant, Ledger
 from worker.core.outbox import Outbox
 from worker.core.policy import make_policy
 from worker.core.pricing import OBSERVING, Policies, Pricing, Prior
@@ -34,8 +44,6 @@ __all__ = ["Prior", "Router"]
 # What one Ticked expires at most, so that a mass expiry is many transactions and none outlasts its timeout. A lane
 # ticks every second and dispatches less than this in one.
 EXPIRIES = 10_000
-
-UNMATCHED = "no reservation is open under this dispatch_id: settled, expired or never made"
 
 
 class Router:
@@ -53,7 +61,7 @@ class Router:
         self.offsets = Offsets()
         self.clock_ms = self.sequence = self.dispatches = 0
         self._pricing: Pricing | None = None
-        self._outbox = Outbox(partition, self.journal, 0)
+        self._outbox = Outbox(partition, self.journal)
 
     def handle(self, events: Iterable[Event]) -> Effects:
         """Apply events in order and return what one transaction must publish, the account row included.
@@ -69,14 +77,15 @@ class Router:
 
     def decide(self, events: Iterable[Event]) -> Outbox:
         """Apply events in order without ending a transaction: `handle`, for a replay that is told where those end."""
-        outbox = self._outbox = Outbox(self.partition, self.journal, self.clock_ms)
+        outbox = self._outbox = Outbox(self.partition, self.journal)
         for event in events:
             self._apply(event)
         self.dispatches += outbox.dispatches
         return outbox
 
     def _apply(self, event: Event) -> None:
-        self.clock_ms = self._outbox.at_ms = max(self.clock_ms, event.at_ms)
+        self.clock_ms = max(self.clock_ms, event.at_ms)
+        self._outbox.begin(self._cause(event), self.clock_ms)
         match event:
             case Arrived():
                 self._arrived(event)
@@ -88,6 +97,19 @@ class Router:
                 self._reconfigured(event.config)
             case Ticked():
                 self._expire()
+
+    def _cause(self, event: Event) -> Cause:
+        match event:
+            case Arrived():
+                return Cause("queries", event.offset)
+            case Completed():
+                return Cause("completions", event.offset)
+            case Refused():
+                return Cause(event.topic, event.offset)
+            case Reconfigured():
+                return Cause("settings", self.journal.count)
+            case Ticked():
+                return Cause("tick", self.journal.count)
 
     # Queries
 
@@ -113,27 +135,25 @@ class Router:
 
     def _route(self, query: Arrived, attempt: int, tried: tuple[str, ...]) -> None:
         pricing = self.pricing
-        skipped: list[str] = []
+        lacking_micros: dict[str, int] = {}
         for i in pricing.rank(query):
             llm = pricing.config.llms[i]
             if llm in tried:
                 continue
             reservation = self._reservation(query, i, attempt, tried)
-            if self.ledger.reserve(reservation) is Reserve.RESERVED:
-                self._outbox.dispatch(query, i, reservation, pricing, skipped)
+            lacking = self.ledger.reserve(reservation)
+            if not lacking:
+                self._outbox.dispatch(query, i, reservation, pricing, lacking_micros)
                 return
-            skipped.append(llm)
-        if skipped:
-            self._defer(query, attempt, "exhausted", tuple(skipped), tried)
-        else:
-            self._defer(query, attempt, "priced_out", tried=tried)
+            lacking_micros[llm] = lacking
+        self._defer(query, attempt, "exhausted" if lacking_micros else "priced_out", tried, lacking_micros)
 
     def _reservation(self, query: Arrived, i: int, attempt: int, tried: tuple[str, ...]) -> Reservation:
         deadline_ms = self.clock_ms + self.settings.reservation_ms
         if query.deadline_ms is not None:
             deadline_ms = min(deadline_ms, query.deadline_ms)
         return Reservation(
-            dispatch_id=f"{self.partition}-{query.offset}-{attempt}",
+            dispatch_id=str(DispatchId(self.partition, query.offset, attempt)),
             query_id=query.query_id,
             llm=self.settings.llms[i],
             offset=query.offset,
@@ -149,10 +169,10 @@ class Router:
         query: Arrived,
         attempt: int,
         reason: DeferReason,
-        skipped: tuple[str, ...] = (),
         tried: tuple[str, ...] = (),
+        lacking_micros: Mapping[str, int] | None = None,
     ) -> None:
-        self._outbox.defer(query, attempt, reason, self.pricing, skipped, tried)
+        self._outbox.defer(query, attempt, reason, self.pricing, lacking_micros or {}, tried)
 
     # Completions
 
@@ -161,11 +181,11 @@ class Router:
             return
         reservation = self.ledger.open.get(completion.dispatch_id)
         if reservation is None:
-            self._outbox.ignored(completion, UNMATCHED)
+            self._outbox.ignored(completion, "unmatched")
         elif reservation.llm != completion.llm:
-            self._outbox.ignored(completion, f"this dispatch went to {reservation.llm}")
+            self._outbox.ignored(completion, "other_llm")
         else:
-            self._close(reservation, charge(reservation, completion), completion.offset)
+            self._close(reservation, charge(reservation, completion))
             if not completion.ok:
                 self._retry(reservation, completion.retry)
 
@@ -182,11 +202,11 @@ class Router:
 
     def _expire(self) -> None:
         for reservation in self.ledger.due(self.clock_ms, EXPIRIES):
-            self._close(reservation, EXPIRED, offset=None)
+            self._close(reservation, EXPIRED)
 
-    def _close(self, reservation: Reservation, charged: Charge, offset: int | None) -> None:
+    def _close(self, reservation: Reservation, charged: Charge) -> None:
         overrun_micros = self.ledger.close(reservation, charged.spent_micros)
-        self._outbox.closed(reservation, charged, overrun_micros, offset)
+        self._outbox.closed(reservation, charged, overrun_micros)
 
     # The rest
 
@@ -218,6 +238,7 @@ class Router:
         """The state but for open reservations, window and configuration, as of the last event."""
         pricing = self.pricing
         return AccountRow(
+            format=FORMAT,
             offsets=self.offsets,
             accounts=self.ledger.accounts,
             prices=dict(zip(pricing.config.llms, pricing.prices, strict=False)),

@@ -32,7 +32,7 @@ def restore(partition: int, prior: Prior, rows: Mapping[str, bytes]) -> Router:
         int(key.removeprefix(WINDOW_PREFIX)): _block(row) for key, row in rows.items() if key.startswith(WINDOW_PREFIX)
     }
     config = _configuration(rows[CONFIGURATION_KEY])
-    return assemble(partition, prior, _account(rows[ACCOUNT_KEY]), config, reservations, window)
+    return assemble(partition, prior, _account(rows[ACCOUNT_KEY]), config, reservations, window.items())
 
 
 def assemble(
@@ -41,7 +41,7 @@ def assemble(
     row: AccountRow,
     config: Configuration,
     reservations: Iterable[Reservation],
-    window: Mapping[int, WindowBlock],
+    window: Iterable[tuple[int, WindowBlock]],
     policies: Policies = make_policy,
 ) -> Router:
     """The router in the state that these parts describe. Raises BrokenInvariant if they do not add up."""
@@ -55,11 +55,11 @@ def assemble(
 
 
 def _pricing(
-    policy: Policy, prior: Prior, row: AccountRow, config: Configuration, window: Mapping[int, WindowBlock]
+    policy: Policy, prior: Prior, row: AccountRow, config: Configuration, window: Iterable[tuple[int, WindowBlock]]
 ) -> Pricing:
     pricing = Pricing(policy, config, prior, row.seen)
     pricing.window_from = row.window_from
     pricing.prices, pricing.fit = tuple(row.prices.values()), row.fit
-    for block, content in window.items():
+    for block, content in window:
         pricing.window.restore(block, content)
     return pricing

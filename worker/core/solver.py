@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 
+from worker.contract.codes import FitCode
 from worker.contract.messages import Fit
 from worker.estimation.features import Float64
 
@@ -63,16 +64,29 @@ def solve(here: Market, start: tuple[float, ...]) -> tuple[tuple[float, ...], Fi
     """Prices per micro-dollar from `start` (the prices in force), and how they were found.
 
     New prices are taken only when they certify: a finite dual objective no worse than that of the old prices. A fit
-    that fails this keeps the old prices and says so in `Fit.status` and `Fit.message`.
+    that fails this keeps the old prices: its status is `kept`, and its code says why.
     """
     old = np.array(start) / here.unit
     found = _minimised(here, old if old.any() else np.full(len(old), 0.5))
     before, after = certificate(here, old), certificate(here, found.x)
     if not np.isfinite(found.x).all() or not after.objective <= before.objective:
-        message = f"kept: {found.message}; objective {after.objective:.6g} is not below {before.objective:.6g}"
-        return start, Fit("kept", before.objective, before.gap, int(found.nit), message)
+        return start, Fit("kept", before.objective, before.gap, int(found.nit), why_kept(found))
     prices = tuple(float(price) for price in found.x * here.unit)
-    return prices, Fit("converged", after.objective, after.gap, int(found.nit), str(found.message))
+    return prices, Fit("converged", after.objective, after.gap, int(found.nit), ended(found))
+
+
+def ended(found: OptimizeResult) -> FitCode:
+    """How L-BFGS-B ended, by scipy's `status`: 0 within tolerance, 1 after the most iterations, 2 in a line search."""
+    if found.status == 0:
+        return "solved"
+    return "iterations" if found.status == 1 else "line_search"
+
+
+def why_kept(found: OptimizeResult) -> FitCode:
+    """Why a solution is not taken: how the solver failed, else what is wrong with the solution."""
+    if not np.isfinite(found.x).all():
+        return "not_finite"
+    return "not_lower" if found.status == 0 else ended(found)
 
 
 def _minimised(here: Market, start: Float64) -> OptimizeResult:

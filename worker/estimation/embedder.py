@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.contract.errors import FixSetting, RejectRecord
+from worker.contract import sentences
+from worker.contract.codes import Rejection
+from worker.contract.errors import FixSetting
 from worker.contract.rejections import EMPTY_TEXT
 
 WORDLLAMA = "wordllama"
@@ -22,7 +24,7 @@ MAX_CHARACTERS = 20_000
 class Embedder(Protocol):
     """Embeds texts; row i belongs to text i, whatever else is in the batch."""
 
-    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[RejectRecord | None]]:
+    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[Rejection | None]]:
         """Embeddings float32 [n, d], L2-normalised, and what is wrong with each text (its row is zeros)."""
 
 
@@ -45,7 +47,7 @@ def embed_with(embedder: str) -> Callable[[Sequence[str]], NDArray[np.float32]] 
         vectors, problems = loaded.embed(texts)
         for row, problem in enumerate(problems):
             if problem is not None:
-                raise FixSetting(f"history: row {row + 1}: {problem}")
+                raise FixSetting(f"history: row {row + 1}: {sentences.reason(problem)}")
         return vectors
 
     return embed
@@ -65,10 +67,10 @@ class WordLlamaEmbedder:
         folder = Path(wordllama.__file__).parent
         return cls(wordllama.WordLlama.load(cache_dir=folder, disable_download=True))
 
-    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[RejectRecord | None]]:
+    def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[Rejection | None]]:
         """One text at a time: in a batch, padding changes the last bits."""
         rows = np.zeros((len(texts), DIMENSIONS[WORDLLAMA]), dtype=np.float32)
-        problems: list[RejectRecord | None] = [None] * len(texts)
+        problems: list[Rejection | None] = [None] * len(texts)
         for row, text in enumerate(texts):
             embedding = self._model.embed([text[:MAX_CHARACTERS]], norm=False)[0]
             length = float(np.linalg.norm(embedding))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from worker.contract.messages import Account, Configuration, Dispatch, Fit, Reservation
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured
-from worker.core.ledger import Ledger, Reserve
+from worker.core.ledger import Ledger
 from worker.core.policy import Policy, View, make_policy
 from worker.core.router import Prior, Router
 from worker.estimation.estimator import Estimates
@@ -138,7 +138,7 @@ def play_ledger(scenario: Scenario, chooser: Chooser) -> Outcome:
         balance = np.array([ledger.available_micros(llm) for llm in llms], dtype=np.float64)
         for llm in chooser.ranking(number, balance):
             held = _reservation(scenario, number, llm)
-            if ledger.reserve(held) is Reserve.RESERVED:
+            if ledger.reserve(held) == 0:
                 chosen[number] = llm
                 waiting.append((number, held))
                 break

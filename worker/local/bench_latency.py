@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import CheckFailed
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
@@ -28,8 +29,8 @@ def of_query(record: StoredRecord) -> Origin:
 
 def of_dispatch(record: StoredRecord) -> Origin | None:
     """The query that a dispatch is the first attempt of."""
-    partition, offset, attempt = (record.key or b"").decode().split("-")
-    return (int(partition), int(offset)) if attempt == "1" else None
+    dispatch = DispatchId.parse((record.key or b"").decode())
+    return None if dispatch is None or dispatch.attempt != 1 else (dispatch.partition, dispatch.offset)
 
 
 class Arrivals:

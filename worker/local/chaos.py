@@ -14,6 +14,7 @@ from msgspec import Struct
 from worker.audit import run_replay, run_verify
 from worker.audit.report import Report
 from worker.contract import codec
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.record import Record
 from worker.contract.settings import Settings
 from worker.contract.topic_names import TopicNames
@@ -97,7 +98,8 @@ class Published:
         value = record.value or b""
         if record.topic == self._topics.deferred:
             deferred = codec.decode_deferred(value)
-            self._attempts[f"{deferred.origin.partition}-{deferred.origin.offset}-{deferred.attempt}"] += 1
+            origin = deferred.origin
+            self._attempts[str(DispatchId(origin.partition, origin.offset, deferred.attempt))] += 1
         else:
             self._attempts[codec.decode_dispatch(value).id] += 1
 

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from worker.contract import codec
 from worker.contract.errors import CheckFailed
-from worker.contract.messages import Closed, Rejected, Routed
+from worker.contract.messages import Cause, Closed, Rejected, Routed
 from worker.contract.settings import Settings
 from worker.kafka import clients
 from worker.kafka.clock import poll_until
@@ -73,8 +73,8 @@ class DecisionFollower:
                 if decision.llm is not None:
                     self.dispatched += 1
                     self.open += 1
-            case Rejected(topic="queries"):
-                self.decided.setdefault((partition, decision.offset), now)
+            case Rejected(cause=Cause(kind="queries", number=offset)):
+                self.decided.setdefault((partition, offset), now)
             case Closed():
                 self.open -= 1
                 self.settled += decision.outcome == "settled"

@@ -10,9 +10,10 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from msgspec import Struct
 
-from worker.contract import codec
+from worker.contract import codec, sentences
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import CheckBroker
-from worker.contract.messages import Closed, Decision, Origin, Query, Rejected, Routed
+from worker.contract.messages import Cause, Closed, Decision, Origin, Query, Rejected, Routed
 from worker.contract.settings import Settings
 from worker.core.outbox import CONFIGURATION_KEY
 from worker.kafka import clients
@@ -22,7 +23,7 @@ from worker.kafka.reader import KafkaReader, OpenReader, Place, Reader, silent
 PRODUCE_SECONDS = 15.0
 LOOK_SECONDS = 0.05
 
-Cause = Literal["no_worker", "not_decided", "no_completion", "other_partition", "not_applied", "rejected"]
+MissingCause = Literal["no_worker", "not_decided", "no_completion", "other_partition", "not_applied", "rejected"]
 
 
 class ScoredLlm(Struct, frozen=True):
@@ -40,10 +41,10 @@ class Missing(Struct, frozen=True):
 
     `no_worker`: the consumer group has no member. `not_decided`: it has. `no_completion`: no inference worker has
     answered. `other_partition`: the completion went to partition `detail` instead of the query's. `not_applied`: the
-    completion waits for a worker. `rejected`: the completion is a dead letter, for the reason `detail`.
+    completion waits for a worker. `rejected`: the completion is a dead letter; `detail` says why.
     """
 
-    cause: Cause
+    cause: MissingCause
     detail: str = ""
 
 
@@ -87,7 +88,7 @@ def send(settings: Settings, query: Query, wait_seconds: float, open_reader: Ope
 
 def dispatch_id(origin: Origin, routed: Routed) -> str:
     """The id of the dispatch that an attempt published."""
-    return f"{origin.partition}-{origin.offset}-{routed.attempt}"
+    return str(DispatchId(origin.partition, origin.offset, routed.attempt))
 
 
 def candidates(llms: tuple[str, ...], routed: Routed) -> list[ScoredLlm]:
@@ -136,9 +137,8 @@ def _unanswered(reader: Reader, follow: _Follow, starts: Mapping[Place, int]) ->
                 continue
             if partition != origin.partition:
                 return Missing("other_partition", str(partition))
-            refusals = [one for one in follow.seen if isinstance(one, Rejected) and one.topic == "completions"]
-            reason = next((one.reason for one in refusals if one.offset == record.offset), None)
-            return Missing("not_applied") if reason is None else Missing("rejected", reason)
+            rejection = follow.rejection(Cause("completions", record.offset))
+            return Missing("not_applied") if rejection is None else Missing("rejected", rejection)
     return Missing("no_completion")
 
 
@@ -169,19 +169,21 @@ class _Follow:
 
     def reply(self, missing: Missing | None = None) -> Reply:
         """What was decided about the query so far."""
-        offset, prefix = self.origin.offset, f"{self.origin.partition}-{self.origin.offset}-"
-        attempts = [one for one in self.seen if isinstance(one, Routed) and one.offset == offset]
-        rejected = [
-            one for one in self.seen if isinstance(one, Rejected) and (one.topic, one.offset) == ("queries", offset)
-        ]
+        origin = self.origin
+        attempts = [one for one in self.seen if isinstance(one, Routed) and one.offset == origin.offset]
         return Reply(
-            origin=self.origin,
+            origin=origin,
             attempts=attempts,
             candidates=self._of(attempts[0]) if attempts else [],
-            rejected=rejected[0].reason if rejected else None,
-            closed=[one for one in self.seen if isinstance(one, Closed) and one.dispatch_id.startswith(prefix)],
+            rejected=self.rejection(Cause("queries", origin.offset)),
+            closed=[one for one in self.seen if isinstance(one, Closed) and _is_of(one, origin)],
             missing=missing,
         )
+
+    def rejection(self, cause: Cause) -> str | None:
+        """Why a record is a dead letter, in words; None if it is not one so far."""
+        found = [one for one in self.seen if isinstance(one, Rejected) and one.cause == cause]
+        return sentences.reason(found[0]) if found else None
 
     def _of(self, routed: Routed) -> list[ScoredLlm]:
         if self._candidates is None:
@@ -194,3 +196,9 @@ class _Follow:
             self._next = record.offset + 1
             if record.value is not None:
                 yield codec.decode_decision(record.value)
+
+
+def _is_of(closed: Closed, origin: Origin) -> bool:
+    """Whether this dispatch was one of the query."""
+    parsed = DispatchId.parse(closed.dispatch_id)
+    return parsed is not None and (parsed.partition, parsed.offset) == (origin.partition, origin.offset)

@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from worker.contract import codec
+from worker.contract import codec, dead_letters
 from worker.contract.codec import Format
+from worker.contract.codes import Reason
 from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.record import Record
 from worker.contract.settings import Settings
@@ -230,14 +231,15 @@ class Committer:
             produce(producer, self._topics.deferred, value, deferred.query_id, self.partition, headers=headers)
 
     def _produce_dead_letters(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:
-        refused = [(event.topic, event.offset, event.reason, event.code) for event in effects.refused]
-        unmatched = [("completions", offset, reason, "unmatched") for offset, reason in effects.unmatched]
-        for topic, offset, reason, code in (*refused, *unmatched):
+        refused = [(event.topic, event.offset, event.rejection) for event in effects.refused]
+        ignored = [("completions", record.cause.number, record) for record in effects.ignored]
+        letters: list[tuple[str, int, Reason]] = [*refused, *ignored]
+        for topic, offset, why in letters:
             record = records.get((self._topics.prefix + topic, offset))
             if record is None:
                 continue
             limits = self._settings.limits
-            letter = codec.dead_letter(record, reason, code, limits.max_dead_letter_bytes, limits.max_header_bytes)
+            letter = dead_letters.dead_letter(record, why, limits.max_dead_letter_bytes, limits.max_header_bytes)
             produce(
                 producer,
                 self._topics.dead_letters,

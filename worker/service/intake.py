@@ -12,10 +12,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 import structlog
 
-from worker.contract import codec, rejections, token_costs
-from worker.contract.errors import RejectRecord
+from worker.contract import rejections, token_costs
+from worker.contract.codes import Rejection
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Completion
 from worker.contract.record import Record
+from worker.contract.rejections import Limits, read_completion
 from worker.contract.settings import Settings
 from worker.core.events import Arrived, Completed, Event, Refused
 from worker.kafka.clock import SYSTEM_CLOCK, Clock
@@ -27,7 +29,7 @@ log = structlog.get_logger()
 
 # Whether the dispatch of this id may be tried again if it has failed.
 MayRetry = Callable[[str], bool]
-Basis = Literal["cost", "usage", "none"]
+Cost = tuple[int | None, Literal["cost", "usage", "none"]]
 
 
 class Input(NamedTuple):
@@ -47,7 +49,7 @@ class CompletionRow:
 
     record: Record
     completion: Completion | None = None
-    problem: RejectRecord | None = None
+    problem: Rejection | None = None
     retried: Row | None = None
 
 
@@ -102,16 +104,9 @@ class Intake:
         ]
 
     def _decode(self, row: CompletionRow) -> None:
-        limits, record = self.settings.limits, row.record
-        try:
-            completion = codec.decode_completion(
-                record.value, limits.max_completion_bytes, limits.max_nesting, limits.max_cost_micros
-            )
-        except RejectRecord as problem:
-            row.problem = problem
-            return
-        if completion.origin_partition != record.partition:
-            row.problem = rejections.wrong_partition(completion, record.partition)
+        completion = read_completion(row.record, self._limits)
+        if isinstance(completion, Rejection):
+            row.problem = completion
         else:
             row.completion = completion
 
@@ -126,17 +121,15 @@ class Intake:
             row.retried = prepared.get(_origin(row))
 
     def _event(self, row: CompletionRow, at_ms: int) -> Completed | Refused:
-        try:
-            return self._completed(row, at_ms)
-        except RejectRecord as problem:
-            return Refused("completions", row.record.offset, at_ms, str(problem), problem.code)
+        cost = self._cost(row.completion) if row.completion is not None else row.problem
+        assert cost is not None, "a row is decoded or has a problem"
+        if isinstance(cost, Rejection):
+            return Refused("completions", row.record.offset, at_ms, cost)
+        return self._completed(row, cost, at_ms)
 
-    def _completed(self, row: CompletionRow, at_ms: int) -> Completed:
-        completion = row.completion
-        if completion is None:
-            assert row.problem is not None, "a row is decoded or has a problem"
-            raise row.problem
-        cost_micros, basis = self._cost(completion)
+    def _completed(self, row: CompletionRow, cost: Cost, at_ms: int) -> Completed:
+        completion, (cost_micros, basis) = row.completion, cost
+        assert completion is not None, "only a completion has a cost"
         retry = None if row.retried is None else event(row.retried, at_ms)
         return Completed(
             offset=row.record.offset,
@@ -151,7 +144,12 @@ class Intake:
             retry=retry if isinstance(retry, Arrived) else None,
         )
 
-    def _cost(self, completion: Completion) -> tuple[int | None, Basis]:
+    @property
+    def _limits(self) -> Limits:
+        given = self.settings.limits
+        return Limits(given.max_completion_bytes, max_nesting=given.max_nesting, max_cost_micros=given.max_cost_micros)
+
+    def _cost(self, completion: Completion) -> Cost | Rejection:
         if completion.cost_micros is not None:
             return completion.cost_micros, "cost"
         llm = self.settings.llms.get(completion.llm)
@@ -160,11 +158,11 @@ class Intake:
         if llm.price_list is None:
             return self._unpriced(completion.llm, "no_price_list", "llms.<name>.input_usd_per_mtok is not set")
         cost = token_costs.cost_micros(completion.usage, llm.price_list)
-        if not isinstance(cost, int):
-            return self._unpriced(completion.llm, "unknown_usage", cost.reason)
-        if cost > self.settings.limits.max_cost_micros:
-            raise rejections.too_dear(cost)
-        return cost, "usage"
+        if isinstance(cost, token_costs.Unknown):
+            why = "the usage names no input tokens or no output tokens"
+            return self._unpriced(completion.llm, "unknown_usage", why)
+        cost = cost if isinstance(cost, Rejection) else rejections.usage_cost(cost, self._limits)
+        return cost if isinstance(cost, Rejection) else (cost, "usage")
 
     def _unpriced(self, llm: str, reason: Unpriced, why: str) -> tuple[None, Literal["none"]]:
         self.metrics.unpriced(llm, reason)
@@ -182,4 +180,6 @@ def _has_failed(row: CompletionRow, may_retry: MayRetry) -> bool:
 def _origin(row: CompletionRow) -> int:
     """The offset of the query that was dispatched. The dispatch is open, so a lane made its id."""
     assert row.completion is not None, "only a completion brings a query back"
-    return int(row.completion.dispatch_id.split("-")[1])
+    dispatch = DispatchId.parse(row.completion.dispatch_id)
+    assert dispatch is not None, "a lane makes ids that can be parsed"
+    return dispatch.offset

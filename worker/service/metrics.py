@@ -111,8 +111,9 @@ class Metrics:
             self._decisions.labels("", "deferred").inc()
             self._deferrals.labels(deferred.reason).inc()
         for refused in effects.refused:
-            self._dead.labels(refused.topic, refused.code).inc()
-        self._dead.labels("completions", "unmatched").inc(len(effects.unmatched))
+            self._dead.labels(refused.topic, refused.rejection.code).inc()
+        for ignored in effects.ignored:
+            self._dead.labels("completions", ignored.code).inc()
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

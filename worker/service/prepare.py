@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.contract import codec, rejections
-from worker.contract.errors import RejectRecord
+from worker.contract.codes import Rejection
 from worker.contract.messages import Query
 from worker.contract.record import Record
+from worker.contract.rejections import Limits, read_query
 from worker.contract.settings import Settings
 from worker.core.ceilings import ceilings_micros
 from worker.core.events import Arrived, Refused
@@ -41,7 +42,7 @@ class Row:
 
     record: Record
     query: Query | None = None
-    problem: RejectRecord | None = None
+    problem: Rejection | None = None
     embedding: NDArray[np.float32] | None = None
     estimate: Estimate | None = None
 
@@ -79,12 +80,12 @@ class Preparer:
         return rows
 
     def _decode(self, row: Row) -> None:
-        limits = self.settings.limits
-        try:
-            row.query = codec.decode_query(row.record.value, limits.max_query_bytes, limits.max_nesting)
-            codec.check_headers(row.record, limits.max_header_bytes)
-        except RejectRecord as problem:
-            row.problem = problem
+        given = self.settings.limits
+        query = read_query(row.record, Limits(given.max_query_bytes, given.max_header_bytes, given.max_nesting))
+        if isinstance(query, Rejection):
+            row.problem = query
+        else:
+            row.query = query
 
     def _take_embeddings(self, rows: Sequence[Row]) -> None:
         queries = [_query(row) for row in rows]
@@ -123,7 +124,7 @@ def event(row: Row, at_ms: int) -> Arrived | Refused:
     """What a prepared row means to the router."""
     record = row.record
     if row.problem is not None:
-        return Refused("queries", record.offset, at_ms, str(row.problem), row.problem.code)
+        return Refused("queries", record.offset, at_ms, row.problem)
     query = _query(row)
     assert row.estimate is not None, "a row without a problem is estimated"
     return Arrived(

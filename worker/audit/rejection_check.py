@@ -1,0 +1,70 @@
+"""Whether a recorded rejection can be true of its record. Pure.
+
+A rejection is checked by the limit or the dimension that it carries: settings and index may be others today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from worker.contract import codec
+from worker.contract.codes import RejectCode, Rejection
+from worker.contract.record import Record
+from worker.contract.rejections import EMPTY_TEXT, NO_EMBEDDING, NO_TEXT, Limits, read_completion, read_query
+from worker.contract.token_costs import PriceList, cost_micros
+
+# The codes that depend on [limits], with the limit that they carry.
+LIMITED: dict[RejectCode, str] = {
+    "too_large": "max_bytes",
+    "headers": "max_header_bytes",
+    "nesting": "max_nesting",
+    "cost": "max_cost_micros",
+    "usage_cost": "max_cost_micros",
+}
+FREE = PriceList(Decimal(0), Decimal(0))
+MAX_DIMENSION = 100_000
+
+
+def limits_of(rejection: Rejection) -> Limits:
+    """The limits that a rejection carries; nothing else is limited."""
+    name = LIMITED.get(rejection.code)
+    return Limits() if name is None or rejection.limit is None else Limits(**{name: rejection.limit})
+
+
+def can_reject_query(record: Record, rejection: Rejection) -> bool:
+    """Whether a query can have been rejected like this, under some limits and some index."""
+    query = read_query(record, limits_of(rejection))
+    if isinstance(query, Rejection):
+        return query == rejection
+    if query.embedding is None:
+        text = codec.query_text(query)
+        return rejection in (NO_EMBEDDING, EMPTY_TEXT if text else NO_TEXT)
+    problems = (codec.embedding_rows([query], n)[1][0] for n in _dimensions(query.embedding, rejection))
+    return rejection in problems
+
+
+def can_reject_completion(record: Record, rejection: Rejection) -> bool:
+    """Whether a completion can have been rejected like this, under some limits and some price lists."""
+    completion = read_completion(record, limits_of(rejection))
+    if isinstance(completion, Rejection):
+        return completion == rejection
+    if completion.cost_micros is not None or completion.usage is None:
+        return False
+    cost = cost_micros(completion.usage, FREE)
+    if isinstance(cost, Rejection):
+        return cost == rejection
+    return isinstance(cost, int) and rejection.code == "usage_cost" and _is_above(rejection)
+
+
+def _is_above(rejection: Rejection) -> bool:
+    return rejection.detail.isdecimal() and int(rejection.detail) > (rejection.limit or 0)
+
+
+def _dimensions(embedding: bytes | list[float], rejection: Rejection) -> Iterator[int]:
+    """The dimensions of every index that can have rejected this embedding like this."""
+    if rejection.limit is not None:
+        lengths = [rejection.limit]
+    else:
+        lengths = [len(embedding) // 2, len(embedding) // 4] if isinstance(embedding, bytes) else [len(embedding)]
+    return (length for length in lengths if 0 < length <= MAX_DIMENSION)

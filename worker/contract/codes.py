@@ -1,0 +1,84 @@
+"""Codes: everything that is hashed, compared or counted is one of these and numbers. `sentences` says them in words."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed"]
+RemedyCode = Literal["raise_budget", "lower_prices", "later_deadline", "close_dispatch", "send_again"]
+IgnoreCode = Literal["unmatched", "other_llm"]
+RejectCode = Literal[
+    "empty",
+    "too_large",
+    "format",
+    "unknown_field",
+    "missing_field",
+    "type",
+    "nesting",
+    "number",
+    "headers",
+    "header_name",
+    "no_text",
+    "empty_text",
+    "no_embedding",
+    "embedding_dimension",
+    "embedding_zero",
+    "embedding_nan",
+    "partition",
+    "cost",
+    "usage",
+    "usage_cost",
+    "cached_tokens",
+]
+FitCode = Literal[
+    "no_prices",
+    "no_estimates",
+    "solved",
+    "iterations",
+    "line_search",
+    "not_finite",
+    "not_lower",
+    "fixed",
+    "not_recorded",
+]
+
+# A text from outside is cut to so many characters in a detail.
+MAX_DETAIL_CHARACTERS = 100
+
+
+class Reason(Protocol):
+    """Why a record is a dead letter: a Rejection, or the decision record of a rejected or ignored input."""
+
+    @property
+    def code(self) -> str:
+        """The code of the reason."""
+
+    @property
+    def limit(self) -> int | None:
+        """The number that the record does not keep."""
+
+    @property
+    def detail(self) -> str:
+        """A plain value: a name, or the number that was found."""
+
+
+class Rejection(Struct, frozen=True, omit_defaults=True):
+    """Why a record from outside cannot be used.
+
+    `limit` is the number that the record does not keep, in the unit of its setting (bytes, levels, micro-dollars,
+    tokens, numbers of an embedding). `detail` is a plain value: the name or path of a field, or the number that was
+    found. It never holds a query's text.
+    """
+
+    code: RejectCode
+    limit: int | None = None
+    detail: str = ""
+
+
+class Remedy(Struct, frozen=True, omit_defaults=True):
+    """What would let a deferred query be served. `lacking_micros` says how much the budget of each LLM lacks."""
+
+    code: RemedyCode
+    lacking_micros: dict[str, int] = {}

@@ -1,0 +1,106 @@
+"""Sentences for people, made from codes when they are shown. Nothing reads, compares or hashes them. Pure."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from worker.contract.codes import DeferReason, FitCode, Reason, Remedy
+
+REASONS = {
+    "empty": "the record has no value",
+    "too_large": "the value has {detail} bytes; the limit is {limit}",
+    "unknown_field": "there is no field {detail!r}",
+    "missing_field": "the field {detail!r} is missing",
+    "headers": "the key and headers have {detail} bytes; the limit is {limit}",
+    "header_name": "the name of a header is not UTF-8",
+    "no_text": "the query has no embedding, no text, and no body with a user message",
+    "empty_text": "the text has nothing that can be embedded",
+    "no_embedding": "the index was built on supplied embeddings: send an embedding",
+    "embedding_zero": "every number of the embedding is zero",
+    "embedding_nan": "the embedding has a number that is not finite in float32",
+    "partition": "origin_partition is {detail}, but the completion is in another partition",
+    "cost": "cost_micros is {detail}, which is not between 0 and {limit} (limits.max_cost_usd)",
+    "usage": "{detail} is not a count of tokens between 0 and {limit}",
+    "usage_cost": "the usage costs {detail} micro-dollars; the limit is {limit} (limits.max_cost_usd)",
+    "cached_tokens": "the usage counts {detail} cached tokens, but only {limit} input tokens",
+    "number": "{detail} has an integer of more than 64 bits, which MessagePack cannot hold",
+    "unmatched": "no reservation is open under this dispatch_id: it was closed before, or never made",
+    "other_llm": "the completion names {detail}, but its dispatch went to another LLM",
+}
+DIMENSION = (
+    "the embedding has a length of {length}, but the index has {dimension} numbers: send a list of {dimension} "
+    "numbers, {half} bytes (float16) or {single} bytes (float32)"
+)
+FORMATS = {"msgpack": "MessagePack", "json": "JSON"}
+FITS: dict[FitCode, str] = {
+    "no_prices": "no prices were solved for yet",
+    "no_estimates": "there are no estimates to solve on",
+    "solved": "the solver reached its tolerance",
+    "iterations": "the solver used all its iterations",
+    "line_search": "the solver found no lower objective in this direction",
+    "not_finite": "the solution has prices that are not finite",
+    "not_lower": "the solution has a higher objective than the old prices",
+    "fixed": "the prices are fixed",
+    "not_recorded": "no solution is recorded here",
+}
+
+
+def reason(why: Reason) -> str:
+    """Why a record is a dead letter."""
+    match why.code:
+        case "format" if why.detail in FORMATS:
+            return f"the value is not valid {FORMATS[why.detail]}"
+        case "format":
+            return f"the first byte is {why.detail}: the value is neither a MessagePack map nor a JSON object"
+        case "type":
+            return f"{why.detail or 'the value'} has another type than the schema says, or is out of its range"
+        case "nesting":
+            place = why.detail or "the value"
+            return f"{place} is nested too deeply" + ("" if why.limit is None else f"; the limit is {why.limit} levels")
+        case "embedding_dimension":
+            dimension = why.limit or 0
+            return DIMENSION.format(length=why.detail, dimension=dimension, half=2 * dimension, single=4 * dimension)
+        case code:
+            return REASONS[code].format(detail=why.detail, limit=why.limit)
+
+
+def deferral(reason: DeferReason, what: Remedy) -> str:
+    """Why a query is not served now, and what would change that."""
+    return f"{_reason(reason)}; {remedy(what)}"
+
+
+def remedy(what: Remedy) -> str:
+    """What would let a deferred query be served."""
+    match what.code:
+        case "raise_budget":
+            lacks = [f"{llm} lacks {micros} micro-dollars" for llm, micros in what.lacking_micros.items()]
+            return f"raise a budget: {', '.join(lacks)}"
+        case "lower_prices":
+            return "raise the budgets or send fewer queries: prices fall"
+        case "later_deadline":
+            return "send it with a later deadline_ms"
+        case "close_dispatch":
+            return "complete the open dispatch of this query id, or wait until it expires"
+        case "send_again":
+            return "send it again"
+    assert_never(what.code)
+
+
+def fit(code: FitCode) -> str:
+    """How the solver of prices ended, or why it found nothing."""
+    return FITS[code]
+
+
+def _reason(reason: DeferReason) -> str:
+    match reason:
+        case "priced_out":
+            return "no LLM is worth its price"
+        case "exhausted":
+            return "no LLM that is worth its price has enough budget"
+        case "expired":
+            return "the deadline has passed"
+        case "duplicate":
+            return "a dispatch of the same query id is open"
+        case "failed":
+            return "every attempt failed, or the query has left its topic"
+    assert_never(reason)
