@@ -26,21 +26,23 @@ from worker.evaluation.simulate import play_ledger, play_paper
 def test_the_lp_finds_the_best_routing(
     quality: list[list[float]], cost: list[list[float]], budget: list[float], choice: list[int]
 ) -> None:
-    """max sum(quality) within each budget, one LLM a query."""
+    """The LP maximises the sum of quality within each budget, with at most one LLM for a query."""
     found = optimum(np.array(quality), np.array(cost, dtype=np.float64), np.array(budget, dtype=np.float64))
     assert found.tolist() == choice
 
 
 def test_batch_split_spends_a_batch_its_share() -> None:
-    """Two batches of 256 equal queries, room for half of them: 128 of each are served."""
+    """Of two batches of 256 equal queries, with budget for half of them, 128 queries of each are served."""
     estimates = Estimates(np.full((512, 1), 0.5), np.full((512, 1), 10), np.ones(512, dtype=np.float32))
     chooser = BatchSplit(estimates)
     served = [len(chooser.ranking(number, np.array([2560.0 - 1280.0 * (number >= 256)]))) for number in range(512)]
-    assert (sum(served[:256]), sum(served[256:])) == (128, 128)
+    assert sum(served[:256]) == 128, "first batch"
+    assert sum(served[256:]) == 128, "second batch"
 
 
 def test_mirror_descent_moves_prices_by_what_was_spent() -> None:
-    """Step 0.1, 0.4 of a query affordable: a served query adds 0.1 * (1 - 0.4), one that is not takes 0.1 * 0.4."""
+    """With step 0.1 and budget for 0.4 of a query, a served query adds 0.1 * (1 - 0.4) to the price, and a query that
+    is not served takes 0.1 * 0.4 from it."""
     chooser = MirrorDescent(np.full((5, 1), 0.1), np.ones((5, 1)), np.array([0.4]), step=0.1)
     seen = [(chooser.ranking(number, np.zeros(1)), round(float(chooser.price[0]), 6)) for number in range(5)]
     assert seen == [([0], 0.06), ([0], 0.12), ([], 0.08), ([0], 0.14), ([], 0.10)]
@@ -73,44 +75,48 @@ def ten_queries(scenario: Scenario, cost: list[float], estimated: int, budget: i
 def test_who_is_served_under_each_rule(
     scenario: Scenario, cost: list[float], budget: int, paper: list[int], ledger: list[int], overrun: int
 ) -> None:
-    """Estimate 100, margin 1.5: the paper charges the true cost at once, Tollgate reserves 150 and settles late."""
+    """At an estimate of 100 and a margin of 1.5, the paper charges the true cost at once; Tollgate reserves 150 and
+    settles later."""
     small = ten_queries(scenario, cost, 100, budget)
     everything = Fixed(np.zeros(len(cost), dtype=np.int64))
     known, late = play_paper(small, everything), play_ledger(small, everything)
-    assert (known.llm.tolist(), late.llm.tolist(), late.overrun_micros) == (paper, ledger, overrun)
+    assert known.llm.tolist() == paper, "the paper's rule"
+    assert late.llm.tolist() == ledger, "Tollgate's rule"
+    assert late.overrun_micros == overrun
 
 
 def test_budgets_are_the_cheapest_llm_times_the_plan(scenario: Scenario) -> None:
-    """Split by sqrt(mean quality / mean cost) of history, a micro-dollar a head lost to rounding."""
+    """The total is the cost of the cheapest LLM times the plan's budget. It is split by sqrt(mean quality / mean cost)
+    of history, and rounding loses at most a micro-dollar for each LLM."""
     once, twice = (
         budgets(scenario.past, scenario.live, Plan(budget=budget), 0, scenario.estimator.prior) for budget in (1.0, 2.0)
     )
     share = np.sqrt(scenario.past.quality.mean(axis=0) / scenario.past.cost_micros.mean(axis=0))
     cheapest = scenario.live.cost_micros.sum(axis=0).min()
-    assert (once.tolist(), bool((np.abs(twice - 2 * once) <= 2).all())) == (
-        pytest.approx((share / share.sum() * cheapest).tolist(), abs=1.0),
-        True,
-    )
+    assert once.tolist() == pytest.approx((share / share.sum() * cheapest).tolist(), abs=1.0)
+    assert np.abs(twice - 2 * once).max() <= 2, "twice the budget"
 
 
 def test_nothing_is_learned_from_what_is_routed(scenario: Scenario) -> None:
-    """Past and live rows are disjoint and together all rows."""
+    """Past and live rows are disjoint, and together they are all rows."""
     past, live = set(scenario.past.ids), set(scenario.live.ids)
-    assert (past & live, len(past | live)) == (set(), 700)
+    assert past & live == set()
+    assert len(past | live) == 700, "rows are lost"
 
 
 @pytest.mark.parametrize("test", [0, 695, 701])
 def test_a_test_part_that_leaves_nothing_is_refused(scenario: Scenario, test: int) -> None:
-    """There must be queries, and history to learn from."""
+    """A division without queries, or without enough history to learn from, is refused."""
     with pytest.raises(FixSetting, match="test"):
         divide(scenario.past, test, 0)
 
 
 def test_orders_of_arrival(scenario: Scenario) -> None:
-    """By category, and by falling mean quality; the same queries."""
+    """`source` orders queries by category, `hardest-last` by falling mean quality."""
     source, hardest = (scenario.live.rows(arrival(scenario.live, order)) for order in ("source", "hardest-last"))
     means = hardest.quality.mean(axis=1)
-    assert (source.categories, (np.diff(means) <= 0).all()) == (sorted(scenario.live.categories or []), True)
+    assert source.categories == sorted(scenario.live.categories or [])
+    assert means.tolist() == sorted(means, reverse=True)
 
 
 SPENDING = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from worker.estimation.calibration import (
     SAMPLE_ROWS,
@@ -20,20 +21,24 @@ from worker.estimation.history import History, normalised
 from worker.estimation.ridge import best_ridge, landmark_count, linear_map, make_basis
 
 
-def units(rows: int, dimension: int, seed: int = 0) -> np.ndarray:
+def units(rows: int, dimension: int, seed: int = 0) -> NDArray[np.float32]:
     """Random unit vectors."""
     return normalised(np.random.default_rng(seed).normal(size=(rows, dimension)).astype(np.float32))
 
 
 def test_no_row_is_its_own_neighbour(past: History) -> None:
-    """Also where rows of history are equal, and a row's own id is not among the first."""
+    """A row is never its own neighbour, also when rows of history are equal and the search does not find the row
+    first."""
     twins = np.vstack([past.embeddings[:50]] * 3)
     found = leave_one_out(twins, np.arange(150), 5)
-    assert ((found.near != found.rows[:, None]).all(), found.near.shape) == (True, (150, 5))
+    assert found.near.shape == (150, 5)
+    own = np.flatnonzero((found.near == found.rows[:, None]).any(axis=1))
+    assert own.tolist() == [], "rows that are their own neighbours"
 
 
 def test_an_llm_that_few_rows_know_is_in_the_sample() -> None:
-    """The first rows of the order, and those that know an LLM which none of the first knows: errors can be told."""
+    """The sample is the first rows of the order, and more rows for an LLM that none of the first rows knows, so that
+    the errors of every LLM can be measured."""
     order = np.random.default_rng(0).permutation(SAMPLE_ROWS * 2)
     known = np.ones((len(order), 3), dtype=bool)
     known[order[: SAMPLE_ROWS + 5], 1] = known[order[SAMPLE_ROWS + 8 :], 1] = False
@@ -42,7 +47,7 @@ def test_an_llm_that_few_rows_know_is_in_the_sample() -> None:
 
 @pytest.mark.parametrize(("echo", "expected"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
 def test_neighbours_are_trusted_as_far_as_they_tell(echo: float, expected: float) -> None:
-    """Where a row misses `echo` times what its neighbour missed, the neighbour's share is `echo`."""
+    """If the residual of a row is `echo` times the residual of its neighbour, the neighbour's share is `echo`."""
     missed = np.random.default_rng(1).normal(size=(2000, 2))
     rows = np.arange(1000)
     nearby = Nearby(rows, np.ones((1000, 1), dtype=np.float32), (rows + 1000)[:, None])
@@ -51,20 +56,22 @@ def test_neighbours_are_trusted_as_far_as_they_tell(echo: float, expected: float
 
 
 def test_the_bias_makes_costs_right_in_the_mean() -> None:
-    """Log costs of spread 0.5 around a prediction: exp(prediction) is too low by exp(0.125), and the bias says so."""
+    """If log costs have a standard deviation of 0.5 around the prediction, the mean cost is exp(0.125) times
+    exp(prediction), and the bias is that factor."""
     noise = np.random.default_rng(2).normal(scale=0.5, size=(4000, 1))
     predicted = np.full((4000, 2), 6.0)
     assert cost_bias(predicted, np.exp(6.0 + noise)) == pytest.approx([np.exp(0.125)], rel=0.03)
 
 
 def test_margins_cover_nine_of_ten_costs() -> None:
-    """Costs uniform in 100 .. 200 at an estimate of 100: nine of ten are below 190; what is never exceeded needs 1."""
+    """Of costs uniform in 100 .. 200 at an estimate of 100, nine of ten are below 190: the margin is 1.9. An estimate
+    that no cost exceeds has a margin of 1."""
     costs = np.column_stack([np.linspace(100.0, 200.0, 1001), np.full(1001, 50.0), np.full(1001, 5000.0)])
     estimates = Estimates(np.zeros((1001, 3)), np.full((1001, 3), 100), np.zeros(1001, dtype=np.float32))
     assert margins(estimates, costs) == (1.9, 1.0, 4.0)
 
 
-def fitted(tokens: np.ndarray, targets: np.ndarray, embeddings: np.ndarray) -> LinearMap:
+def fitted(tokens: NDArray[np.float64], targets: NDArray[np.float64], embeddings: NDArray[np.float32]) -> LinearMap:
     """A ridge on these rows."""
     generator = np.random.default_rng(0)
     basis = make_basis(embeddings, tokens, generator)
@@ -73,7 +80,7 @@ def fitted(tokens: np.ndarray, targets: np.ndarray, embeddings: np.ndarray) -> L
 
 @pytest.mark.parametrize("fixed", [0.0, 500.0], ids=["cost per token", "and a fixed prompt for one kind of query"])
 def test_the_ridge_learns_costs_of_tokens_by_kind_of_query(fixed: float) -> None:
-    """log(cost) = log(tokens + fixed if the first coordinate is positive) is recovered within 3 % on new rows."""
+    """The ridge predicts log(cost) = log(tokens + fixed if the first coordinate is positive) within 3 % on new rows."""
     embeddings, tokens = units(1200, 8), np.exp(np.random.default_rng(4).normal(5.0, 0.6, 1200))
     long = np.sign(embeddings[:, 0]) > 0
     embeddings = normalised(embeddings + np.where(long, 2.0, -2.0)[:, None] * np.eye(8, dtype=np.float32)[0])
@@ -85,14 +92,15 @@ def test_the_ridge_learns_costs_of_tokens_by_kind_of_query(fixed: float) -> None
 
 
 def test_rounding_costs_no_accuracy() -> None:
-    """Integers times a scale predict what the coefficients do, to 1e-6, and every product is a whole number."""
+    """Whole weights times a scale predict the same as the coefficients, to 1e-6."""
     coefficients = np.random.default_rng(6).normal(size=(40, 3)) * [1.0, 1e3, 1e-3]
     embeddings, landmarks = units(100, 32, 7), rounded_units(units(40, 32, 8)).T
     features = kernel(embeddings, np.ascontiguousarray(landmarks), 0.6)
     weights, scales = exact_weights(coefficients)
     exact = (features * 2.0**-20) @ coefficients
     off = np.abs((features @ weights) * scales - exact) / np.abs(coefficients).sum(axis=0)
-    assert (off.max() < 1e-6, bool((weights == np.rint(weights)).all())) == (True, True)
+    assert off.max() < 1e-6
+    assert np.array_equal(weights, np.rint(weights)), "a weight is not a whole number"
 
 
 @pytest.mark.parametrize(("rows", "landmarks"), [(10, 16), (400, 100), (1_536, 384), (100_000, 384)])

@@ -46,35 +46,41 @@ def column(finding: Finding, name: str) -> dict[str, str]:
     "name", [name for name in EXPERIMENTS if name not in {"shift", "failures", "queries", "llms", "conditioning"}]
 )
 def test_every_row_has_every_column(found: Callable[[str], Finding], name: str) -> None:
-    """And each experiment says in one line what it does."""
+    """Each row of an experiment has a cell for each column, and each experiment has a docstring."""
     finding = found(name)
     widths = {len(row) for row in finding.rows}
-    assert (widths, bool(EXPERIMENTS[name].__doc__)) == ({len(finding.columns)}, True)
+    assert widths == {len(finding.columns)}
+    assert EXPERIMENTS[name].__doc__, "the experiment has no docstring"
 
 
 def test_estimates_are_better_than_means_and_calibrated(found: Callable[[str], Finding]) -> None:
-    """For every LLM; and the tenths of the estimates rise with the truth, from far below its mean to far above."""
+    """For every LLM the estimates are better than its mean. The truth of the lowest estimates is far below the mean,
+    that of the highest far above."""
     finding = found("estimator")
-    better = [float(row[4]) < float(row[3]) for row in finding.rows]
+    worse = [row for row in finding.rows if float(row[4]) >= float(row[3])]
+    assert worse == [], "LLMs whose estimates are not better than their mean"
     points = finding.lines["estimates"]
-    assert (all(better), points[0].y < 0.4, points[-1].y > 0.7) == (True, True, True), points
+    assert points[0].y < 0.4, points
+    assert points[-1].y > 0.7, points
 
 
 def test_larger_samples_find_the_same_prices(found: Callable[[str], Finding]) -> None:
-    """The spread of prices over samples falls, and a fit on no numbers keeps the old prices."""
+    """Prices of larger samples differ less, and a fit on estimates that are not numbers keeps the old prices."""
     finding = found("optimisation")
     points, gaps = finding.lines["priced"], column(finding, "gap")
-    assert (points[-1].y < points[0].y, gaps["estimates that are no numbers"]) == (True, "prices kept")
+    assert points[-1].y < points[0].y, points
+    assert gaps["estimates that are no numbers"] == "prices kept"
 
 
 def test_prices_can_be_relied_on(found: Callable[[str], Finding]) -> None:
-    """Costs moved by a billionth move the quality of `priced` by less than a thousandth."""
+    """A change of all costs by a billionth changes the quality of `priced` by less than a thousandth."""
     first, *_ = found("conditioning").rows
     assert percent(first[2].partition("±")[2]) < 0.1, first
 
 
 def test_priced_needs_no_observation(found: Callable[[str], Finding]) -> None:
-    """On history's prior it is ahead of itself after a random phase, and that of PORT, at every observed share."""
+    """`priced` with the prior of history is better than `priced` and PORT after a random phase, at every observed
+    share."""
     finding = found("observation")
     *observed, prior = finding.rows
     best = max(max(percent(row[1]), percent(row[2])) for row in observed)
@@ -82,7 +88,7 @@ def test_priced_needs_no_observation(found: Callable[[str], Finding]) -> None:
 
 
 def test_prices_are_worth_solving_again(found: Callable[[str], Finding]) -> None:
-    """More often is no worse than never, within a hundredth."""
+    """Solving often is no worse than never solving again, within a hundredth."""
     cells = column(found("resolve"), "priced")
     assert percent(cells["every 2.5%"]) >= percent(cells["never"]) - 1.0, cells
 
@@ -109,7 +115,7 @@ def test_a_picture_shows_every_line_in_the_colour_of_its_policy(tmp_path: Path) 
 
 
 def test_partitions_cost_quality(found: Callable[[str], Finding]) -> None:
-    """Of 300 queries, each split into more lanes with less to learn from loses more; one lane loses nothing."""
+    """With 300 queries, more partitions have a lower quality: each lane has less to learn from."""
     cells = [percent(cell) for cell in column(found("partitions"), "priced").values()]
     assert cells == sorted(cells, reverse=True), cells
 
@@ -147,7 +153,7 @@ def told(larger: Study) -> dict[tuple[str, str], str]:
 
 @pytest.mark.parametrize(("name", "case", "alarm"), CASES)
 def test_failures_are_told(told: dict[tuple[str, str], str], name: str, case: str, alarm: str) -> None:
-    """Each known failure raises its alarm, and a run in which nothing is wrong raises none."""
+    """Each known failure raises its alarm, and a run without a failure raises none."""
     assert alarm in told[name, case].split(", "), told
 
 
@@ -178,23 +184,23 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_compares_policies(table: Path, tmp_path: Path) -> None:
-    """A table with each policy, the same as JSON, and one picture of it."""
+    """`evaluate` prints a table of the policies, writes it as JSON, and draws one picture of it."""
     code, said = run(
         *(str(table), "--policy", "priced", "--policy", "random", "--seeds", "2", "--test", "120"),
         *("--output", str(tmp_path / "all.json"), "--plot", str(tmp_path / "pictures")),
     )
+    assert code == 0, said
     policies = [one["policy"] for one in msgspec.json.decode((tmp_path / "all.json").read_bytes())["policies"]]
     drawn = {path.name for path in (tmp_path / "pictures").glob("*.png")}
-    assert code == 0, said
     assert policies == ["reference", "priced", "random"], said
     assert drawn == {"policies.png"}, "the picture shows the table and nothing else"
 
 
 def test_the_command_runs_experiments(table: Path, tmp_path: Path) -> None:
-    """By name, with their table as JSON."""
+    """`evaluate --experiment NAME` runs the experiment and writes its table as JSON."""
     code, said = run(str(table), "--experiment", "splits", "--seeds", "1", "--output", str(tmp_path / "found.json"))
-    rows = msgspec.json.decode((tmp_path / "found.json").read_bytes())["splits"]["rows"]
     assert code == 0, said
+    rows = msgspec.json.decode((tmp_path / "found.json").read_bytes())["splits"]["rows"]
     assert [row[0] for row in rows] == ["efficiency", "uniform", "cost", "quality", "random", "best"], said
 
 
@@ -208,7 +214,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("arguments", "expected"), REFUSED, ids=[" ".join(case[0]) for case in REFUSED])
 def test_the_command_refuses_unknown_names(table: Path, arguments: tuple[str, ...], expected: str) -> None:
-    """With exit code 2 and the names that it knows."""
+    """An unknown name ends with exit code 2, and the error lists the known names."""
     code, said = run(str(table), *arguments)
     assert code == 2, said
     assert expected in said

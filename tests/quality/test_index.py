@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.quality.instances import history, without_answers
 from worker.contract.errors import FixSetting
@@ -21,18 +20,20 @@ FEW = history(60, seed=1)
 
 
 def test_the_same_history_gives_the_same_hash(tmp_path: Path) -> None:
-    """Built again, by the same seed: every file has the same bytes."""
+    """An index that is built again with the same seed has the same manifest, and so the same bytes in every file."""
     first, again = (index.build(FEW, tmp_path / name, "supplied") for name in ("first", "again"))
     assert again == first
 
 
 @pytest.mark.parametrize(
-    "change", [{"embedder": "other"}, {"neighbours": 5}, {"seed": 1}], ids=["embedder", "neighbours", "seed"]
+    ("embedder", "neighbours", "seed"),
+    [("other", None, 0), ("supplied", 5, 0), ("supplied", None, 1)],
+    ids=["embedder", "neighbours", "seed"],
 )
-def test_anything_else_gives_another_hash(tmp_path: Path, change: dict[str, object]) -> None:
-    """What an estimate depends on is in the hash."""
+def test_anything_else_gives_another_hash(tmp_path: Path, embedder: str, neighbours: int | None, seed: int) -> None:
+    """The hash covers everything that an estimate depends on."""
     first = index.build(FEW, tmp_path / "first", "supplied")
-    other = index.build(FEW, tmp_path / "other", **{"embedder": "supplied", **change})
+    other = index.build(FEW, tmp_path / "other", embedder, neighbours, seed)
     assert other.index != first.index
 
 
@@ -50,7 +51,7 @@ def flip(file: Path) -> None:
 def test_a_damaged_index_is_refused_by_the_name_of_its_file(
     directory: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    """Nothing of an index is used when anything of it is not as it was built."""
+    """An index with one damaged or missing file is refused, and the error names the file."""
     copy = tmp_path / "index"
     shutil.copytree(directory, copy)
     damage(copy / name)
@@ -59,7 +60,7 @@ def test_a_damaged_index_is_refused_by_the_name_of_its_file(
 
 
 def test_an_index_of_another_format_is_refused(directory: Path, tmp_path: Path) -> None:
-    """It says which format it is and which one is read."""
+    """The error names the format of the index and the format that this version reads."""
     copy = tmp_path / "index"
     shutil.copytree(directory, copy)
     manifest = copy / "manifest.json"
@@ -80,20 +81,20 @@ def test_an_index_of_another_format_is_refused(directory: Path, tmp_path: Path) 
 def test_a_history_that_cannot_be_learned_from_is_refused(
     given: History, neighbours: int | None, message: str, tmp_path: Path
 ) -> None:
-    """Before anything is written."""
+    """The history is refused before anything is written."""
     with pytest.raises(FixSetting, match=message):
         index.build(given, tmp_path / "index", "supplied", neighbours)
     assert not (tmp_path / "index").exists()
 
 
 def test_embeddings_of_another_embedder_are_refused(tmp_path: Path) -> None:
-    """Else texts could never be compared with them."""
+    """Embeddings whose dimension is not that of the embedder are refused: texts could not be compared with them."""
     with pytest.raises(FixSetting, match="wordllama makes 256 dimensions, the embeddings have 16"):
         index.build(FEW, tmp_path / "index", "wordllama")
 
 
 def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
-    """It is named."""
+    """The error names the directory."""
     (tmp_path / "file").touch()
     with pytest.raises(FixSetting, match="file/index: cannot be made: "):
         index.build(FEW, tmp_path / "file" / "index", "supplied")
@@ -101,65 +102,72 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [index.FEWEST_ROWS, 16, 17])
 def test_the_smallest_histories_make_an_index(tmp_path: Path, rows: int) -> None:
-    """With fewer rows than the usual k, all other rows are neighbours."""
+    """If history has fewer rows than the usual k, all other rows are neighbours."""
     made = index.build(history(rows, seed=1), tmp_path / "index", "supplied")
     estimates = index.load(tmp_path / "index").estimate(FEW.embeddings, FEW.input_tokens)
-    assert (made.parameters.neighbours, bool(np.isfinite(estimates.quality).all())) == (min(rows - 1, 16), True)
+    assert made.parameters.neighbours == min(rows - 1, 16)
+    assert np.isfinite(estimates.quality).all(), estimates.quality
 
 
 def test_an_index_is_never_overwritten(past: History, directory: Path) -> None:
-    """A worker may have it mapped."""
+    """`build` refuses to overwrite an index: a worker may have mapped it."""
     with pytest.raises(FixSetting, match="already exists"):
         index.build(past, directory, "supplied")
 
 
 @pytest.fixture(scope="module")
 def manifest(directory: Path) -> Manifest:
-    """What the made-up index says of itself."""
+    """The manifest of the made-up index."""
     return index.inspect(directory)
 
 
 def test_the_manifest_records_what_was_chosen(manifest: Manifest) -> None:
-    """Parameters and errors, one of each per LLM where LLMs differ."""
+    """The manifest has the chosen parameters and the errors, one for each LLM where LLMs differ."""
     parameters = manifest.parameters
-    chosen = (parameters.neighbours in (16, 32, 64), 0.0 < parameters.temperature <= 0.5, manifest.errors.recall > 0.97)
-    lengths = {len(manifest.margins), len(manifest.errors.by_llm), len(parameters.quality_ridge), len(manifest.llms)}
-    assert (*chosen, lengths, manifest.llm_rows) == (True, True, True, {4}, (400,) * 4)
+    assert parameters.neighbours in (16, 32, 64)
+    assert 0.0 < parameters.temperature <= 0.5
+    assert manifest.errors.recall > 0.97
+    assert manifest.llm_rows == (400,) * 4
+    for by_llm in (manifest.margins, manifest.errors.by_llm, parameters.quality_ridge, manifest.llms):
+        assert len(by_llm) == 4, by_llm
 
 
 def test_an_llm_that_few_rows_know_is_learned_from_them(tmp_path: Path) -> None:
-    """Gaps in history are gaps: the LLM's rows are counted, and its estimates stay near its own mean."""
+    """The manifest counts the rows that know an LLM, and the LLM's estimates stay near its own mean."""
     gappy = without_answers(history(300, seed=1), 1, rows=30)
     index.build(gappy, tmp_path / "index", "supplied")
     estimator = index.load(tmp_path / "index")
     found = estimator.estimate(gappy.embeddings[100:200], gappy.input_tokens[100:200]).quality[:, 1].mean()
-    assert (estimator.manifest.llm_rows, abs(found - 0.55) < 0.2) == ((300, 30, 300, 300), True), found
+    assert estimator.manifest.llm_rows == (300, 30, 300, 300)
+    assert found == pytest.approx(0.55, abs=0.2)
 
 
 ODD = {
-    "equal embeddings": {"embeddings": np.repeat(FEW.embeddings[:1], 60, axis=0)},
-    "two embeddings": {"embeddings": np.repeat(FEW.embeddings[:2], 30, axis=0)},
-    "nobody ever right": {"quality": np.zeros((60, 4))},
-    "all free": {"cost_micros": np.zeros((60, 4))},
-    "tokens unknown": {"input_tokens": np.full(60, np.nan)},
-    "tokens all the same": {"input_tokens": np.full(60, 100.0)},
-    "one token known": {"input_tokens": np.array([50.0] + [np.nan] * 59)},
+    "equal embeddings": replace(FEW, embeddings=np.repeat(FEW.embeddings[:1], 60, axis=0)),
+    "two embeddings": replace(FEW, embeddings=np.repeat(FEW.embeddings[:2], 30, axis=0)),
+    "nobody ever right": replace(FEW, quality=np.zeros((60, 4))),
+    "all free": replace(FEW, cost_micros=np.zeros((60, 4))),
+    "tokens unknown": replace(FEW, input_tokens=np.full(60, np.nan)),
+    "tokens all the same": replace(FEW, input_tokens=np.full(60, 100.0)),
+    "one token known": replace(FEW, input_tokens=np.array([50.0] + [np.nan] * 59)),
 }
 
 
-@pytest.mark.parametrize("changes", ODD.values(), ids=ODD)
-def test_odd_histories_still_make_an_index(changes: dict[str, NDArray[np.float64]], tmp_path: Path) -> None:
-    """Whatever is constant, missing or equal in history: finite estimates within their ranges."""
-    odd = replace(FEW, **changes)
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_odd_histories_still_make_an_index(odd: History, tmp_path: Path) -> None:
+    """Estimates are finite and in their ranges, whatever is constant, missing or equal in history."""
     index.build(odd, tmp_path / "index", "supplied")
     found = index.load(tmp_path / "index").estimate(FEW.embeddings, FEW.input_tokens)
-    within = (found.quality >= 0).all() and (found.quality <= 1).all() and (found.cost_micros >= 0).all()
-    assert (bool(within), bool((found.cost_micros < 1e9).all())) == (True, True)
+    assert found.quality.min() >= 0
+    assert found.quality.max() <= 1
+    assert found.cost_micros.min() >= 0
+    assert found.cost_micros.max() < 1e9
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the kernel does not say what is mapped")
 def test_workers_share_the_pages_of_an_index(directory: Path) -> None:
-    """Graph and arrays are mapped from their files."""
+    """The graph and the arrays are mapped from their files, so workers share their pages."""
     estimator = index.load(directory)
     mapped = {Path(line.split()[-1]).name for line in Path("/proc/self/maps").read_text().splitlines()}
-    assert (estimator.manifest.rows > 0, {"graph.faiss", "residuals.npy", "weights.npy"} - mapped) == (True, set())
+    assert estimator.manifest.rows > 0
+    assert {"graph.faiss", "residuals.npy", "weights.npy"} - mapped == set(), "files that are not mapped"

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Unpack
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from tests.drive import config
+from tests.drive import ConfigurationChanges, config
 from worker.core.policy import PORT_ALPHA, PortPolicy, View, port_weights
 
 PRICES = (0.001, 0.002, 0.0)
 
 
-def port(**changes: object) -> PortPolicy:
+def port(**changes: Unpack[ConfigurationChanges]) -> PortPolicy:
     """A lane's PORT over three LLMs that observes 6 of 60 queries."""
-    return PortPolicy(config(policy="port", **changes), partition=0)
+    return PortPolicy(replace(config(**changes), policy="port"), partition=0)
 
 
 def view(quality: list[list[float]], cost_usd: list[list[float]], budget_usd: list[float]) -> View:
-    """What PORT sees when its observation phase ends."""
+    """The view of PORT at the end of its observation phase."""
     budget = np.array(budget_usd) * 1e6
     none = np.empty((0, len(budget)))
     shown = np.array(quality), np.array(cost_usd) * 1e6
@@ -39,18 +41,22 @@ def view(quality: list[list[float]], cost_usd: list[list[float]], budget_usd: li
 def test_after_observing_the_argmax_is_tried_and_nothing_else(
     quality: list[float], cost: list[int], chosen: int
 ) -> None:
-    """alpha * q - gamma * c, no gate at 0 and no second choice."""
+    """The LLM with the largest alpha * q - gamma * c is the only choice, also if the value is below 0."""
     assert port().rank(6, quality, cost, PRICES) == [chosen]
 
 
 def test_the_first_queries_are_observed_at_random() -> None:
-    """A share of the horizon goes to any LLM or to none, each as likely, by seed, partition and number alone."""
+    """A share of the horizon goes to a random LLM or to none, each as likely. Seed, partition and number decide
+    alone."""
     policy = port(horizon_queries=40_000, observe_share=0.1)
     drawn = [tuple(policy.rank(seen, [0.9, 0.1, 0.1], [1, 1, 1], PRICES)) for seen in range(4_000)]
     counts = Counter(drawn)
     again = [tuple(policy.rank(seen, [0.1, 0.1, 0.9], [9, 9, 9], PRICES)) for seen in range(4_000)]
-    even = all(900 < counts[outcome] < 1_100 for outcome in [(), (0,), (1,), (2,)])
-    assert (policy.observed_queries, even, len(counts), drawn == again) == (4_000, True, 4, True), counts
+    assert policy.observed_queries == 4_000
+    assert counts.keys() == {(), (0,), (1,), (2,)}
+    assert min(counts.values()) > 900, counts
+    assert max(counts.values()) < 1_100, counts
+    assert drawn == again, "other estimates and costs change the draws"
 
 
 @pytest.mark.parametrize(
@@ -59,15 +65,14 @@ def test_the_first_queries_are_observed_at_random() -> None:
     ids=["60", "rounded up", "the paper's", "horizon unknown: its floor"],
 )
 def test_weights_are_learned_once_when_the_observation_ends(horizon: int, share: float, observed: int) -> None:
-    """Solved before query number ceil(share * horizon), and never again."""
+    """Weights are solved before query number ceil(share * horizon), and never again."""
     policy = port(horizon_queries=horizon, observe_share=share)
     assert [seen for seen in range(observed + 500) if policy.due(seen)] == [observed]
 
 
 def test_one_llm_has_the_price_that_its_budget_allows() -> None:
-    """Four queries of quality 0.2, 0.4, 0.6, 0.8 costing 1 dollar each; epsilon * budget 0: the dual has no use for
-    spending, so gamma rises until the last query is worth nothing: min over gamma of sum max(alpha q - gamma c) with
-    one LLM falls without end, and gamma stops at the bound 1."""
+    """Four queries of quality 0.2, 0.4, 0.6, 0.8 cost 1 dollar each, and epsilon * budget is 0. With one LLM, the
+    sum of max(alpha q - gamma c) falls with gamma without end, so gamma stops at its bound, 1."""
     found = port_weights(np.array([[0.2], [0.4], [0.6], [0.8]]), np.ones((4, 1)), np.zeros(1), 0.1)
     assert found.x.tolist() == [1.0]
 
@@ -82,15 +87,17 @@ def test_weights_are_the_minimum_of_the_published_dual() -> None:
 
 
 def test_prices_are_gamma_over_alpha_per_micro_dollar() -> None:
-    """A view whose gamma is 1 (see above) gives 1 / 1e-4 / 1e6 = 0.01 of quality per micro-dollar."""
+    """If gamma is 1 (see above), the price is 1 / 1e-4 / 1e6 = 0.01 of quality for a micro-dollar."""
     solution = port(observe_share=0.1).solve(view([[0.2], [0.4], [0.6], [0.8]], [[1.0]] * 4, [0.0]))
-    assert (solution.prices, solution.fit.status) == ((pytest.approx(0.01),), "converged")
+    assert solution.prices == pytest.approx((0.01,))
+    assert solution.fit.status == "converged"
 
 
 def test_nothing_observed_keeps_the_prices() -> None:
-    """Before any query was seen there is nothing to learn from."""
+    """Without an observed query PORT keeps the prices."""
     empty = view([], [], [1.0, 1.0, 1.0])
     none = np.empty((0, 3))
     blank = View(0, none, none, none, none, empty.budget_micros, empty.budget_micros, PRICES)
     solution = port().solve(blank)
-    assert (solution.prices, solution.fit.status) == (PRICES, "observing")
+    assert solution.prices == PRICES
+    assert solution.fit.status == "observing"
