@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+# How many processes run tests. `auto` is 2 to 4, from the cores and the memory (tests/conftest.py).
+PROCESSES ?= auto
 READY := $(VENV)/.ready
 DATA ?= ../shared/data
 # Threads of BLAS and OpenMP spin when the cores are busy. Tollgate sets 1 for itself, tests/conftest.py for the tests.
@@ -9,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint format bench evaluate schemas simulate clean
+.PHONY: help setup demo test quick check soak lint format bench evaluate schemas simulate clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,13 +29,19 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## Run the whole job on a real Kafka and prove the books (ARGS=--keep: leave it running)
 	$(BIN)/tollgate demo $(ARGS)
 
-test: $(READY) ## Run all tests, those on a real Kafka too
-	$(BIN)/python -m pytest
+test: $(READY) ## Run all tests but the soak, those on a real Kafka too (PROCESSES=0: one after another)
+	$(PYTEST) -n $(PROCESSES) -m "not soak"
 
-quick: $(READY) ## Run the tests that need no Kafka
-	$(BIN)/python -m pytest tests/unit tests/quality
+quick: $(READY) ## Run the unit tests and twenty seeds of the simulator, in half a minute
+	$(PYTEST) -n logical -q -m "not long" tests/unit tests/simulation tests/test_*.py
 
-lint: $(READY) ## Check format, lint and types
+check: lint quick ## Check format, lint and types, and run the quick tests
+
+soak: $(READY) ## Run what takes half an hour: 5,000 seeds, 20,000 queries under kills, ten minutes of chaos
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),5000)
+	$(PYTEST) -m soak
+
+lint: $(READY) ## Check format, lint, imports and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports

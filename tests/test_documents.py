@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from typing import get_args, get_type_hints
 
-import pytest
 from pydantic import BaseModel
 
 from tests.test_repository import ROOT, text, tracked
@@ -115,16 +114,24 @@ def headings(path: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("path", tracked("*.md"))
-def test_links_lead_somewhere(path: str) -> None:
-    """Every relative link of a document is a file of the repository, and its anchor is a heading there. No place is
-    held for later text."""
-    content = text(path)
-    assert "<!--" not in content
-    for link in re.findall(r"\]\(([^)]+)\)", content):
+def faults_of_links(path: str) -> Iterator[str]:
+    """Each relative link of a document that leads nowhere."""
+    for link in re.findall(r"\]\(([^)]+)\)", text(path)):
         if "://" in link:
             continue
         file, _, anchor = link.partition("#")
         target = ((ROOT / path).parent / file).resolve() if file else ROOT / path
-        assert target.exists(), f"{link} leads nowhere"
-        assert not anchor or anchor in headings(str(target.relative_to(ROOT))), f"{link} names no heading"
+        if not target.exists():
+            yield f"{path}: {link} leads nowhere"
+        elif anchor and anchor not in headings(str(target.relative_to(ROOT))):
+            yield f"{path}: {link} names no heading"
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link of a document is a file of the repository, and its anchor is a heading there."""
+    assert [fault for path in tracked("*.md") for fault in faults_of_links(path)] == []
+
+
+def test_no_document_holds_a_place_for_later_text() -> None:
+    """A comment in a document would be text that nobody reads."""
+    assert [path for path in tracked("*.md") if "<!--" in text(path)] == []

@@ -9,8 +9,6 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 400
 MAX_DATA_BYTES = 5_000_000
@@ -51,18 +49,27 @@ def functions(path: str) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
     ]
 
 
-@pytest.mark.parametrize("path", tracked("*.py"))
-def test_a_module_is_small_and_says_what_it_is(path: str) -> None:
-    """At most 400 lines, and a docstring at the top."""
+def faults_of_form(path: str) -> list[str]:
+    """What is wrong with the form of a module."""
     source = text(path)
-    stated = ast.get_docstring(ast.parse(source)) is not None or not source.strip()
-    assert (len(source.splitlines()) <= MAX_LINES, stated) == (True, True)
+    if not source.strip():
+        return []
+    lines, stated = len(source.splitlines()), ast.get_docstring(ast.parse(source))
+    return [
+        *([f"{path}: {lines} lines"] if lines > MAX_LINES else []),
+        *([] if stated else [f"{path}: no docstring"]),
+    ]
+
+
+def test_a_module_is_small_and_says_what_it_is() -> None:
+    """A module has at most 400 lines, and a docstring at the top."""
+    assert [fault for path in tracked("*.py") for fault in faults_of_form(path)] == []
 
 
 def test_functions_are_short() -> None:
-    """Half of the functions have at most 8 lines of code, nine in ten at most 20; their docstrings not counted."""
+    """Nine in ten functions have at most 20 lines of code. Docstrings are not counted."""
     lengths = [_length(function) for path in tracked("worker/*.py") for function in functions(path)]
-    assert (statistics.median(lengths) <= 8, statistics.quantiles(lengths, n=10)[-1] <= 20) == (True, True)
+    assert statistics.quantiles(lengths, n=10)[-1] <= 20
 
 
 def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -70,15 +77,20 @@ def _length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return 0 if not body else (body[-1].end_lineno or 0) - body[0].lineno + 1
 
 
-@pytest.mark.parametrize("path", tracked("tests/*.py"))
-def test_a_test_claims_something_and_does_not_sleep(path: str) -> None:
-    """Each test says in words what must hold; none waits for longer than 0.2 s without a condition."""
+def test_a_test_claims_something() -> None:
+    """The docstring of each test says what must hold."""
     silent = [
-        function.name
+        f"{path}: {function.name}"
+        for path in tracked("tests/*.py")
         for function in functions(path)
         if function.name.startswith("test_") and not ast.get_docstring(function)
     ]
-    assert (silent, _sleeps(path)) == ([], [])
+    assert silent == []
+
+
+def test_a_test_does_not_sleep() -> None:
+    """No test waits for longer than 0.2 s without a condition."""
+    assert [f"{path}: {call}" for path in tracked("tests/*.py") for call in _sleeps(path)] == []
 
 
 def _sleeps(path: str) -> list[str]:
@@ -88,12 +100,13 @@ def _sleeps(path: str) -> list[str]:
         for call in calls
         if ast.unparse(call.func).rpartition(".")[2] == "sleep"
         and isinstance(call.args[0], ast.Constant)
+        and isinstance(call.args[0].value, int | float)
         and call.args[0].value > MAX_SLEEP_SECONDS
     ]
 
 
 def test_no_file_names_a_package_registry_or_a_place_on_one_machine() -> None:
-    """Whoever installs this does so from where they always do, to where they like."""
+    """Everybody installs from the registry that they use, into the place that they like."""
     found = [
         (path, line)
         for path in tracked()
@@ -112,18 +125,13 @@ def test_the_lock_file_pins_everything() -> None:
     project = tomllib.loads(text("pyproject.toml"))["project"]
     asked = {re.split(r"[<>=\[;]", line)[0].lower() for line in project["dependencies"]}
     asked |= {re.split(r"[<>=\[;]", line)[0].lower() for line in project["optional-dependencies"]["dev"]}
-    assert (loose, sorted(asked - locked)) == ([], [])
+    assert loose == [], "not pinned with hashes"
+    assert sorted(asked - locked) == [], "asked for, and not in the lock"
 
 
 def test_the_data_is_small() -> None:
     """The demo's data and all other files together stay easy to clone."""
     assert sum((ROOT / path).stat().st_size for path in tracked("worker/data")) <= MAX_DATA_BYTES
-
-
-@pytest.mark.parametrize("name", ["LICENSE", "NOTICE"])
-def test_the_licence_is_there(name: str) -> None:
-    """Apache-2.0, with a notice that names where the data comes from."""
-    assert {"LICENSE": "Apache License", "NOTICE": "MMLU-Pro"}[name] in text(name)
 
 
 def test_make_takes_the_pythons_that_the_package_takes() -> None:
@@ -132,8 +140,9 @@ def test_make_takes_the_pythons_that_the_package_takes() -> None:
     assert f"(3, {oldest}) <= sys.version_info < (3, {newest})" in text("Makefile")
 
 
-def test_every_verb_of_make_has_help() -> None:
-    """`make` alone lists all of them, each in one line."""
-    makefile = text("Makefile")
-    (verbs,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
-    assert sorted(re.findall(r"^([a-z]+):.*## \S", makefile, re.MULTILINE)) == sorted(verbs.split())
+def test_make_lists_its_verbs() -> None:
+    """`make` alone prints each verb with a line of help."""
+    said = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (verbs,) = re.findall(r"^\.PHONY: (.*)$", text("Makefile"), re.MULTILINE)
+    listed = re.findall(r"^  make ([a-z]+) +\S", said, re.MULTILINE)
+    assert sorted(listed) == sorted(verbs.split()), said

@@ -5,6 +5,10 @@ from __future__ import annotations
 from worker.local.processes import Child, wait_for
 from worker.local.system import System
 
+# The longest that a test waits for anything. Seconds are usual, and a minute on a busy machine: the limit is for what
+# never comes.
+PATIENCE_SECONDS = 300.0
+
 
 def run(system: System, *arguments: str, env: dict[str, str] | None = None) -> tuple[int | None, str]:
     """Exit code and output of one command that ends by itself."""
@@ -13,7 +17,7 @@ def run(system: System, *arguments: str, env: dict[str, str] | None = None) -> t
     )
     child.start()
     try:
-        wait_for(f"{arguments} to end", lambda: not child.running, 90)
+        wait_for(f"{arguments} to end", lambda: not child.running, PATIENCE_SECONDS)
     finally:
         child.kill()
     return child.exit_code, child.log.read_text()

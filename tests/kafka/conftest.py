@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,10 +19,13 @@ PARTITIONS = 4
 # Cheap enough that many LLMs are worth their price, and large enough that no account runs dry.
 BUDGET_USD = 1.0
 
+# A broker of a test lives for minutes. In that time Java's second compiler takes more than it saves.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """Kafka, started once."""
+    """Kafka, started once in each process of the tests."""
     with Broker(tmp_path_factory.mktemp("kafka")) as running:
         yield running
 

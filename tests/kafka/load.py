@@ -13,7 +13,8 @@ from worker.local.follower import DecisionFollower
 from worker.local.load import LoadGenerator
 from worker.local.system import System
 
-PATIENCE_SECONDS = 240.0
+# For everything that a test under load waits for.
+PATIENCE_SECONDS = 600.0
 
 
 def under_load(

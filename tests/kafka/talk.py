@@ -9,6 +9,7 @@ import msgspec
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from tests.kafka.commands import PATIENCE_SECONDS
 from worker.contract import codec
 from worker.contract.messages import Dispatch
 from worker.contract.record import StoredRecord
@@ -16,8 +17,6 @@ from worker.contract.settings import Settings
 from worker.kafka import clients
 from worker.kafka.reader import KafkaReader
 from worker.local.processes import wait_for
-
-WAIT_SECONDS = 60.0
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -35,7 +34,7 @@ def enlarge(settings: Settings) -> None:
     resource = ConfigResource(ResourceType.TOPIC, settings.topics.queries, incremental_configs=[entry])
     admin = AdminClient(clients.common_config(settings))
     for future in admin.incremental_alter_configs([resource]).values():
-        future.result(30)
+        future.result(PATIENCE_SECONDS)
 
 
 class Talk:
@@ -76,7 +75,7 @@ class Talk:
 
     def wait(self, what: str, topic: str, count: int) -> list[StoredRecord]:
         """The records of a topic, as soon as there are `count`."""
-        wait_for(what, lambda: len(self.read(topic)) >= count, WAIT_SECONDS, every_seconds=0.3)
+        wait_for(what, lambda: len(self.read(topic)) >= count, PATIENCE_SECONDS, every_seconds=0.3)
         return self.read(topic)
 
     def wait_decisions(self, kind: type, count: int) -> list[Any]:
@@ -85,7 +84,7 @@ class Talk:
         def found() -> list[Any]:
             return [decision for decision in self.decisions() if isinstance(decision, kind)]
 
-        wait_for(f"{count} {kind.__name__}", lambda: len(found()) >= count, WAIT_SECONDS, every_seconds=0.3)
+        wait_for(f"{count} {kind.__name__}", lambda: len(found()) >= count, PATIENCE_SECONDS, every_seconds=0.3)
         return found()
 
     def _produce(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> Sent:
@@ -93,7 +92,7 @@ class Talk:
         self._producer.produce(
             topic, value, key, self.partition, headers=list(headers), on_delivery=lambda *result: sent.append(result)
         )
-        self._producer.flush(WAIT_SECONDS)
+        self._producer.flush(PATIENCE_SECONDS)
         error, message = sent[0]
         assert error is None, error
         return Sent(message.partition(), message.offset())

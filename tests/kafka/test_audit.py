@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.kafka.commands import run
+from tests.kafka.commands import PATIENCE_SECONDS, run
 from tests.kafka.load import problems, under_load
 from worker.contract import codec
 from worker.contract.messages import Checkpoint
@@ -24,6 +24,8 @@ from worker.kafka import clients
 from worker.kafka.reader import KafkaReader
 from worker.local.broker import Broker
 from worker.local.system import System
+
+pytestmark = pytest.mark.long
 
 QUERIES = 600
 PARTITIONS = 2
@@ -189,7 +191,7 @@ def test_status_shows_the_accounts(audited: System) -> None:
 def delete_before(settings: Settings, topic: str, partition: int, offset: int) -> None:
     """What retention does."""
     admin, place = AdminClient(clients.common_config(settings)), TopicPartition(topic, partition, offset)
-    admin.delete_records([place])[place].result(30)
+    admin.delete_records([place])[place].result(PATIENCE_SECONDS)
 
 
 def test_queries_that_left_their_topic(audited: System) -> None:
@@ -234,7 +236,7 @@ def forge(settings: Settings, partition: int, follows: bool) -> None:
         decision = msgspec.structs.replace(decision, prev=record_hash(last.value or b""))
     producer = Producer(clients.producer_config(settings))
     producer.produce(settings.topics.decisions, codec.encode(decision), last.key, partition)
-    producer.flush(30)
+    producer.flush(PATIENCE_SECONDS)
 
 
 def test_a_forged_record_is_found(audited: System) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 from confluent_kafka import Producer
 
+from tests.kafka.commands import PATIENCE_SECONDS
 from tests.kafka.talk import Talk, enlarge
 from worker.audit import run_verify
 from worker.contract.messages import Closed, Ignored, Rejected, Routed
@@ -147,12 +148,12 @@ def test_aborted_queries_are_not_routed(system: System, prepare: Prepare, rows: 
     settings = prepare()
     system.start_workers(1)
     producer = Producer(clients.producer_config(settings) | {"transactional.id": "test-producer"})
-    producer.init_transactions(30)
+    producer.init_transactions(PATIENCE_SECONDS)
     for number, commit in enumerate((False, True)):
         producer.begin_transaction()
         producer.produce(settings.topics.queries, pack(query_of(rows[1], number)), partition=0)
-        producer.flush(30)
-        (producer.commit_transaction if commit else producer.abort_transaction)(30)
+        producer.flush(PATIENCE_SECONDS)
+        (producer.commit_transaction if commit else producer.abort_transaction)(PATIENCE_SECONDS)
     talk = Talk(settings)
     talk.query(pack(query_of(rows[1], 2)))
     routed = talk.wait_decisions(Routed, 2)
@@ -258,7 +259,7 @@ def test_send(system: System, prepare: Prepare) -> None:
     secret = "What do bees dream of?"
     child = Child("send", ["send", secret, "--json", "--config", str(system.config)], system.directory / "send.log")
     child.start()
-    wait_for("send to end", lambda: not child.running, 60)
+    wait_for("send to end", lambda: not child.running, PATIENCE_SECONDS)
     said = child.log.read_text()
     reply = json.loads(said[said.index("{") :])
     logs = "".join(path.read_text() for path in system.directory.glob("*.log"))

@@ -11,16 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.kafka.commands import PATIENCE_SECONDS
 from worker.local.processes import Child, wait_for
 from worker.service.ports import free_port
-
-END_SECONDS = 90
 
 
 def ended(child: Child) -> tuple[int | None, str]:
     """Exit code and output, once it has ended by itself."""
     try:
-        wait_for(f"{child.name} to end", lambda: not child.running, END_SECONDS)
+        wait_for(f"{child.name} to end", lambda: not child.running, PATIENCE_SECONDS)
     finally:
         child.kill()
     return child.exit_code, child.log.read_text()
@@ -78,7 +77,7 @@ def test_nothing_outlives_a_demo_that_is_ended(tmp_path: Path, how: signal.Signa
         return any(awaited in command_of(one) for one in group.values())
 
     try:
-        wait_for(f"{awaited} to start", is_there, END_SECONDS)
+        wait_for(f"{awaited} to start", is_there, PATIENCE_SECONDS)
         child.send(how)
         code, said = ended(child)
     finally:
@@ -108,4 +107,4 @@ def test_a_standing_broker(tmp_path: Path) -> None:
     assert codes == [0, 0, 4, 0, 1, 1], (start, steps)
     assert f"process {pid}" in steps[0][1]
     assert f"a broker is already running: process {pid}, 127.0.0.1:{port}" in steps[1][1]
-    wait_for("the broker's process to be gone", lambda: not psutil.pid_exists(int(pid)), END_SECONDS)
+    wait_for("the broker's process to be gone", lambda: not psutil.pid_exists(int(pid)), PATIENCE_SECONDS)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.kafka.commands import PATIENCE_SECONDS
 from tests.kafka.load import problems, under_load
 from worker.audit.report import Report
 from worker.contract.settings import Settings
@@ -18,6 +19,8 @@ from worker.local.system import System
 
 Prepare = Callable[..., Settings]
 Rows = tuple[History, History]
+
+pytestmark = pytest.mark.long
 
 
 def whole(count: int) -> tuple[list[str], int, int, int]:
@@ -30,17 +33,17 @@ def seen(report: Report) -> tuple[list[str], int, int, int]:
     return problems(report), counts.queries, counts.open, counts.waiting_queries
 
 
-@pytest.mark.timeout(600)
-def test_killed_workers(system: System, prepare: Prepare, rows: Rows) -> None:
-    """20,000 queries while two workers and the inference worker are killed with SIGKILL seven times: none is lost,
-    none is routed twice, and the ledger is the sum of what happened."""
+@pytest.mark.parametrize("count", [5_000, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_killed_workers(system: System, prepare: Prepare, rows: Rows, count: int) -> None:
+    """Two workers and the inference worker are killed with SIGKILL seven times: no query is lost, none is routed twice,
+    and the ledger is the sum of what happened."""
     settings = prepare()
     system.start_inference(latency_ms=20, error_rate=0.01)
     system.start_workers(2)
     seed = int(os.environ.get("TOLLGATE_TEST_SEED", random.SystemRandom().randrange(2**32)))
     print(f"TOLLGATE_TEST_SEED={seed}")
     dice = random.Random(seed)
-    moments = sorted(dice.randrange(500, 19_000) for _ in range(7))
+    moments = sorted(dice.randrange(500, count - 1_000) for _ in range(7))
     victims = [*(dice.choice(system.workers) for _ in range(6)), system.processes.children[0]]
 
     def kill(decided: int) -> None:
@@ -48,8 +51,8 @@ def test_killed_workers(system: System, prepare: Prepare, rows: Rows) -> None:
             moments.pop(0)
             victims.pop(0).kill()
 
-    report = under_load(system, settings, rows[1], 20_000, 800, kill)
-    assert (*seen(report), moments) == (*whole(20_000), [])
+    report = under_load(system, settings, rows[1], count, 800, kill)
+    assert (*seen(report), moments) == (*whole(count), [])
 
 
 def test_killed_broker(system: System, prepare: Prepare, rows: Rows) -> None:
@@ -99,9 +102,11 @@ def test_a_stopped_worker_is_fenced(system: System, prepare: Prepare, rows: Rows
     def stop_and_go(decided: int) -> None:
         if decided >= 500 and not exits:
             stopped.send(signal.SIGSTOP)
-            wait_for("the other to own all", lambda: system.partitions(system.workers[1]) == [0, 1, 2, 3], 60)
+            wait_for(
+                "the other to own all", lambda: system.partitions(system.workers[1]) == [0, 1, 2, 3], PATIENCE_SECONDS
+            )
             stopped.send(signal.SIGCONT)
-            wait_for("the stopped worker to leave", lambda: not stopped.running, 60)
+            wait_for("the stopped worker to leave", lambda: not stopped.running, PATIENCE_SECONDS)
             exits.append(stopped.exit_code)
 
     report = under_load(system, settings, rows[1], 3_000, 300, stop_and_go)

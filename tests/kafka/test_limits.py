@@ -12,6 +12,7 @@ from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Producer
 
 from tests.drive import LLMS, PRIOR, config, query
+from tests.kafka.commands import PATIENCE_SECONDS
 from tests.kafka.talk import Talk, enlarge
 from worker.audit import run_verify
 from worker.contract import dead_letters
@@ -109,7 +110,7 @@ def test_compressed_producers(system: System, prepare: Prepare, rows: Rows, code
     values = [pack(query_of(rows[1], 0)), pack({"text": "x" * 3_000_000}), pack(query_of(rows[1], 1))]
     for value in values:
         producer.produce(settings.topics.queries, value, partition=0)
-    assert producer.flush(30) == 0
+    assert producer.flush(PATIENCE_SECONDS) == 0
     talk = Talk(settings)
     talk.wait_decisions(Rejected, 1)
     decisions = [d for d in talk.wait_decisions(Routed, 2) if isinstance(d, Routed)]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from tests.contract.fixtures import partition_of
+from tests.kafka.commands import PATIENCE_SECONDS
 from worker.contract import codec
 from worker.contract.messages import Query
 from worker.contract.settings import Settings
@@ -22,7 +23,7 @@ def test_produce(system: System, prepare: Callable[..., Settings], rows: tuple[H
     settings = prepare()
     command = [sys.executable, "-m", "worker", "produce", "--count", str(COUNT), "--rate", "0"]
     done = subprocess.run(
-        [*command, "--config", str(system.config)], capture_output=True, text=True, timeout=60, check=True
+        [*command, "--config", str(system.config)], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )
     records = [
         record

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.kafka.commands import run
+from tests.kafka.commands import PATIENCE_SECONDS, run
 from tests.kafka.load import problems
 from worker.audit import run_verify
 from worker.contract.settings import Settings, load_settings
@@ -35,9 +35,9 @@ def shrink(settings: Settings) -> None:
     """`completions` anew with two partitions."""
     admin = AdminClient(clients.common_config(settings))
     name = settings.topics.completions
-    admin.delete_topics([name], operation_timeout=30)[name].result(30)
-    wait_for("the topic to go", lambda: name not in admin.list_topics(timeout=10).topics, 30)
-    admin.create_topics([NewTopic(name, 2, 1)])[name].result(30)
+    admin.delete_topics([name], operation_timeout=30)[name].result(PATIENCE_SECONDS)
+    wait_for("the topic to go", lambda: name not in admin.list_topics(timeout=10).topics, PATIENCE_SECONDS)
+    admin.create_topics([NewTopic(name, 2, 1)])[name].result(PATIENCE_SECONDS)
 
 
 def uncompact(settings: Settings) -> None:
@@ -47,7 +47,7 @@ def uncompact(settings: Settings) -> None:
     entry = ConfigEntry("cleanup.policy", "delete", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, settings.topics.ledger, incremental_configs=[entry])
     admin = AdminClient(clients.common_config(settings))
-    admin.incremental_alter_configs([resource])[resource].result(30)
+    admin.incremental_alter_configs([resource])[resource].result(PATIENCE_SECONDS)
 
 
 LAYOUTS = [(shrink, "completions: 2 partitions, not 4"), (uncompact, "ledger: cleanup.policy is delete")]
@@ -87,13 +87,13 @@ def test_a_topic_made_anew(system: System, prepare: Prepare, rows: Rows) -> None
     system.start_workers(1)
     load, watch = LoadGenerator(settings, rows[1], 40, 0), DecisionFollower(settings)
     load.start()
-    watch.wait("decisions", lambda: len(watch.decided) >= 40, 60, lambda: None)
+    watch.wait("decisions", lambda: len(watch.decided) >= 40, PATIENCE_SECONDS, lambda: None)
     watch.close()
     system.workers[0].stop()
     admin, name = AdminClient(clients.common_config(settings)), settings.topics.queries
-    admin.delete_topics([name], operation_timeout=30)[name].result(30)
-    wait_for("the topic to go", lambda: name not in admin.list_topics(timeout=10).topics, 30)
-    admin.create_topics([NewTopic(name, settings.kafka.partitions, 1)])[name].result(30)
+    admin.delete_topics([name], operation_timeout=30)[name].result(PATIENCE_SECONDS)
+    wait_for("the topic to go", lambda: name not in admin.list_topics(timeout=10).topics, PATIENCE_SECONDS)
+    admin.create_topics([NewTopic(name, settings.kafka.partitions, 1)])[name].result(PATIENCE_SECONDS)
     code, said = run(system, "run")
     assert (code, "queries/" in said and "made anew" in said) == (4, True)
 
@@ -114,15 +114,15 @@ def test_an_end_without_a_broker(small_broker: Broker, tmp_path: Path, index_dir
         system.prepare(rows[0], dict.fromkeys(rows[0].llms, 1.0), "wordllama", kafka=kafka)
         system.start_workers(1)
         worker, inference = system.workers[0], system.start_inference(latency_ms=1)
-        wait_for("the inference worker", lambda: "inference_started" in inference.tail(), 30)
+        wait_for("the inference worker", lambda: "inference_started" in inference.tail(), PATIENCE_SECONDS)
         small_broker.kill()
         for child in (inference, worker):
             child.send(signal.SIGTERM)
-        wait_for("their end", lambda: not (inference.running or worker.running), 25)
+        wait_for("their end", lambda: not (inference.running or worker.running), 60)
         assert (inference.exit_code, worker.exit_code, "leaving the group" in worker.tail(1)) == (0, 3, True)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.long
 def test_a_full_disk(small_broker: Broker, tmp_path: Path, index_directory: Path, rows: Rows) -> None:
     """A broker whose disk is full stops the workers with a clear last line; when there is room again and all is
     started again, nothing was lost or doubled."""
@@ -133,16 +133,18 @@ def test_a_full_disk(small_broker: Broker, tmp_path: Path, index_directory: Path
         system.start_workers(1)
         load, watch = LoadGenerator(settings, rows[1], 2_000, 200), DecisionFollower(settings)
         load.start()
-        watch.wait("some decisions", lambda: len(watch.decided) >= 500, 60, lambda: None)
+        watch.wait("some decisions", lambda: len(watch.decided) >= 500, PATIENCE_SECONDS, lambda: None)
         # No file may grow any more: what a broker sees of a full disk.
         resource.prlimit(small_broker.pid, resource.RLIMIT_FSIZE, (4_096, 4_096))
-        wait_for("the worker to leave", lambda: not system.workers[0].running, 120)
+        wait_for("the worker to leave", lambda: not system.workers[0].running, PATIENCE_SECONDS)
         left = system.workers[0].exit_code, "leaving" in system.workers[0].tail(3)
         small_broker.kill()
         small_broker.start()
         system.start_inference(latency_ms=1)
         system.processes.revive()
-        watch.wait("all decisions", lambda: len(watch.decided) >= 2_000 and watch.open == 0, 120, lambda: None)
+        watch.wait(
+            "all decisions", lambda: len(watch.decided) >= 2_000 and watch.open == 0, PATIENCE_SECONDS, lambda: None
+        )
         watch.close()
         assert (load.finish(), left) == (2_000, (3, True))
         assert problems(run_verify.verify(load_settings(system.config))) == []
@@ -172,7 +174,7 @@ def test_a_second_worker_takes_a_free_port(system: System, prepare: Prepare) -> 
     ]
     for worker in workers:
         system.processes.start(worker)
-        wait_for("the worker to own lanes", partial(_owns_lanes, worker), 60)
+        wait_for("the worker to own lanes", partial(_owns_lanes, worker), PATIENCE_SECONDS)
     starts = [json.loads(line)["web"] for worker in workers for line in log_of(worker).splitlines() if '"web"' in line]
     assert len(set(starts)) == 2, starts
     errors = [line for worker in workers for line in log_of(worker).splitlines() if '"level": "error"' in line]

@@ -158,7 +158,7 @@ except SystemExit:
 
 def test_the_list_of_verbs_imports_none_of_them() -> None:
     """`tollgate --help` loads neither Kafka nor NumPy nor FAISS."""
-    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 

@@ -25,8 +25,8 @@ from worker.service.ports import free_port
 # none after a restart of the only broker (docs/RELIABILITY.md).
 KAFKA = "org.apache.kafka:kafka_2.13:4.1.2+org.slf4j:slf4j-simple:1.7.36"
 CLUSTER_ID = "VG9sbGdhdGVEZW1vMDAwMQ"
-START_SECONDS = 90.0
-STOP_SECONDS = 20.0
+START_SECONDS = 180.0
+STOP_SECONDS = 60.0
 PID_FILE, PORT_FILE, LOG_FILE = "broker.pid", "broker.port", "server.log"
 
 # For a broker that runs for a minute: in its first minute, the second compiler takes most of a core. Not for a broker

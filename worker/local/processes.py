@@ -15,7 +15,7 @@ from worker.contract.errors import CheckFailed
 from worker.kafka.clock import poll_until
 from worker.local import die_with_parent
 
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 
 
 def dying_with_parent(command: Sequence[str]) -> list[str]:

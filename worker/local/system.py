@@ -19,7 +19,7 @@ from worker.local.broker import Broker
 from worker.local.processes import Child, ProcessGroup, wait_for
 from worker.service.ports import free_port
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 SETTINGS_FILE = "tollgate.toml"
 
 
