@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check soak lint format bench evaluate schemas simulate clean
+.PHONY: help setup demo test quick check soak lint coverage format bench evaluate schemas simulate clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,11 +41,16 @@ soak: $(READY) ## Run what takes half an hour: 5,000 seeds, 20,000 queries under
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),5000)
 	$(PYTEST) -m soak
 
-lint: $(READY) ## Check format, lint, imports and types
+lint: $(READY) ## Check format, lint, spelling, dead code, imports and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/vulture
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+coverage: $(READY) ## Run the quick tests, and fail below the floor of coverage in pyproject.toml
+	$(PYTEST) -n logical -q -m "not long" --cov --cov-report=term:skip-covered tests/unit tests/simulation tests/test_*.py
 
 format: $(READY) ## Format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -9,6 +9,8 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+from worker.commands.main import EXTRAS
+
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 400
 MAX_DATA_BYTES = 5_000_000
@@ -123,10 +125,17 @@ def test_the_lock_file_pins_everything() -> None:
     loose = [line for line in lines if not re.match(r"[a-z0-9._-]+==\S+ .*--hash=sha256:", line)]
     locked = {line.partition("==")[0].replace("_", "-").lower() for line in lines}
     project = tomllib.loads(text("pyproject.toml"))["project"]
-    asked = {re.split(r"[<>=\[;]", line)[0].lower() for line in project["dependencies"]}
-    asked |= {re.split(r"[<>=\[;]", line)[0].lower() for line in project["optional-dependencies"]["dev"]}
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    asked = {re.split(r"[<>=\[;]", line)[0].lower() for line in lines} - {project["name"]}
     assert loose == [], "not pinned with hashes"
     assert sorted(asked - locked) == [], "asked for, and not in the lock"
+
+
+def test_every_package_of_a_verb_has_its_extra() -> None:
+    """A command that lacks a package of an extra names the extra, for all packages of the extras that users install."""
+    extras = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"]
+    asked = {re.split(r"[<>=\[;]", line)[0]: extra for extra in ("local", "evaluate") for line in extras[extra]}
+    assert asked == EXTRAS
 
 
 def test_the_data_is_small() -> None:

@@ -53,36 +53,29 @@ def test_a_service_runs_a_command_that_exists(name: str) -> None:
     assert "Usage:" in result.output
 
 
-def test_what_runs() -> None:
-    """Kafka, a job that makes the topics, a job that builds the index, two workers, inference workers, a producer."""
-    replicas = {name: service.get("deploy", {}).get("replicas", 1) for name, service in SERVICES.items()}
-    assert replicas == {"kafka": 1, "topics": 1, "index": 1, "worker": 2, "inference": 2, "producer": 1}
+def waits(name: str) -> dict[str, str]:
+    """The services that a service waits for, and those that they wait for, with the condition of each."""
+    found = {other: how["condition"] for other, how in SERVICES[name].get("depends_on", {}).items()}
+    return {key: value for other in found for key, value in waits(other).items()} | found
 
 
-WAITS = [
-    ("topics", "kafka", "service_healthy"),
-    ("worker", "topics", "service_completed_successfully"),
-    ("worker", "index", "service_completed_successfully"),
-    ("inference", "topics", "service_completed_successfully"),
-    ("producer", "worker", "service_healthy"),
-    ("producer", "inference", "service_started"),
-]
+@pytest.mark.parametrize("name", sorted(set(OURS) - {"topics", "index"}))
+def test_nothing_starts_before_the_topics_exist(name: str) -> None:
+    """Each service that reads or writes topics waits until the job `topics` has made them on a healthy broker."""
+    assert waits(name)["topics"] == "service_completed_successfully"
+    assert waits(name)["kafka"] == "service_healthy"
 
 
-def test_nothing_starts_before_what_it_needs() -> None:
-    """Workers start after the topics and the index exist, and the producer starts last."""
-    waits = [
-        (name, other, how["condition"])
-        for name, service in SERVICES.items()
-        for other, how in service.get("depends_on", {}).items()
-    ]
-    assert sorted(waits) == sorted(WAITS)
+def test_workers_start_after_the_index_is_built() -> None:
+    """A worker cannot start without an index."""
+    assert waits("worker")["index"] == "service_completed_successfully"
 
 
-@pytest.mark.parametrize("name", sorted({other for _, other, condition in WAITS if condition == "service_healthy"}))
+@pytest.mark.parametrize("name", sorted(OURS))
 def test_what_is_waited_for_says_when_it_is_healthy(name: str) -> None:
-    """A service that others wait for has a health check, or they would wait for ever."""
-    assert SERVICES[name]["healthcheck"]["test"]
+    """A service that others wait for until it is healthy has a health check, or they would wait for ever."""
+    healthy = [other for other, condition in waits(name).items() if condition == "service_healthy"]
+    assert [other for other in healthy if "healthcheck" not in SERVICES[other]] == []
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -153,14 +146,16 @@ def needed(requirements: Iterable[str]) -> set[str]:
     return {name for name, _ in found}
 
 
-def test_the_image_has_what_runs_and_no_tools() -> None:
-    """The image removes every developer tool and no package that `tollgate` needs."""
+def test_the_image_has_what_runs_and_nothing_else() -> None:
+    """The image removes every package of an extra and no package that a worker needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    tools, runs = set(project["optional-dependencies"]["dev"]), needed(project["dependencies"])
+    asked = [Requirement(line) for lines in project["optional-dependencies"].values() for line in lines]
+    extras = {canonicalize_name(one.name) for one in asked} - {"tollgate"}
+    runs = needed(project["dependencies"])
     (line,) = re.findall(r"pip uninstall --yes (.*)", DOCKERFILE.replace("\\\n", " "))
     taken = set(line.split())
     assert taken & runs == set(), "the image removes packages that tollgate needs"
-    assert tools - runs - taken == set(), "the image keeps developer tools"
+    assert extras - runs - taken == set(), "the image keeps packages that only developers, the demo or pictures need"
 
 
 def test_the_build_is_given_what_it_copies() -> None:

