@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from worker.estimation import ridge
 from worker.estimation.calibration import (
     SAMPLE_ROWS,
     Nearby,
@@ -14,10 +15,12 @@ from worker.estimation.calibration import (
     leave_one_out,
     margins,
     sampled,
+    targets_of,
 )
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import LinearMap, exact_weights, kernel, rounded_units
 from worker.estimation.history import History, normalised
+from worker.estimation.manifest import silent
 from worker.estimation.ridge import best_ridge, landmark_count, linear_map, make_basis
 
 
@@ -43,6 +46,34 @@ def test_an_llm_that_few_rows_know_is_in_the_sample() -> None:
     known = np.ones((len(order), 3), dtype=bool)
     known[order[: SAMPLE_ROWS + 5], 1] = known[order[SAMPLE_ROWS + 8 :], 1] = False
     assert sampled(order, known).tolist() == [*order[:SAMPLE_ROWS], *order[SAMPLE_ROWS + 5 : SAMPLE_ROWS + 8]]
+
+
+def test_ridges_are_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first rows of the order, and so many rows of an LLM that they rarely know; all rows if they are few."""
+    order, known = np.random.default_rng(0).permutation(1_000), np.ones((1_000, 2), dtype=bool)
+    assert ridge.ridge_rows(order, known).tolist() == list(range(1_000))
+    monkeypatch.setattr(ridge, "RIDGE_ROWS", 100)
+    monkeypatch.setattr(ridge, "LLM_ROWS", 30)
+    known[:, 1] = order >= 90
+    rare = set(np.flatnonzero(known[:, 1])[np.argsort(order[known[:, 1]])[:30]].tolist())
+    assert set(ridge.ridge_rows(order, known).tolist()) == set(np.flatnonzero(order < 100).tolist()) | rare
+
+
+def test_every_row_is_predicted_by_a_fit_that_did_not_see_it(past: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows outside of the sample have nearly the error of rows inside, which are cross-fitted: nothing is leaked."""
+    monkeypatch.setattr(ridge, "RIDGE_ROWS", 200)
+    monkeypatch.setattr(ridge, "LLM_ROWS", 100)
+    targets, generator = targets_of(past), np.random.default_rng(0)
+    basis = make_basis(past.embeddings, past.input_tokens, generator)
+    chosen = best_ridge(basis, targets, generator)
+    fit = linear_map(basis, targets, chosen)
+    held_out = ridge.held_out_predictions(basis, past.input_tokens, chosen, fit, silent)
+    missed = ((targets - held_out) ** 2)[:, :4].mean(axis=1)
+    inside = np.zeros(len(targets), dtype=bool)
+    inside[chosen.rows] = True
+    assert inside.sum() == 200
+    assert missed[~inside].mean() == pytest.approx(missed[inside].mean(), rel=0.25)
+    assert held_out[~inside] == pytest.approx(fit(past.embeddings[~inside], past.input_tokens[~inside]))
 
 
 @pytest.mark.parametrize(("echo", "expected"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])

@@ -14,7 +14,7 @@ from tests.quality.instances import history, without_answers
 from worker.contract.errors import FixSetting
 from worker.estimation import index
 from worker.estimation.history import History
-from worker.estimation.manifest import Manifest
+from worker.estimation.manifest import Errors, Manifest, Parameters
 
 FEW = history(60, seed=1)
 
@@ -73,10 +73,10 @@ def test_an_index_of_another_format_is_refused(directory: Path, tmp_path: Path) 
     ("given", "neighbours", "message"),
     [
         (history(9, seed=1), None, "9 rows are too few"),
-        (without_answers(FEW, 2, rows=4), None, "fewer than 10 rows for writer"),
+        (without_answers(FEW, 2, rows=0), None, "no row has a score and a cost of writer"),
         (FEW, 60, "60 is not in 1..59"),
     ],
-    ids=["few rows", "few rows of one LLM", "more neighbours than rows"],
+    ids=["few rows", "no row of one LLM", "more neighbours than rows"],
 )
 def test_a_history_that_cannot_be_learned_from_is_refused(
     given: History, neighbours: int | None, message: str, tmp_path: Path
@@ -140,6 +140,41 @@ def test_an_llm_that_few_rows_know_is_learned_from_them(tmp_path: Path) -> None:
     found = estimator.estimate(gappy.embeddings[100:200], gappy.input_tokens[100:200]).quality[:, 1].mean()
     assert estimator.manifest.llm_rows == (300, 30, 300, 300)
     assert found == pytest.approx(0.55, abs=0.2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_an_llm_with_very_few_rows_is_a_warning(rows: int, tmp_path: Path) -> None:
+    """The index is built, the warning names the LLM, and its estimates are within their ranges."""
+    gappy = without_answers(history(300, seed=1), 1, rows)
+    doubts = index.doubts(index.build(gappy, tmp_path / "index", "supplied"))
+    found = index.load(tmp_path / "index").estimate(gappy.embeddings, gappy.input_tokens)
+    assert [doubt for doubt in doubts if doubt.startswith(f"coder: only {rows} ")] != [], doubts
+    assert ((found.quality >= 0) & (found.quality <= 1)).all(), "a quality is outside of 0..1"
+    assert found.cost_micros[:, 1].max() < 100 * np.nanmax(gappy.cost_micros[:, 1]), "a cost is far from every other"
+
+
+def test_estimates_that_are_worse_than_means_are_said() -> None:
+    """By LLM, for quality and for cost; estimates that are better are not named."""
+    errors = Errors(0.4, 0.4, 0.4, 1.0, 1.0, 1.0, 1.0, ((0.5, 0.2), (0.3, 1.2)), ((0.4, 1.0), (0.4, 1.0)))
+    parameters = Parameters(16, 0.1, 32, 160, 64, 16, 0.6, (), (), (), (), 0)
+    manifest = Manifest(3, "supplied", 2, ("a", "b"), 50, (50, 50), parameters, errors, (), (), {})
+    said = [doubt.split(" (")[0] for doubt in index.doubts(manifest)]
+    assert said == [
+        "a: estimates of quality are worse than its mean",
+        "b: estimates of log cost are worse than its mean",
+    ]
+
+
+def test_a_graph_that_is_built_in_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Progress is told between blocks, and every row is found."""
+    monkeypatch.setattr(index, "ADD_ROWS", 100)
+    past, told = history(350, seed=1), list[tuple[str, int, int]]()
+    index.build(past, tmp_path / "index", "supplied", step=lambda *step: told.append(step))
+    _, rows = index.load(tmp_path / "index").nearest(past.embeddings, 1)
+    assert [step for step in told if step[0] == "building the graph"] == [
+        ("building the graph", done, 350) for done in (0, 88, 176, 264)
+    ]
+    assert rows[:, 0].tolist() == list(range(350))
 
 
 ODD = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.quality.instances import history
-from worker.estimation import index
+from worker.estimation import index, neighbours
 from worker.estimation.estimator import Estimator
 from worker.estimation.features import Float32
 from worker.estimation.history import normalised
@@ -35,6 +35,22 @@ def test_equal_rows_are_grouped_in_order() -> None:
     assert found.rows.tolist() == [0, 2, 5, 1, 4, 3]
     assert found.starts.tolist() == [0, 3, 5, 6]
     assert found.first.tolist() == [0, 1, 3]
+
+
+def test_rows_that_look_equal_are_grouped() -> None:
+    """Rows are compared as `seen_as` changes them."""
+    rows = np.array([[1.1, 2.0], [0.9, 2.1], [3.0, 0.0]], dtype=np.float32)
+    assert EqualRows.of(rows, np.rint).first.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("k", [1, 5, 40, 300])
+def test_history_in_blocks_gives_the_same_rows(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a block has fewer rows than are asked for."""
+    groups = EqualRows.of(CORNERS)
+    monkeypatch.setattr(neighbours, "HISTORY_ROWS", 17)
+    blocks = EqualRows.of(CORNERS)
+    assert (blocks.rows.tolist(), blocks.starts.tolist()) == (groups.rows.tolist(), groups.starts.tolist())
+    assert exact_nearest(CORNERS, CORNERS[:50], k)[1].tolist() == by_hand(CORNERS, CORNERS[:50], k)
 
 
 @pytest.mark.parametrize("k", [1, 5, 40, 300])

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from worker.commands.options import JsonOption, OutputOption, more_help, new_app, new_directory
-from worker.commands.output import present, working
+from worker.commands.output import Steps, present, working
 from worker.commands.tables import Figures
 from worker.contract.errors import FixSetting
 from worker.estimation import demo_data, index
@@ -92,17 +92,23 @@ def build(
     (US dollars). An empty cell is allowed. Optional columns: `prompt` (the text), `query_id`, `input_tokens`.
 
     The index is calibrated on the table itself: held-out rows show how well it estimates. The same table, embedder and
-    seed give the same index.
+    seed give the same index. A warning names each LLM with few rows, and each whose estimates are worse than its mean.
     """
     if table == DEMO and embeddings is not None:
         raise FixSetting("--embeddings: the package's data has embeddings of its own; name a table, or omit the option")
     with working(f"reading {table}") as progress:
+        steps = Steps(progress)
+        steps("reading", 0, 1)
         if table == DEMO:
             history, _ = demo_data.split(demo_data.load())
         else:
-            history = read_table(table, embeddings, embed_with(embedder))
-        progress(f"calibrating on {len(history.ids):,} rows of {len(history.llms)} LLMs")
-        manifest = index.build(history, directory, embedder, neighbours, seed)
+            history = read_table(table, embeddings, embed_with(embedder, steps))
+        manifest = index.build(history, directory, embedder, neighbours, seed, steps)
+        steps.end()
+    for doubt in index.doubts(manifest):
+        typer.echo(f"warning: {doubt}", err=True)
+    spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in steps.cpu_seconds.items())
+    typer.echo(f"CPU seconds: {spent}", err=True)
     present(manifest, json, output, lambda console: show(console, directory, manifest))
 
 

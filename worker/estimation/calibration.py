@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from worker.estimation.estimator import Estimates, postprocessed
 from worker.estimation.features import Float32, Float64, LinearMap, neighbour_weights, weighted_rows
 from worker.estimation.history import History
-from worker.estimation.neighbours import Rows, exact_nearest
-from worker.estimation.ridge import Ridge, best_ridge, linear_map, make_basis, rotated
+from worker.estimation.manifest import Step, silent
+from worker.estimation.neighbours import EqualRows, Rows, exact_nearest
+from worker.estimation.ridge import Ridge, best_ridge, held_out_predictions, linear_map, make_basis, rotated
 
 NEIGHBOURS = (16, 32, 64)
 TEMPERATURES = (0.03, 0.06, 0.12, 0.25, 0.5)
@@ -68,24 +69,30 @@ def targets_of(history: History) -> Float64:
     return np.hstack([history.quality, np.log(np.maximum(history.cost_micros, 1.0))])
 
 
-def fit(history: History, neighbours: int | None, seed: int) -> Fitted:
-    """Choose and fit everything on history. `neighbours` None lets the leave-one-out error choose k too."""
+def fit(history: History, equal: EqualRows, neighbours: int | None, seed: int, step: Step = silent) -> Fitted:
+    """Choose and fit everything on history, whose equal rows are `equal`.
+
+    `neighbours` None lets the leave-one-out error choose k too.
+    """
     targets = targets_of(history)
     generator = np.random.default_rng(seed)
     basis = make_basis(history.embeddings, history.input_tokens, generator)
-    chosen = best_ridge(basis, targets, generator)
-    truth = rotated(targets - chosen.held_out, chosen.rotation)
+    chosen = best_ridge(basis, targets, generator, step)
+    ridge = linear_map(basis, targets, chosen)
+    held_out = held_out_predictions(basis, history.input_tokens, chosen, ridge, step)
+    truth = rotated(targets - held_out, chosen.rotation)
     residuals = np.nan_to_num(truth)
     sample = sampled(generator.permutation(len(targets)), ~np.isnan(history.quality) & ~np.isnan(history.cost_micros))
     sizes = _sizes(len(targets)) if neighbours is None else (neighbours,)
-    nearby = leave_one_out(history.embeddings, sample, max(sizes))
+    step("weighing neighbours", 0, len(sample))
+    nearby = leave_one_out(history.embeddings, sample, max(sizes), equal)
     shrinkage = best_shrinkage(residuals, truth[sample], nearby, sizes)
     scaled = ((residuals * shrinkage.share) @ chosen.rotation.T).astype(np.float32)
-    predicted = chosen.held_out[sample] + _nearby_mean(scaled, nearby, shrinkage)
+    predicted = held_out[sample] + _nearby_mean(scaled, nearby, shrinkage)
     bias = cost_bias(predicted, history.cost_micros[sample])
     estimates = postprocessed(predicted, bias, nearby.similarity[:, 0])
     return Fitted(
-        ridge=linear_map(basis, targets, chosen),
+        ridge=ridge,
         residuals=scaled,
         cost_bias=bias,
         prior=estimates.rows(np.arange(min(PRIOR_ROWS, len(sample)))),
@@ -109,9 +116,9 @@ def _sizes(rows: int) -> tuple[int, ...]:
     return tuple(size for size in NEIGHBOURS if size < rows) or (rows - 1,)
 
 
-def leave_one_out(embeddings: Float32, rows: Rows, k: int) -> Nearby:
+def leave_one_out(embeddings: Float32, rows: Rows, k: int, equal: EqualRows | None = None) -> Nearby:
     """The k nearest other rows of history to each of `rows`, by exact search."""
-    similarity, near = exact_nearest(embeddings, embeddings[rows], k + 1)
+    similarity, near = exact_nearest(embeddings, embeddings[rows], k + 1, equal)
     other = near != rows[:, None]
     other[other.all(axis=1), -1] = False
     return Nearby(rows, similarity[other].reshape(-1, k), near[other].reshape(-1, k))

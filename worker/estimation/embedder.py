@@ -13,12 +13,15 @@ from worker.contract import sentences
 from worker.contract.codes import Rejection
 from worker.contract.errors import FixSetting
 from worker.contract.rejections import EMPTY_TEXT
+from worker.estimation.manifest import Step, silent
 
 WORDLLAMA = "wordllama"
 SUPPLIED = "supplied"
 DIMENSIONS = {WORDLLAMA: 256}
 # A mean of token vectors changes little after this; it bounds the time that one query can take.
 MAX_CHARACTERS = 20_000
+# So many texts are embedded between two reports of the progress.
+BLOCK_TEXTS = 1_000
 
 
 class Embedder(Protocol):
@@ -37,18 +40,22 @@ def load_embedder(name: str) -> Embedder | None:
     raise FixSetting(f"index.embedder: {name!r} is neither {WORDLLAMA!r} nor {SUPPLIED!r}")
 
 
-def embed_with(embedder: str) -> Callable[[Sequence[str]], NDArray[np.float32]] | None:
+def embed_with(embedder: str, step: Step = silent) -> Callable[[Sequence[str]], NDArray[np.float32]] | None:
     """A function from texts to embeddings [n, d], by the embedder of this name; None where they are supplied."""
     loaded = None if embedder == SUPPLIED else load_embedder(embedder)
     if loaded is None:
         return None
 
     def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors, problems = loaded.embed(texts)
-        for row, problem in enumerate(problems):
-            if problem is not None:
-                raise FixSetting(f"history: row {row + 1}: {sentences.reason(problem)}")
-        return vectors
+        blocks = []
+        for start in range(0, len(texts), BLOCK_TEXTS):
+            step("embedding", start, len(texts))
+            vectors, problems = loaded.embed(texts[start : start + BLOCK_TEXTS])
+            for row, problem in enumerate(problems, start=start):
+                if problem is not None:
+                    raise FixSetting(f"history: row {row + 1}: {sentences.reason(problem)}")
+            blocks.append(vectors)
+        return np.concatenate(blocks)
 
     return embed
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from worker.contract.errors import FixSetting
@@ -33,6 +34,8 @@ MOST_USD, MOST_TOKENS, MOST_PERCENT = 1_000.0, 1e9, 100.0
 # Half of a company's queries do not cost more than this, each.
 TYPICAL_USD = 10.0
 ROUNDING = 1e-6
+# So many embeddings are scaled at once: in double precision they take 32 MB.
+BLOCK_ROWS = 10_000
 JSON_MESSAGES = ('[{"', '[ {"', "[\n")
 PYTHON_LISTS = ("[{'",)
 
@@ -215,22 +218,37 @@ def _vectors(
             f"{file}: no embeddings; give an embeddings .npy file, a column {EMBEDDING_COLUMN!r}, or a `prompt` column "
             "and an embedder"
         )
-    return normalised(_checked(embeddings or file, vectors, table.num_rows))
+    checked = _checked(embeddings or file, vectors, table.num_rows)
+    return _normalise(checked if checked.flags.writeable else checked.copy())
 
 
 def _column_of_vectors(file: Path, table: pa.Table) -> NDArray[Any]:
     """A column of lists of numbers as float32 [n, d]."""
     column = table.column(EMBEDDING_COLUMN)
-    if not (
-        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
-    ):
+    if not _are_vectors(column.type):
         raise FixSetting(f"{file}: column {EMBEDDING_COLUMN!r} holds {column.type}, not lists of numbers")
-    rows = column.to_pylist()
-    lengths = {0 if row is None else len(row) for row in rows}
-    if len(lengths) > 1:
-        row = next(number for number, row in enumerate(rows, start=1) if len(row or []) != len(rows[0] or []))
-        raise FixSetting(f"{file}: row {row}: {EMBEDDING_COLUMN!r} has another length than in row 1")
-    return np.array(rows, dtype=np.float32)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    others = np.flatnonzero(lengths != lengths[0])
+    if len(others):
+        raise FixSetting(f"{file}: row {others[0] + 1}: {EMBEDDING_COLUMN!r} has another length than in row 1")
+    vectors = np.empty((len(column), lengths[0]), dtype=np.float32)
+    start = 0
+    for chunk in column.chunks:
+        stop = start + len(chunk)
+        if lengths[0]:
+            vectors[start:stop] = chunk.flatten().to_numpy(zero_copy_only=False).reshape(len(chunk), -1)
+        start = stop
+    return vectors
+
+
+def _are_vectors(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists of numbers. A list without a number in the whole column is of nulls."""
+    is_list = bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+    return is_list and (
+        pa.types.is_floating(kind.value_type)
+        or pa.types.is_integer(kind.value_type)
+        or pa.types.is_null(kind.value_type)
+    )
 
 
 def _array(file: Path) -> NDArray[Any]:
@@ -252,7 +270,7 @@ def _checked(source: Path, vectors: NDArray[Any], rows: int) -> NDArray[np.float
         )
     with np.errstate(over="ignore"):
         vectors = np.asarray(vectors, dtype=np.float32)
-        lengths = np.linalg.norm(vectors, axis=1)
+    lengths = _lengths(vectors)
     unusable = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
     if len(unusable):
         raise FixSetting(f"{source}: row {unusable[0] + 1}: the embedding is all zeros or not finite")
@@ -261,9 +279,23 @@ def _checked(source: Path, vectors: NDArray[Any], rows: int) -> NDArray[np.float
 
 def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """float32 [n, d], each row scaled to length 1."""
-    # Lengths in double precision: in single precision their last bits differ between processors.
-    scaled: NDArray[np.float64] = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return np.ascontiguousarray(scaled, dtype=np.float32)
+    return _normalise(np.array(vectors, dtype=np.float32, order="C"))
+
+
+def _normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale each row of [n, d] to length 1, in place: a million embeddings are the most memory that a build needs."""
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        block = vectors[start : start + BLOCK_ROWS]
+        # Lengths in double precision: in single precision their last bits differ between processors.
+        block[:] = block / np.linalg.norm(block.astype(np.float64), axis=1, keepdims=True)
+    return vectors
+
+
+def _lengths(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The length of each row of [n, d], infinite where it is beyond float32."""
+    blocks = [vectors[start : start + BLOCK_ROWS] for start in range(0, len(vectors), BLOCK_ROWS)]
+    with np.errstate(over="ignore"):
+        return np.concatenate([np.linalg.norm(block, axis=1) for block in blocks] or [np.empty(0, np.float32)])
 
 
 def _ids(file: Path, table: pa.Table) -> list[str]:

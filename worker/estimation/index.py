@@ -16,28 +16,51 @@ import msgspec
 import numpy as np
 
 from worker.contract.errors import FixSetting
+from worker.estimation import ridge as ridges
 from worker.estimation.calibration import Fitted, fit
 from worker.estimation.embedder import DIMENSIONS
 from worker.estimation.estimator import Estimates, Estimator
-from worker.estimation.features import Float32, LinearMap
+from worker.estimation.features import Float32, Float64, LinearMap
 from worker.estimation.history import History, normalised
-from worker.estimation.manifest import FORMAT, Errors, Manifest, Parameters, decode, encode, overall_hash, sealed
+from worker.estimation.manifest import (
+    FORMAT,
+    Errors,
+    Manifest,
+    Parameters,
+    Step,
+    decode,
+    encode,
+    overall_hash,
+    sealed,
+    silent,
+)
 from worker.estimation.neighbours import EqualRows, exact_nearest
 
 LINKS = 32
 BUILD_EFFORT = 160
 SEARCH_EFFORTS = (64, 96, 128, 192, 256, 512)
+# As many rows as are added to the graph between two reports of the progress, at most.
+ADD_ROWS = 20_000
 RECALL = 0.98
 RECALL_ROWS = 300
 TIE = 1e-6
-FEWEST_ROWS = 10
+FEWEST_ROWS = ridges.FEWEST_ROWS
+# Held-out errors of an estimate that knows nothing lie about this much above those of the mean.
+WORSE = 1.01
 MANIFEST = "manifest.json"
 GRAPH = "graph.faiss"
 IDS = "ids.json"
 TOKENS = "tokens.npy"
 
 
-def build(history: History, directory: Path, embedder: str, neighbours: int | None = None, seed: int = 0) -> Manifest:
+def build(
+    history: History,
+    directory: Path,
+    embedder: str,
+    neighbours: int | None = None,
+    seed: int = 0,
+    step: Step = silent,
+) -> Manifest:
     """Calibrate on `history`, build the graph with one thread and write the index to `directory`, which must be new.
 
     `embedder` names what made the embeddings. `neighbours` fixes k; None chooses it. The same history, embedder,
@@ -49,9 +72,10 @@ def build(history: History, directory: Path, embedder: str, neighbours: int | No
     _check_history(history, neighbours)
     _check_embedder(history, embedder)
     _make_parent(directory)
-    fitted = fit(history, neighbours, seed)
     equal_rows = EqualRows.of(history.embeddings)
-    graph, recall = make_graph(history.embeddings[equal_rows.first], fitted.shrinkage.neighbours)
+    fitted = fit(history, equal_rows, neighbours, seed, step)
+    graph, recall = make_graph(history.embeddings, equal_rows, fitted.shrinkage.neighbours, step)
+    step("writing", 0, len(history.ids))
     with tempfile.TemporaryDirectory(prefix=".index-", dir=directory.parent) as place:
         work = Path(place) / "index"
         work.mkdir()
@@ -65,11 +89,29 @@ def build(history: History, directory: Path, embedder: str, neighbours: int | No
 def _check_history(history: History, neighbours: int | None) -> None:
     if len(history.ids) < FEWEST_ROWS:
         raise FixSetting(f"history: {len(history.ids)} rows are too few to calibrate on; give at least {FEWEST_ROWS}")
-    unseen = [llm for llm, seen in zip(history.llms, _llm_rows(history), strict=True) if seen < FEWEST_ROWS]
+    unseen = [llm for llm, seen in zip(history.llms, _llm_rows(history), strict=True) if seen == 0]
     if unseen:
-        raise FixSetting(f"history: fewer than {FEWEST_ROWS} rows for {', '.join(unseen)}; add rows or leave it out")
+        raise FixSetting(f"history: no row has a score and a cost of {', '.join(unseen)}; add rows or leave it out")
     if neighbours is not None and not 1 <= neighbours < len(history.ids):
         raise FixSetting(f"neighbours: {neighbours} is not in 1..{len(history.ids) - 1}")
+
+
+def doubts(manifest: Manifest) -> list[str]:
+    """What to know of an index before routing by it: LLMs with few rows, and estimates that are worse than means."""
+    found = [
+        f"{llm}: only {seen} rows; its estimates are its means, until it has {FEWEST_ROWS}"
+        for llm, seen in zip(manifest.llms, manifest.llm_rows, strict=True)
+        if seen < FEWEST_ROWS
+    ]
+    columns = zip(manifest.llms, manifest.errors.by_llm, manifest.errors.means_by_llm, strict=False)
+    for llm, built, mean in columns:
+        for what, error, of_mean in zip(("quality", "log cost"), built, mean, strict=True):
+            if error > WORSE * of_mean:
+                found.append(
+                    f"{llm}: estimates of {what} are worse than its mean (error {error:.4f}, of the mean "
+                    f"{of_mean:.4f}); the prompts do not tell its answers apart, or the rows are too few"
+                )
+    return found
 
 
 def _check_embedder(history: History, embedder: str) -> None:
@@ -93,8 +135,9 @@ def _llm_rows(history: History) -> tuple[int, ...]:
     return tuple(int(seen) for seen in known.sum(axis=0))
 
 
-def make_graph(embeddings: Float32, k: int) -> tuple[Any, float]:
-    """An HNSW graph over distinct embeddings [n, d] by inner product, searched as widely as RECALL of the true k needs.
+def make_graph(embeddings: Float32, equal: EqualRows, k: int, step: Step = silent) -> tuple[Any, float]:
+    """An HNSW graph over the distinct ones of embeddings [n, d] by inner product, searched as widely as RECALL of the
+    true k needs.
 
     Built with one thread: several give another graph each time. Returns the graph and the recall reached.
     """
@@ -103,22 +146,36 @@ def make_graph(embeddings: Float32, k: int) -> tuple[Any, float]:
     try:
         graph = faiss.IndexHNSWFlat(embeddings.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = BUILD_EFFORT
-        graph.add(embeddings)
-        return graph, _widen(graph, embeddings, k)
+        block = _block_rows(len(equal))
+        for start in range(0, len(equal), block):
+            step("building the graph", start, len(equal))
+            graph.add(equal.distinct(embeddings, start, start + block))
+        step("checking the graph", 0, len(equal))
+        return graph, _widen(graph, embeddings, equal, k)
     finally:
         faiss.omp_set_num_threads(threads)
 
 
-def _widen(graph: Any, embeddings: Float32, k: int) -> float:
+def _block_rows(rows: int) -> int:
+    """How many rows are added to the graph at once. FAISS doubles its memory when it is full; if the last block fills
+    it, no memory is left over."""
+    blocks = 1
+    while rows > blocks * ADD_ROWS:
+        blocks *= 2
+    return -(-rows // blocks)
+
+
+def _widen(graph: Any, embeddings: Float32, equal: EqualRows, k: int) -> float:
     """Sets the least search effort that finds RECALL of the k nearest; returns the recall.
 
     Asked with rows moved towards their k-th neighbour: a row itself stands in the graph and is found too easily.
     """
-    k = min(k, len(embeddings))
-    spread = np.ascontiguousarray(embeddings[:: max(1, len(embeddings) // RECALL_ROWS)])
-    _, around = exact_nearest(embeddings, spread, k)
+    distinct = EqualRows(equal.first, np.arange(len(equal) + 1))
+    k = min(k, len(equal))
+    spread = embeddings[equal.first[:: max(1, len(equal) // RECALL_ROWS)]]
+    _, around = exact_nearest(embeddings, spread, k, distinct)
     asked = normalised(spread + embeddings[around[:, -1]])
-    true, _ = exact_nearest(embeddings, asked, k)
+    true, _ = exact_nearest(embeddings, asked, k, distinct)
     recall = 0.0
     for effort in SEARCH_EFFORTS:
         graph.hnsw.efSearch = max(effort, k)
@@ -191,7 +248,7 @@ def _errors(fitted: Fitted, recall: float) -> Errors:
     llms = len(fitted.cost_bias)
     quality = {name: round(float(error[:llms].mean()), 5) for name, error in fitted.errors.items()}
     cost = {name: round(float(error[llms:].mean()), 5) for name, error in fitted.errors.items()}
-    built = fitted.errors["built"].round(5)
+    built, mean = fitted.errors["built"].round(5), fitted.errors["mean"].round(5)
     return Errors(
         quality_mean=quality["mean"],
         quality_neighbours=quality["neighbours"],
@@ -200,8 +257,13 @@ def _errors(fitted: Fitted, recall: float) -> Errors:
         log_cost_neighbours=cost["neighbours"],
         log_cost=cost["built"],
         recall=round(recall, 4),
-        by_llm=tuple((float(q), float(c)) for q, c in zip(built[:llms], built[llms:], strict=True)),
+        by_llm=_by_llm(built, llms),
+        means_by_llm=_by_llm(mean, llms),
     )
+
+
+def _by_llm(errors: Float64, llms: int) -> tuple[tuple[float, float], ...]:
+    return tuple((float(q), float(c)) for q, c in zip(errors[:llms], errors[llms:], strict=True))
 
 
 def _digest(file: Path) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 
 import msgspec
 from msgspec import Struct
 
 FORMAT = 3
+
+
+# Told while an index is built: the name of the step, and how many of its parts are done, of how many.
+Step = Callable[[str, int, int], None]
+
+
+def silent(step: str, done: int, parts: int) -> None:
+    """A Step that says nothing."""
 
 
 class Parameters(Struct, frozen=True):
@@ -37,7 +46,8 @@ class Errors(Struct, frozen=True):
     """Root mean square errors on held-out rows of history, means over LLMs: of quality, and of log cost.
 
     `*_mean`: predicting each LLM's mean; `*_neighbours`: neighbours alone; `*`: the estimator as built. `recall` is
-    the share of the true nearest neighbours that the graph finds. `by_llm` lists (quality, log cost) per LLM.
+    the share of the true nearest neighbours that the graph finds. `by_llm` lists (quality, log cost) per LLM, and
+    `means_by_llm` the same of predicting its mean.
     """
 
     quality_mean: float
@@ -48,6 +58,7 @@ class Errors(Struct, frozen=True):
     log_cost: float
     recall: float
     by_llm: tuple[tuple[float, float], ...]
+    means_by_llm: tuple[tuple[float, float], ...] = ()
 
 
 class Manifest(Struct, frozen=True):

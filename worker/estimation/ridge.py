@@ -1,4 +1,4 @@
-"""Kernel ridge on a Nystrom basis, cross-fitted over folds of history. Pure numpy and scipy.
+"""Kernel ridge on a Nystrom basis, cross-fitted over folds of a sample of history. Pure numpy and scipy.
 
 Minimises |y - Z a|**2 + n * ridge * a' P a with Z = [1, t, t**2, K, t * K], K the kernel to landmarks and P the kernel
 between them (Williams and Seeger 2001), so that asking it costs one small product and no pass over history. The
@@ -24,15 +24,22 @@ from worker.estimation.features import (
     rounded_units,
     standard_tokens,
 )
+from worker.estimation.manifest import Step, silent
+from worker.estimation.neighbours import EqualRows
 
 # The time to fit a ridge grows with the cube of its landmarks. On 400 rows of history, 100 landmarks route as well as
 # 384 and need 0.3 instead of 2.2 CPU seconds.
 ROWS_PER_LANDMARK = 4
 FEWEST_LANDMARKS, MOST_LANDMARKS = 16, 384
+# A ridge over 771 features learns nothing more from further rows, and its time grows with them. An LLM that these rows
+# rarely know brings LLM_ROWS of its own.
+RIDGE_ROWS, LLM_ROWS = 16_384, 2_000
+BLOCK_ROWS = 8_192
 FOLDS = 8
 WIDTHS = (0.3, 0.6, 1.2)
 RIDGES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)
 PLAIN = 3
+FEWEST_ROWS, STIFF = 10, 1e9
 JITTER = 1e-6
 
 
@@ -49,12 +56,14 @@ class KernelBasis:
 
 @dataclass(frozen=True)
 class Ridge:
-    """The chosen kernel width, the ridge of each component [V], and the held-out predictions [n, V] they give.
+    """The chosen kernel width and the ridge of each component [V], and the held-out predictions [s, V] they give.
 
-    Columns are rotated into their principal components by `rotation` [V, V], for what LLMs have in common (how hard a
-    query is) can be learned better than what sets them apart, and each gets the ridge that it needs.
+    `rows` [s] are the rows of history that ridges are fitted on, in ascending order: all rows, or a sample. Columns are
+    rotated into their principal components by `rotation` [V, V], because what LLMs have in common (how hard a query is)
+    can be learned better than what sets them apart. Each component gets the ridge that it needs.
     """
 
+    rows: NDArray[np.int64]
     width: float
     ridges: Float64
     rotation: Float64
@@ -69,27 +78,55 @@ def landmark_count(rows: int) -> int:
 
 def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.Generator) -> KernelBasis:
     """Draw the landmarks from the distinct rows of history and standardise the log token counts."""
-    units = rounded_units(embeddings)
-    distinct = np.sort(np.unique(units, axis=0, return_index=True)[1])
-    chosen = generator.permutation(distinct)[: landmark_count(len(units))]
+    distinct = EqualRows.of(embeddings, lambda rows: rounded_units(rows).astype(np.int16)).first
+    chosen = generator.permutation(distinct)[: landmark_count(len(embeddings))]
     logs = np.log(np.maximum(input_tokens[~np.isnan(input_tokens)], 1.0))
     mean = float(logs.mean()) if len(logs) else 0.0
     spread = max(float(logs.std()), 0.05) if len(logs) else 1.0
-    landmarks = np.ascontiguousarray(units[chosen].T)
+    landmarks = np.ascontiguousarray(rounded_units(embeddings[chosen]).T)
     return KernelBasis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread)
 
 
-def best_ridge(basis: KernelBasis, targets: Float64, generator: np.random.Generator) -> Ridge:
-    """Choose the kernel width, and the ridge of each component of the targets [n, 2M], by cross-fitting."""
-    folds = generator.permutation(len(targets)) % FOLDS
-    rotation = components(targets)
-    return min((_ridge(basis, targets, rotation, folds, width) for width in WIDTHS), key=lambda ridge: ridge.error)
+def best_ridge(basis: KernelBasis, targets: Float64, generator: np.random.Generator, step: Step = silent) -> Ridge:
+    """Choose the kernel width, and the ridge of each component of the targets [n, 2M], by cross-fitting on a sample."""
+    order = generator.permutation(len(targets))
+    known = ~np.isnan(targets)
+    rows = ridge_rows(order, known)
+    rotation = components(targets[rows], np.asarray(known.all(axis=0)))
+    sample = Sample(rows, targets[rows], order[rows] % FOLDS)
+    ridges = []
+    for done, width in enumerate(WIDTHS):
+        step("fitting ridges", done, len(WIDTHS))
+        ridges.append(_ridge(basis, sample, rotation, width))
+    return min(ridges, key=lambda ridge: ridge.error)
 
 
-def components(targets: Float64) -> Float64:
-    """A rotation [2M, 2M] into principal components, of quality and of log cost apart; columns with gaps stay."""
+@dataclass(frozen=True)
+class Sample:
+    """The rows of history [s] that ridges are fitted on, their targets [s, 2M] and folds [s]."""
+
+    rows: NDArray[np.int64]
+    targets: Float64
+    folds: NDArray[np.int64]
+
+
+def ridge_rows(order: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The rows to fit on, ascending: those that `order` [n], a permutation, puts before RIDGE_ROWS, and of each column
+    of `known` [n, V] its LLM_ROWS first rows."""
+    chosen = order < RIDGE_ROWS
+    for column in known.T if len(order) > RIDGE_ROWS else ():
+        if chosen[column].sum() < LLM_ROWS:
+            rows = np.flatnonzero(column)
+            chosen[rows[np.argsort(order[rows])[:LLM_ROWS]]] = True
+    return np.flatnonzero(chosen)
+
+
+def components(targets: Float64, full: NDArray[np.bool_]) -> Float64:
+    """A rotation [2M, 2M] into principal components of targets [s, 2M], of quality and of log cost apart.
+
+    Columns that are not `full` [2M] have gaps, and stay as they are.
+    """
     rotation = np.eye(targets.shape[1])
-    full = np.asarray(~np.isnan(targets).any(axis=0))
     for half in np.split(np.arange(targets.shape[1]), 2):
         known = half[full[half]]
         if len(known):
@@ -103,18 +140,18 @@ def rotated(targets: Float64, rotation: Float64) -> Float64:
     return np.where(np.isnan(targets), np.nan, mixed)
 
 
-def _ridge(basis: KernelBasis, targets: Float64, rotation: Float64, folds: NDArray[np.int64], width: float) -> Ridge:
-    in_components = rotated(targets, rotation)
-    held_out = _held_out(_features(basis, width), in_components, _penalty(basis, width), folds)
+def _ridge(basis: KernelBasis, sample: Sample, rotation: Float64, width: float) -> Ridge:
+    targets, in_components = sample.targets, rotated(sample.targets, rotation)
+    held_out = _held_out(_features(basis, width, sample.rows), in_components, _penalty(basis, width), sample.folds)
     best = np.nanmean((in_components - held_out) ** 2, axis=1).argmin(axis=0)
     chosen = np.take_along_axis(held_out, best[None, None, :], axis=0)[0] @ rotation.T
     errors = np.nanmean((targets - chosen) ** 2, axis=0) / np.maximum(np.nanvar(targets, axis=0), 1e-12)
-    return Ridge(width, np.array(RIDGES)[best], rotation, chosen, float(errors.mean()))
+    return Ridge(sample.rows, width, np.array(RIDGES)[best], rotation, chosen, float(errors.mean()))
 
 
-def _features(basis: KernelBasis, width: float) -> Float64:
-    tokens = np.nan_to_num(basis.tokens)
-    mapped = kernel(basis.embeddings, basis.landmarks, width) * 2.0**-KERNEL_BITS
+def _features(basis: KernelBasis, width: float, rows: NDArray[np.int64]) -> Float64:
+    tokens = np.nan_to_num(basis.tokens[rows])
+    mapped = kernel(basis.embeddings[rows], basis.landmarks, width) * 2.0**-KERNEL_BITS
     return np.column_stack([np.ones(len(tokens)), tokens, tokens * tokens, mapped, mapped * tokens[:, None]])
 
 
@@ -134,12 +171,22 @@ def _held_out(features: Float64, targets: Float64, penalty: Float64, folds: NDAr
         z, y = features[seen], targets[np.ix_(seen, columns)]
         gram, moment = z.T @ z, z.T @ y
         for fold in range(FOLDS):
-            out, inside = folds == fold, z[folds[seen] == fold]
-            left, right = gram - inside.T @ inside, moment - inside.T @ y[folds[seen] == fold]
+            out, held = folds == fold, folds[seen] == fold
+            # The only row of an LLM is also the only one to learn from.
+            inside = z[held & ~held.all()]
+            left, right = gram - inside.T @ inside, moment - inside.T @ y[held & ~held.all()]
             for index, ridge in enumerate(RIDGES):
-                solved = _solve(left, right, penalty * ridge * max(1, len(z) - len(inside)))
+                solved = _solve(left, right, _stiff(penalty, len(z)) * ridge * max(1, len(z) - len(inside)))
                 held_out[index][np.ix_(out, columns)] = features[out] @ solved
     return held_out
+
+
+def _stiff(penalty: Float64, rows: int) -> Float64:
+    """The penalty for a fit on so many rows: if they are few, it leaves nothing but the mean.
+
+    Two rows can make any parabola over the tokens, and a third query would cost millions.
+    """
+    return penalty if rows >= FEWEST_ROWS else penalty + np.diag([0.0, *[STIFF] * (len(penalty) - 1)])
 
 
 def _alike(targets: Float64) -> list[NDArray[np.int64]]:
@@ -156,8 +203,9 @@ def _solve(left: Float64, right: Float64, penalty: Float64) -> Float64:
 
 
 def linear_map(basis: KernelBasis, targets: Float64, chosen: Ridge) -> LinearMap:
-    """Fit the chosen ridges on all of history and round them for exact arithmetic."""
-    features, penalty = _features(basis, chosen.width), _penalty(basis, chosen.width)
+    """Fit the chosen ridges on all rows of the sample and round them for exact arithmetic."""
+    features, penalty = _features(basis, chosen.width, chosen.rows), _penalty(basis, chosen.width)
+    targets = targets[chosen.rows]
     in_components = rotated(targets, chosen.rotation)
     solved = np.empty((features.shape[1], targets.shape[1]))
     for ridge in set(chosen.ridges):
@@ -165,7 +213,7 @@ def linear_map(basis: KernelBasis, targets: Float64, chosen: Ridge) -> LinearMap
             wanted = columns[chosen.ridges[columns] == ridge]
             solved[:, wanted] = _fit(features, in_components, penalty * ridge, wanted)
     solved = solved @ chosen.rotation.T
-    of_tokens = _fit_tokens(basis, features, penalty * np.median(chosen.ridges))
+    of_tokens = _fit_tokens(basis.tokens[chosen.rows], features, penalty * np.median(chosen.ridges))
     level, slope = np.split(solved[PLAIN:], 2)
     of_level = np.split(of_tokens[PLAIN:], 2)[0]
     weights, scales = exact_weights(np.column_stack([level, slope, of_level]))
@@ -186,14 +234,32 @@ def _fit(features: Float64, targets: Float64, penalty: Float64, columns: NDArray
         return np.empty((features.shape[1], 0))
     seen = ~np.isnan(targets[:, columns[0]])
     z, y = features[seen], targets[np.ix_(seen, columns)]
-    return _solve(z.T @ z, z.T @ y, penalty * len(z))
+    return _solve(z.T @ z, z.T @ y, _stiff(penalty, len(z)) * len(z))
 
 
-def _fit_tokens(basis: KernelBasis, features: Float64, penalty: Float64) -> Float64:
+def _fit_tokens(tokens: Float64, features: Float64, penalty: Float64) -> Float64:
     """Coefficients of log tokens over the constant and the kernel features alone."""
-    known = ~np.isnan(basis.tokens)
-    if not known.any():
+    if np.isnan(tokens).all():
         return np.zeros(features.shape[1])
     z = features.copy()
-    z[:, 1:PLAIN] = z[:, PLAIN + basis.landmarks.shape[1] :] = 0.0
-    return _fit(z, basis.tokens[:, None], penalty, np.array([0]))[:, 0]
+    kernels = (features.shape[1] - PLAIN) // 2
+    z[:, 1:PLAIN] = z[:, PLAIN + kernels :] = 0.0
+    return _fit(z, tokens[:, None], penalty, np.array([0]))[:, 0]
+
+
+def held_out_predictions(
+    basis: KernelBasis, input_tokens: Float64, chosen: Ridge, fitted: LinearMap, step: Step
+) -> Float64:
+    """Predictions [n, V] of each row of history by a fit that did not see it.
+
+    Rows of the sample have those of the cross-fitting. Other rows have those of `fitted`, which saw the sample only.
+    """
+    rows = len(basis.embeddings)
+    predicted = np.empty((rows, chosen.held_out.shape[1]))
+    if len(chosen.rows) < rows:
+        for start in range(0, rows, BLOCK_ROWS):
+            step("predicting history", start, rows)
+            block = slice(start, start + BLOCK_ROWS)
+            predicted[block] = fitted(basis.embeddings[block], input_tokens[block])
+    predicted[chosen.rows] = chosen.held_out
+    return predicted
