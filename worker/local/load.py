@@ -53,7 +53,7 @@ class LoadGenerator:
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start to produce."""
         self._thread.start()
 
     def finish(self) -> int:
@@ -64,7 +64,7 @@ class LoadGenerator:
         return len(self.sent)
 
     def stop(self) -> None:
-        """Produce no more."""
+        """Stop to produce."""
         self._stopping.set()
         self._thread.join()
 
@@ -74,9 +74,9 @@ class LoadGenerator:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        # Nothing may be lost to a broker that is killed and comes back: an unacknowledged query is sent again. Nor
-        # doubled: of several requests in flight librdkafka may repeat a later one first, and then, as the broker
-        # refuses that, all of them under a new epoch, which hides from the broker what it has already.
+        # A broker that is killed and started again loses nothing: an unacknowledged query is sent again. It doubles
+        # nothing: only one request is in flight. Of several, librdkafka may repeat a later one first. The broker
+        # refuses it, librdkafka repeats all under a new epoch, and then the broker does not know which it has.
         config = clients.producer_config(self._settings) | {
             "message.timeout.ms": 300_000,
             "max.in.flight": 1,

@@ -30,13 +30,23 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float, every_sec
         raise CheckFailed(f"waited {seconds:.0f} s for {what}")
 
 
-class Child:
-    """One `python -m worker ...` process with its own log file; `start` it again as often as you like."""
+class Process:
+    """A command with its own log file. It can be started again after its end.
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+    With `outlives_parent` it runs on when this process ends; else the system kills it then.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        outlives_parent: bool = False,
+    ) -> None:
         self.name = name
         self.log = log
-        self._arguments = [sys.executable, "-m", "worker", *arguments]
+        self._command = list(command) if outlives_parent else dying_with_parent(command)
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,12 +70,12 @@ class Child:
         """Start it; its output is appended to the log."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                dying_with_parent(self._arguments),
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=self._env,
-                # Of a session of its own, so that Ctrl-C reaches us alone and we end it in order.
+                # In a session of its own: Ctrl-C reaches only this process, which ends the others in order.
                 start_new_session=True,
             )
 
@@ -94,6 +104,13 @@ class Child:
     def tail(self, lines: int = 5) -> str:
         """The last lines of its log, for an error message."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+
+class Child(Process):
+    """A `python -m worker ...` process."""
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        super().__init__(name, [sys.executable, "-m", "worker", *arguments], log, env)
 
 
 class ProcessGroup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from http import HTTPStatus
 from http.client import HTTPConnection
@@ -21,6 +21,9 @@ from worker.service.ports import free_port
 
 START_SECONDS = 180.0
 SETTINGS_FILE = "tollgate.toml"
+
+# Takes one line about the progress of a long run.
+Notify = Callable[[str], None]
 
 
 def write_settings(path: Path, sections: Mapping[str, Mapping[str, object]], budgets: Mapping[str, float]) -> Settings:
