@@ -19,7 +19,7 @@ from worker.contract.settings import Settings
 from worker.kafka import clients
 from worker.kafka.memory import MemoryBroker
 from worker.local import send
-from worker.local.send import Missing, Reply, ScoredLlm
+from worker.local.send import Missing, ScoredLlm, SendResult
 
 ROUTED = examples.decisions()["decision-routed"]
 CLOSED = examples.decisions()["decision-closed"]
@@ -34,17 +34,17 @@ GIVEN_UP = msgspec.structs.replace(ROUTED, attempt=2, llm=None, reason="failed")
 CANDIDATES = send.candidates(examples.LLMS, ROUTED)
 
 
-def reply(attempts: list[Routed], closed: list[Closed], cause: Any = None, detail: str = "") -> Reply:
+def reply(attempts: list[Routed], closed: list[Closed], cause: Any = None, detail: str = "") -> SendResult:
     """A reply to a query that was routed."""
-    return Reply(ORIGIN, attempts, CANDIDATES, None, closed, None if cause is None else Missing(cause, detail))
+    return SendResult(ORIGIN, attempts, CANDIDATES, None, closed, None if cause is None else Missing(cause, detail))
 
 
-REJECTED = Reply(ORIGIN, [], [], "Object contains unknown field `txt` - at `$[...]`", [])
-UNDECIDED = Reply(ORIGIN, [], [], None, [], Missing("not_decided"))
+REJECTED = SendResult(ORIGIN, [], [], "Object contains unknown field `txt` - at `$[...]`", [])
+UNDECIDED = SendResult(ORIGIN, [], [], None, [], Missing("not_decided"))
 ANSWERED = reply([ROUTED], [SETTLED])
 
 
-def shown(one: Reply) -> str:
+def shown(one: SendResult) -> str:
     """What is printed about a reply."""
     written = io.StringIO()
     command.show(Console(file=written, width=200, markup=False), one)
@@ -65,7 +65,7 @@ SHOWN = [
 
 
 @pytest.mark.parametrize(("one", "lines"), [c[1:] for c in SHOWN], ids=[c[0] for c in SHOWN])
-def test_a_reply_is_shown(one: Reply, lines: list[str]) -> None:
+def test_a_reply_is_shown(one: SendResult, lines: list[str]) -> None:
     """A rejection with its reason; each attempt with its LLM, its end and its error."""
     said = shown(one)
     for line in lines:
@@ -76,14 +76,14 @@ def test_the_chosen_llm_is_shown_below_llms_with_a_higher_score() -> None:
     """The command that explains why they could not reserve is named."""
     best = [ScoredLlm(f"llm-{number}", 1.0, 1, 0.0, 1.0) for number in range(10)]
     chosen = ScoredLlm(str(ROUTED.llm), 0.5, 1, 0.0, 0.5)
-    said = shown(Reply(ORIGIN, [ROUTED], [*best, chosen], None, []))
+    said = shown(SendResult(ORIGIN, [ROUTED], [*best, chosen], None, []))
     assert f"\n {ROUTED.llm} " in said, "the chosen LLM is not in the table"
     assert "and 2 more" in said, "the others are not counted"
     assert f"`tollgate explain {ROUTED.query_id}`" in said, "the remedy is not named"
 
 
 MISSING = [
-    ("no worker", Reply(ORIGIN, [], [], None, [], Missing("no_worker")), ["no decision", "`tollgate run`"]),
+    ("no worker", SendResult(ORIGIN, [], [], None, [], Missing("no_worker")), ["no decision", "`tollgate run`"]),
     ("a slow worker", UNDECIDED, ["no decision", "--wait", "`tollgate status`"]),
     (
         "no inference worker",
@@ -98,7 +98,7 @@ MISSING = [
 
 
 @pytest.mark.parametrize(("one", "parts"), [c[1:] for c in MISSING], ids=[c[0] for c in MISSING])
-def test_what_did_not_come_is_said_with_its_reason_and_remedy(one: Reply, parts: list[str]) -> None:
+def test_what_did_not_come_is_said_with_its_reason_and_remedy(one: SendResult, parts: list[str]) -> None:
     """A missing answer also says until when its money is held."""
     said = "\n".join(command.missing(Settings(), one, 3.0))
     for part in parts:
@@ -116,7 +116,9 @@ CODES = [
 
 
 @pytest.mark.parametrize(("one", "code"), [c[1:] for c in CODES], ids=[c[0] for c in CODES])
-def test_the_exit_code_is_1_if_something_is_missing(monkeypatch: pytest.MonkeyPatch, one: Reply, code: int) -> None:
+def test_the_exit_code_is_1_if_something_is_missing(
+    monkeypatch: pytest.MonkeyPatch, one: SendResult, code: int
+) -> None:
     """With --json too, which leaves nothing but JSON on standard output."""
     monkeypatch.setattr(command, "send_query", lambda *_: one)
     done = CliRunner().invoke(main.app, ["send", "hello", "--json"])

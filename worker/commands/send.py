@@ -13,7 +13,7 @@ from worker.commands.output import present, working
 from worker.commands.tables import Figures
 from worker.contract.messages import Query, Routed
 from worker.contract.settings import Settings
-from worker.local.send import Reply, dispatch_id
+from worker.local.send import SendResult, dispatch_id
 from worker.local.send import send as send_query
 
 # The best by score, and the chosen one.
@@ -68,7 +68,7 @@ def command(
         raise typer.Exit(1)
 
 
-def show(console: Console, reply: Reply) -> None:
+def show(console: Console, reply: SendResult) -> None:
     """The decision and the answer, as far as they came."""
     console.print(f"query     {reply.origin.partition}-{reply.origin.offset}")
     if reply.rejected is not None:
@@ -83,7 +83,7 @@ def show(console: Console, reply: Reply) -> None:
             console.print(f"{closed.outcome:9s} {closed.spent_micros:,} micro-dollars ({closed.basis}){failed}")
 
 
-def _show_candidates(console: Console, reply: Reply, routed: Routed) -> None:
+def _show_candidates(console: Console, reply: SendResult, routed: Routed) -> None:
     best = sorted(reply.candidates, key=lambda candidate: -candidate.score)
     shown = [one for place, one in enumerate(best) if place < SHOWN or one.llm == routed.llm]
     rows = [
@@ -107,7 +107,7 @@ def _show_attempt(console: Console, routed: Routed) -> None:
     )
 
 
-def missing(settings: Settings, reply: Reply, wait: float) -> list[str]:
+def missing(settings: Settings, reply: SendResult, wait: float) -> list[str]:
     """What did not come, why, and what to do."""
     if reply.missing is None:
         return []

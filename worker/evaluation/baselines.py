@@ -1,7 +1,7 @@
 """The routing algorithms that Tollgate is compared with. Pure.
 
-Each is a chooser: asked query by query, with the balances, which LLMs to try. The first eight and the offline optima
-are those of arXiv 2509.02718, with one difference: where it trains RoBERTa, the ridge of our own estimator stands in.
+Each is a chooser: for each query and the balances, it names the LLMs to try. The first eight and the offline optima are
+those of arXiv 2509.02718, with one difference: the ridge of Tollgate's estimator replaces the paper's RoBERTa.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Choice = NDArray[np.int64]
 
 
 class Chooser(Protocol):
-    """Names the LLMs to try for query `number`, best first; `balance_micros` float64 [M] is what is left."""
+    """Names the LLMs to try for query `number`, best first. `balance_micros` float64 [M] is the money left."""
 
     def ranking(self, number: int, balance_micros: Float64) -> list[int]:
         """LLMs to try; none: do not serve it."""
@@ -44,7 +44,7 @@ class Fixed:
 
 @dataclass
 class BatchSplit:
-    """The LP over one batch of queries at a time, with the batch's share of what is left."""
+    """The LP over one batch of queries at a time, with the batch's share of the money left."""
 
     estimates: Estimates
     choice: Choice = field(init=False)
@@ -121,7 +121,7 @@ def offline(scenario: Scenario, quality: Float64, cost_micros: Float64) -> Fixed
 def optimum(quality: Float64, cost: Float64, budget: Float64) -> Choice:
     """argmax of the LP over x [n, M] in [0, 1]: max sum(quality * x), cost within each budget, one LLM a query.
 
-    -1 where the LP serves a query by nobody. At most M queries are split by the LP; they go to their largest part.
+    -1: the LP does not serve the query. The LP splits at most M queries; each goes to its largest part.
     """
     n, llms = quality.shape
     unit = np.maximum(cost.mean(axis=0), 1e-9)

@@ -1,7 +1,7 @@
 """One evaluation: history to learn from, queries to route in their order, budgets, and every estimate of them.
 
-After the set-up of PORT (arXiv 2509.02718, section 5): the budget is what the cheapest LLM would cost for all queries,
-split over the LLMs by sqrt(mean quality / mean cost) in history.
+The set-up is that of PORT (arXiv 2509.02718, section 5): the budget is the cheapest LLM's cost for all queries, split
+over the LLMs by sqrt(mean quality / mean cost) in history.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ PRICE_HALVINGS = 60
 
 @dataclass(frozen=True)
 class Plan:
-    """What to evaluate. `test` None takes 45 % of the rows; `budget` is in costs of the cheapest LLM for all queries,
-    `horizon` what is said of their number, as a share of it."""
+    """The options of an evaluation.
+
+    `test` None takes 45 % of the rows. `budget` is a multiple of the cheapest LLM's cost for all queries. `horizon` is
+    the setting of the horizon, as a share of the true number of queries.
+    """
 
     test: int | None = None
     budget: float = 1.0
@@ -49,7 +52,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Scenario:
-    """All that a policy may see or be judged by, for n queries and M LLMs.
+    """The inputs of a policy and the truth that it is judged by, for n queries and M LLMs.
 
     `live` holds the queries in the order of their arrival, with true quality and cost. `budget_micros` int64 [M].
     `estimates` are Tollgate's. `plain` are the paper's: means of the 5 nearest neighbours, found by the graph, and
@@ -69,7 +72,7 @@ class Scenario:
 
     @property
     def queries(self) -> int:
-        """How many queries are routed."""
+        """The number of queries to route."""
         return len(self.live.ids)
 
     def rows(self, which: NDArray[np.int64]) -> Scenario:
@@ -84,7 +87,7 @@ class Scenario:
         )
 
     def configuration(self, policy: str) -> Configuration:
-        """The settings of one lane that routes all of it."""
+        """The settings of one lane that routes all queries."""
         return Configuration(
             llms=self.live.llms,
             budget_micros=dict(zip(self.live.llms, self.budget_micros.tolist(), strict=True)),
@@ -228,6 +231,6 @@ def _means(table: Float64, rows: NDArray[np.int64]) -> Float64:
 
 
 def ridge_estimates(estimator: Estimator, live: History) -> Estimates:
-    """What the ridge predicts without the neighbours."""
+    """The predictions of the ridge alone."""
     predicted = estimator.ridge(live.embeddings, live.input_tokens)
     return postprocessed(predicted, estimator.cost_bias, np.zeros(len(live.ids), dtype=np.float32))

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from worker.evaluation.baselines import BatchSplit, Chooser, at_random, by_cost, by_quality, mirror_descent, offline
 from worker.evaluation.scenario import Scenario
-from worker.evaluation.simulate import Outcome, Rule, online, play_ledger, play_paper, play_router
+from worker.evaluation.simulate import Rule, Simulated, online, play_ledger, play_paper, play_router
 
 MICROS_PER_USD = 1e6
 
@@ -43,7 +43,7 @@ USUAL = ("random", "greedy-cost", "batch-split", "port", "mirror-descent", "pric
 
 class Score(Struct, frozen=True):
     """One policy on one scenario. `relative_*` are shares of the reference; `quality_per_usd` is quality over cost;
-    `overrun_usd` is what was spent beyond the budgets."""
+    `overrun_usd` is the money spent beyond the budgets."""
 
     policy: str
     seed: int
@@ -68,14 +68,14 @@ class Spread:
     deviation: float
 
 
-def reference(scenario: Scenario) -> Outcome:
-    """What all else is relative to."""
+def reference(scenario: Scenario) -> Simulated:
+    """The routing that every quality and cost is divided by."""
     return play_paper(
         scenario, offline(scenario, scenario.exact.quality, scenario.exact.cost_micros.astype(np.float64))
     )
 
 
-def play(scenario: Scenario, policy: str, rule: Rule) -> Outcome:
+def play(scenario: Scenario, policy: str, rule: Rule) -> Simulated:
     """One policy by name under a charging rule; our own policies run in the worker's router under ours."""
     if rule == "paper":
         return play_paper(scenario, CHOOSERS[policy](scenario))
@@ -84,14 +84,14 @@ def play(scenario: Scenario, policy: str, rule: Rule) -> Outcome:
     return play_ledger(scenario, CHOOSERS[policy](scenario))
 
 
-def scored(scenario: Scenario, policy: str, rule: Rule, against: Outcome) -> Score:
+def scored(scenario: Scenario, policy: str, rule: Rule, against: Simulated) -> Score:
     """One policy played and timed."""
     started = perf_counter()
     outcome = play(scenario, policy, rule)
     return score(policy, scenario.seed, outcome, against, perf_counter() - started)
 
 
-def score(policy: str, seed: int, outcome: Outcome, against: Outcome, seconds: float) -> Score:
+def score(policy: str, seed: int, outcome: Simulated, against: Simulated, seconds: float) -> Score:
     """The figures of an outcome beside those of the reference."""
     quality, cost = float(outcome.quality.sum()), float(outcome.cost_micros.sum()) / MICROS_PER_USD
     of_quality = quality / max(float(against.quality.sum()), 1e-12)

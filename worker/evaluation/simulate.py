@@ -1,8 +1,8 @@
-"""Plays queries through a chooser or a policy under a charging rule, and counts what came of it. Pure.
+"""Routes queries by a chooser or a policy under a charging rule. Pure.
 
-The paper's rule: the true cost is known before a query is sent, and a query that its LLM cannot pay is not. Tollgate's
-own: the estimate times its margin is reserved, the true cost settles later and may overrun; here the real router and
-ledger decide.
+The paper's rule: the true cost is known before a query is sent, and an LLM whose budget cannot pay it is not used.
+Tollgate's rule: the estimated cost times its margin is reserved, and the true cost is charged later and may overrun the
+budget. Under Tollgate's rule the worker's own router and ledger decide.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ _nothing = msgspec.Raw(msgspec.msgpack.encode(None))
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of n queries: the LLM that served each (-1: none), its true quality and cost (0: not served).
+class Simulated:
+    """n queries after routing: the LLM that served each query (-1: none), its true quality and cost (0: not served).
 
-    `overrun_micros` is what was spent beyond the budgets. `fits` are the price fits, in order, and `prices` what they
-    gave.
+    `overrun_micros` is the money spent beyond the budgets. `fits` are the price fits in order, `prices` their prices.
     """
 
     llm: NDArray[np.int64]
@@ -52,7 +51,7 @@ class Outcome:
 
     @property
     def served(self) -> int:
-        """How many queries got an LLM."""
+        """The number of queries that an LLM served."""
         return int((self.llm >= 0).sum())
 
 
@@ -72,7 +71,7 @@ class Online:
         self._rows = (self.estimates.quality.tolist(), self.estimates.cost_micros.tolist())
 
     def ranking(self, number: int, balance_micros: Float64) -> list[int]:
-        """What the policy would try."""
+        """The LLMs that the policy tries, best first."""
         if not self.prices or self.policy.due(number):
             solution = self.policy.solve(self._view(number, balance_micros))
             self.prices = solution.prices
@@ -100,8 +99,8 @@ def online(scenario: Scenario, policy: str, estimates: Estimates) -> Online:
     return Online(make_policy(config, 0), config, estimates, scenario.estimator.prior)
 
 
-def play_paper(scenario: Scenario, chooser: Chooser) -> Outcome:
-    """The paper's rule: the first LLM of the ranking whose balance covers the true cost; else nobody."""
+def play_paper(scenario: Scenario, chooser: Chooser) -> Simulated:
+    """The paper's rule: the first LLM of the ranking whose balance covers the true cost serves the query."""
     cost, balance = scenario.live.cost_micros, scenario.budget_micros.astype(np.float64)
     chosen = np.full(scenario.queries, -1)
     for number in range(scenario.queries):
@@ -117,16 +116,16 @@ def play_paper(scenario: Scenario, chooser: Chooser) -> Outcome:
     return outcome
 
 
-def served(scenario: Scenario, chosen: NDArray[np.int64]) -> Outcome:
-    """The outcome of queries served by these LLMs [n], -1 for none."""
+def served(scenario: Scenario, chosen: NDArray[np.int64]) -> Simulated:
+    """The queries served by these LLMs [n], -1 for none."""
     rows, none = np.arange(scenario.queries), chosen < 0
     quality = np.where(none, 0.0, scenario.live.quality[rows, chosen])
     cost = np.where(none, 0.0, scenario.live.cost_micros[rows, chosen])
     spent = np.bincount(chosen[~none], cost[~none], len(scenario.budget_micros))
-    return Outcome(chosen, quality, cost, round(np.maximum(spent - scenario.budget_micros, 0).sum()))
+    return Simulated(chosen, quality, cost, round(np.maximum(spent - scenario.budget_micros, 0).sum()))
 
 
-def play_ledger(scenario: Scenario, chooser: Chooser) -> Outcome:
+def play_ledger(scenario: Scenario, chooser: Chooser) -> Simulated:
     """Tollgate's rule for a chooser: the real ledger, settled `settle_lag` queries later."""
     llms = scenario.live.llms
     ledger = Ledger({llm: Account(int(budget)) for llm, budget in zip(llms, scenario.budget_micros, strict=True)})
@@ -166,11 +165,11 @@ def _settle(scenario: Scenario, ledger: Ledger, number: int, held: Reservation) 
 
 
 def true_micros(scenario: Scenario, number: int, llm: int) -> int:
-    """What a provider charges for one query, in whole micro-dollars."""
+    """The true cost of one query, in whole micro-dollars."""
     return round(float(scenario.live.cost_micros[number, llm]))
 
 
-def play_router(scenario: Scenario, policy: str, estimates: Estimates, look: Look = lambda *_: None) -> Outcome:
+def play_router(scenario: Scenario, policy: str, estimates: Estimates, look: Look = lambda *_: None) -> Simulated:
     """Tollgate's rule for a policy: the worker's own router, completions `settle_lag` queries late.
 
     `look` sees the router after every batch, its events and its effects.

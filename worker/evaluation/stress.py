@@ -1,4 +1,4 @@
-"""The known failure modes of routing on history, one by one: what becomes of quality, and which alarm tells. Pure."""
+"""Known failures of routing on history: the quality and the alarms in each case. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.estimation.features import Float64
 from worker.estimation.history import History
 from worker.evaluation.scenario import Order, Plan, Scenario, divide, make_scenario
 from worker.evaluation.scores import reference
-from worker.evaluation.simulate import Outcome, play_router
+from worker.evaluation.simulate import Simulated, play_router
 from worker.evaluation.study import Finding, Study
 
 WARM_QUERIES = 200
@@ -49,12 +49,12 @@ def _table(study: Study, title: str, cases: dict[str, Make]) -> Finding:
     return Finding(f"{title}, by Tollgate's rule", (title, "port", "priced", "alarms of priced"), rows)
 
 
-def _quality(outcome: Outcome) -> float:
+def _quality(outcome: Simulated) -> float:
     return float(outcome.quality.sum())
 
 
 def _alarmed(scenario: Scenario) -> tuple[float, set[str]]:
-    """What `priced` reaches, and every alarm on the way."""
+    """The quality of `priced`, and every alarm that was raised."""
     manifest = scenario.estimator.manifest
     outside = float((scenario.estimates.similarity < manifest.similarity_quantiles[2]).mean())
     raised = {alarm.name for alarm in [*alarms.of_index(manifest), *alarms.of_queries(outside)]}
@@ -69,7 +69,7 @@ def _alarmed(scenario: Scenario) -> tuple[float, set[str]]:
     return _quality(play_router(scenario, "priced", scenario.estimates, look)), raised
 
 
-# What changes while it runs
+# Changes midway
 
 
 def _sorted(study: Study, seed: int) -> Scenario:
@@ -145,7 +145,7 @@ SHIFTS: dict[str, Make] = {
 }
 
 
-# What is wrong from the start
+# Wrong from the start
 
 
 def _planned(**changes: object) -> Make:

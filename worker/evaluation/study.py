@@ -15,7 +15,7 @@ from worker.estimation.history import History
 from worker.evaluation.baselines import Chooser
 from worker.evaluation.scenario import Plan, Scenario, divide, make_scenario, replanned
 from worker.evaluation.scores import Score, Spread, reference, score, scored, spreads
-from worker.evaluation.simulate import Outcome, Rule, play_paper
+from worker.evaluation.simulate import Rule, Simulated, play_paper
 
 REFERENCE = "reference"
 FIRST_SEED = 42
@@ -24,14 +24,14 @@ Listener = Callable[[str], None]
 
 
 def _unheard(_: str) -> None:
-    """Nobody wants to know."""
+    """The listener of a study that has none."""
 
 
 @dataclass
 class Study:
-    """One data set, its `seeds` draws of past and live, and the plan that all begin from.
+    """One data set, the number of its random draws, and the plan of every draw.
 
-    `listener` is told what is done next. `neighbours` fixes k; None lets leave-one-out choose it.
+    `listener` gets the next step in words. `neighbours` fixes k; None lets leave-one-out choose it.
     """
 
     history: History
@@ -41,7 +41,7 @@ class Study:
     neighbours: int | None = None
     listener: Listener = _unheard
     _scenarios: dict[int, Scenario] = field(default_factory=dict)
-    _references: dict[tuple[int, Plan], Outcome] = field(default_factory=dict)
+    _references: dict[tuple[int, Plan], Simulated] = field(default_factory=dict)
 
     @property
     def all_seeds(self) -> range:
@@ -64,9 +64,9 @@ class Study:
         """The scenarios of all draws."""
         return [self.scenario(seed, plan) for seed in self.all_seeds]
 
-    def reference(self, scenario: Scenario) -> Outcome:
-        """What all is relative to on this scenario, solved once for each draw and plan."""
-        # What else a plan says is of the policies; the reference has none.
+    def reference(self, scenario: Scenario) -> Simulated:
+        """The reference on this scenario, solved once for each draw and plan."""
+        # The other options of a plan do not change the reference.
         key = (
             scenario.seed,
             replace(Plan(), budget=scenario.plan.budget, order=scenario.plan.order, split=scenario.plan.split),

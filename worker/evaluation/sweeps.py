@@ -12,7 +12,7 @@ from worker.core.policy import PricedPolicy, draw
 from worker.estimation.estimator import Estimates
 from worker.evaluation.scenario import ORDERS, SPLITS, Scenario
 from worker.evaluation.scores import play
-from worker.evaluation.simulate import Online, Outcome, online, play_paper, served
+from worker.evaluation.simulate import Online, Simulated, online, play_paper, served
 from worker.evaluation.study import Finding, Point, Study, compared, of_reference
 
 FOUR = ("random", "batch-split", "port", "priced")
@@ -47,14 +47,14 @@ def frontier(study: Study) -> Finding:
     return Finding(title, columns, rows, lines, ("USD per 1,000 queries", "mean quality"), log_x=True)
 
 
-def _cost_and_quality(outcomes: Sequence[Outcome]) -> Point:
+def _cost_and_quality(outcomes: Sequence[Simulated]) -> Point:
     """USD per 1,000 queries (micro-dollars a query are thousandths of it) and mean quality, with their deviations."""
     cost = np.array([outcome.cost_micros.mean() / 1000 for outcome in outcomes])
     quality = np.array([outcome.quality.mean() for outcome in outcomes])
     return Point(float(cost.mean()), float(quality.mean()), float(cost.std()), float(quality.std()))
 
 
-def _cells(outcomes: Sequence[Outcome]) -> tuple[str, str, str]:
+def _cells(outcomes: Sequence[Simulated]) -> tuple[str, str, str]:
     point = _cost_and_quality(outcomes)
     share = np.mean([outcome.served / len(outcome.llm) for outcome in outcomes])
     return f"{point.x:.3f} ± {point.x_error:.3f}", f"{point.y:.3f} ± {point.y_error:.3f}", f"{share:.1%}"

@@ -48,7 +48,7 @@ class Missing(Struct, frozen=True):
     detail: str = ""
 
 
-class Reply(Struct, frozen=True):
+class SendResult(Struct, frozen=True):
     """What was decided about a query and answered in the time given.
 
     `attempts` are the decisions about it, the first with the `candidates`; none if it was `rejected`. `closed` are the
@@ -70,7 +70,7 @@ class Reply(Struct, frozen=True):
         return next((one for one in routed if dispatch_id(self.origin, one) not in ended), None)
 
 
-def send(settings: Settings, query: Query, wait_seconds: float, open_reader: OpenReader = KafkaReader) -> Reply:
+def send(settings: Settings, query: Query, wait_seconds: float, open_reader: OpenReader = KafkaReader) -> SendResult:
     """Produce `query`, wait for its decision, and then as long again for its answer. Raises CheckBroker."""
     admin = clients.admin_client(settings)
     topics, partitions = settings.topics, range(settings.kafka.partitions)
@@ -158,7 +158,7 @@ class _Follow:
         self._next = start
         self._candidates: list[ScoredLlm] | None = None
 
-    def until(self, wanted: Callable[[Reply], bool], seconds: float) -> bool:
+    def until(self, wanted: Callable[[SendResult], bool], seconds: float) -> bool:
         """Read until the reply is as `wanted`. False if it is not after `seconds`."""
 
         def look() -> bool:
@@ -167,11 +167,11 @@ class _Follow:
 
         return poll_until(look, seconds, LOOK_SECONDS)
 
-    def reply(self, missing: Missing | None = None) -> Reply:
+    def reply(self, missing: Missing | None = None) -> SendResult:
         """What was decided about the query so far."""
         origin = self.origin
         attempts = [one for one in self.seen if isinstance(one, Routed) and one.offset == origin.offset]
-        return Reply(
+        return SendResult(
             origin=origin,
             attempts=attempts,
             candidates=self._of(attempts[0]) if attempts else [],
