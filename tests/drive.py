@@ -13,7 +13,7 @@ from worker.contract.codes import Rejection
 from worker.contract.messages import Configuration, Decision, Deferred, Dispatch, Ignored
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused
 from worker.core.router import Prior, Router
-from worker.core.snapshot import restore
+from worker.core.snapshot import read_rows
 
 
 class Crash:
@@ -147,10 +147,10 @@ class Drive:
         """Commit each event as a batch of its own, and each sequence of events as one batch; crash at a Crash."""
         for item in inputs:
             if isinstance(item, Crash):
-                self.router = restore(0, PRIOR, self.rows)
+                self.router = Router.restored(0, PRIOR, read_rows(self.rows))
             else:
                 self.commit(item if isinstance(item, Sequence) else [item])
-            self.router.ledger.check()
+            self.router._ledger.check()
         return self
 
     def decided(self, kind: type[Kind]) -> list[Kind]:
@@ -161,4 +161,4 @@ class Drive:
         """Everything that must not depend on batches and crashes."""
         ignored = [(record.cause, record.code, record.dispatch_id) for record in self.ignored]
         outputs = self.dispatches, self.deferred, self.refused, ignored
-        return *outputs, self.router.ledger.accounts, self.router.prices
+        return *outputs, self.router.view.accounts, self.router.view.prices

@@ -22,8 +22,8 @@ def test_a_restored_ledger(system: System, prepare: Callable[..., Settings], ind
     bench_restore.fill_ledger(settings, estimator, RECORDS)
     records, _ = bench_restore.bare_read(settings)
     router, seconds = bench_restore.restored(settings, estimator)
-    held = sum(account.reserved_micros for account in router.ledger.accounts.values())
-    found = (records >= RECORDS // 2 + CLOSED, len(router.ledger.open), held, seconds > 0)
+    held = sum(account.reserved_micros for account in router.view.accounts.values())
+    found = (records >= RECORDS // 2 + CLOSED, len(router.view.open), held, seconds > 0)
     assert found == (True, bench_restore.OPEN, bench_restore.OPEN, True)
 
 

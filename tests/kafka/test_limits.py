@@ -19,7 +19,6 @@ from worker.contract import dead_letters
 from worker.contract.messages import Cause, Rejected, Routed
 from worker.contract.settings import Settings
 from worker.core.events import Reconfigured, Ticked
-from worker.core.ledger import Ledger
 from worker.estimation.history import History
 from worker.kafka import admin, clients
 from worker.kafka.reader import KafkaReader
@@ -57,10 +56,10 @@ def test_a_mass_expiry(lane: Settings) -> None:
     for first in range(0, RESERVATIONS, 3_000):
         offsets = range(first, min(first + 3_000, RESERVATIONS))
         committer.commit([Input(query(offset, at_ms=1)) for offset in offsets])
-    opened = len(committer.router.ledger.open)
-    while committer.router.ledger.open:
+    opened = len(committer.view.open)
+    while committer.view.open:
         committer.commit([Input(Ticked(20_000))] * 3)
-    restored: Ledger = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane))).router.ledger
+    restored = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane))).view
     reserved = {account.reserved_micros for account in restored.accounts.values()}
     assert (opened, restored.open, reserved) == (RESERVATIONS, {}, {0})
 

@@ -1,7 +1,7 @@
 """Reads every transaction as it commits and keeps books of its own: what must hold after every step, held against it.
 
-Nothing here calls the router, but for two things: `restore` must give what the owner has in memory, and at the end a
-fresh router must decide the same again. Then `tollgate verify` and `tollgate replay` must find nothing either.
+Nothing here calls the router, but for two things: `Router.restored` must give what the owner has in memory, and at the
+end a fresh router must decide the same again. Then `tollgate verify` and `tollgate replay` must find nothing either.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from worker.contract.record import StoredRecord
 from worker.core.events import Event, Reconfigured
 from worker.core.journal import record_hash
 from worker.core.router import Prior, Router
-from worker.core.snapshot import restore
+from worker.core.snapshot import read_rows
 from worker.kafka.memory import Log, Transaction
 
 NO_PRIOR = Prior(np.zeros((0, 0)), np.zeros((0, 0)))
@@ -230,7 +230,7 @@ class Auditor:
 
     def check_memory(self, router: Router) -> None:
         """Whoever has just committed has in memory what the ledger says."""
-        restored = restore(router.partition, router.prior, self.rows(router.partition))
+        restored = Router.restored(router.partition, router._prior, read_rows(self.rows(router.partition)))
         require(state(restored) == state(router), f"partition {router.partition}: memory is not what restore gives")
 
     def check_acknowledged(self, topic: str, partition: int, offset: int) -> None:
@@ -274,7 +274,7 @@ def replay(partition: int, transactions: Iterable[tuple[Transaction, Sequence[Ev
     for transaction, events in transactions:
         for event in events:
             if isinstance(event, Reconfigured):
-                router.prior = prior_for(event.config.llms)
+                router.use_prior(prior_for(event.config.llms))
         effects = router.handle(events)
         recorded = [*_values(transaction.records, TOPICS.decisions)]
         for ours, theirs in zip([record for _, record in effects.decisions], recorded, strict=True):
@@ -287,13 +287,12 @@ def replay(partition: int, transactions: Iterable[tuple[Transaction, Sequence[Ev
 
 def state(router: Router) -> tuple[object, ...]:
     """All that a router's next decisions depend on, comparable."""
-    ledger, journal = router.ledger, router.journal
-    books = (router.offsets, router.clock_ms, router.sequence, router.dispatches, journal.head, journal.count)
-    if router.config is None:
-        return books
-    pricing = router.pricing
-    window = (pricing.window_from, pricing.seen, pricing.prices, pricing.fit, pricing.window.all_blocks())
-    return (*books, router.config, list(ledger.accounts.items()), list(ledger.open.items()), *window)
+    view = router.view
+    if view.config is None:
+        return view.offsets, view.sequence
+    # The digest is of the last transaction, which a router that was just restored does not know.
+    row = msgspec.structs.replace(view.account_row(), digest=b"")
+    return row, view.config, list(row.accounts), list(view.open.items()), view.window()
 
 
 def _check_choice(books: Books, routed: Routed) -> None:

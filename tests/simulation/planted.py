@@ -70,11 +70,11 @@ class TwiceSettled(Router):
     """Books the cost of an answer again when the answer comes again."""
 
     def _completed(self, completion: Completed) -> None:
-        again = completion.dispatch_id not in self.ledger.open and completion.cost_micros
+        again = completion.dispatch_id not in self._ledger.open and completion.cost_micros
         super()._completed(completion)
-        account = self.ledger.accounts.get(completion.llm)
-        if again and account is not None and self.ledger.available_micros(completion.llm) >= again:
-            self.ledger._put(completion.llm, replace(account, spent_micros=account.spent_micros + again))
+        account = self._ledger.accounts.get(completion.llm)
+        if again and account is not None and self._ledger.available_micros(completion.llm) >= again:
+            self._ledger._put(completion.llm, replace(account, spent_micros=account.spent_micros + again))
 
 
 class StalePrice(Router):
@@ -82,8 +82,8 @@ class StalePrice(Router):
 
     def _route(self, *arguments: Any, **named: Any) -> None:
         if not hasattr(self, "stale"):
-            self.stale = self.prices
-        pricing = self.pricing
+            self.stale = self.view.prices
+        pricing = self._in_force
         pricing.rank = lambda query: pricing.policy.rank(  # type: ignore[method-assign]
             pricing.seen, query.quality, query.cost_micros, self.stale
         )

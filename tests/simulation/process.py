@@ -248,6 +248,6 @@ class Process:
 
     def _open(self, partition: int) -> Committer:
         committer = self.watched.open(partition, self.settings, self.kafka, self.clock)
-        if committer.router.config != self.configs[partition]:
+        if committer.view.config != self.configs[partition]:
             committer.commit([Input(Reconfigured(self.now_ms(), self.configs[partition]))])
         return committer

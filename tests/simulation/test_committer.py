@@ -80,7 +80,7 @@ def test_a_new_owner_goes_on_where_the_old_one_stopped() -> None:
     first.commit(inputs(START, query(0)))
     second = partition.owner()
     second.commit(inputs(query(0), query(1)))
-    assert (second.router.sequence, sorted(partition.dispatched())) == (2, [b"0-0-1", b"0-1-1"])
+    assert (second.view.sequence, sorted(partition.dispatched())) == (2, [b"0-0-1", b"0-1-1"])
 
 
 def test_an_old_owner_is_fenced() -> None:

@@ -89,10 +89,10 @@ def test_what_is_prepared_while_a_transaction_commits_becomes_the_next() -> None
         for first in (2, 4):
             bench.submit(first, first + 1)
             await bench.step(bench.searches)
-        before = bench.lane.committer.router.sequence
+        before = bench.lane.committer.view.sequence
         await bench.step(bench.commits)
         await bench.step(bench.commits)
-        applied = bench.lane.committer.router
+        applied = bench.lane.committer.view
         assert (applied.sequence - before, applied.offsets.queries, bench.acknowledged) == (2, 5, [1, 3, 5])
 
     assert run(story).failures == []
@@ -130,8 +130,8 @@ def test_records_may_be_handed_over_twice() -> None:
             bench.submit(first, last, after=first - 1)
             await bench.step(bench.searches)
             await bench.step(bench.commits)
-        router = bench.lane.committer.router
-        assert (router.offsets.queries, router.pricing.seen) == (5, 6)
+        router = bench.lane.committer.view
+        assert (router.offsets.queries, router.seen) == (5, 6)
 
     run(story)
 

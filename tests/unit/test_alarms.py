@@ -72,20 +72,20 @@ LANES: list[tuple[str, dict[str, object], Change, set[str]]] = [
 def test_alarms_of_a_lane(settings: dict[str, object], change: Change, expected: set[str]) -> None:
     """After as many queries as the window holds."""
     drive = driven(settings, change)
-    assert {alarm.name for alarm in alarms.of_lane(drive.router)} == expected
+    assert {alarm.name for alarm in alarms.of_lane(drive.router.view)} == expected
 
 
 def test_a_budget_that_is_gone_early() -> None:
     """The paper's policy does not pace: its favourite is used up long before the horizon."""
     drive = driven({"policy": "port", **budgets(WINDOW), "horizon_queries": 20 * WINDOW, "observe_share": 0.001})
-    assert "early_exhaustion" in {alarm.name for alarm in alarms.of_lane(drive.router)}
+    assert "early_exhaustion" in {alarm.name for alarm in alarms.of_lane(drive.router.view)}
 
 
 def test_prices_that_were_not_adopted() -> None:
     """What the fit says is what the alarm says."""
     drive = driven(budgets(2 * WINDOW))
-    drive.router.pricing.fit = Fit("kept", 0.0, 1.0, 3, "line_search")
-    assert alarms.of_lane(drive.router) == [alarms.Alarm("fit_kept", sentences.fit("line_search"))]
+    drive.router._in_force.fit = Fit("kept", 0.0, 1.0, 3, "line_search")
+    assert alarms.of_lane(drive.router.view) == [alarms.Alarm("fit_kept", sentences.fit("line_search"))]
 
 
 @pytest.mark.parametrize(
@@ -96,14 +96,14 @@ def test_charges_beyond_the_budget(cost_micros: int, expected: set[str]) -> None
     drive = Drive(config(budget_micros={"large": 2_000, "medium": 0, "small": 0}, horizon_queries=1))
     [dispatch] = drive.commit([query(0, quality=[0.9, 0.1, 0.1], cost_micros=[900, 1, 1])]).dispatches
     drive.commit([completion(0, dispatch.id, dispatch.llm, cost_micros=cost_micros)])
-    assert {alarm.name for alarm in alarms.of_lane(drive.router)} == expected
+    assert {alarm.name for alarm in alarms.of_lane(drive.router.view)} == expected
 
 
 def test_a_lane_without_configuration_has_no_alarms() -> None:
     """Nor one that has seen nothing yet."""
     drive = Drive(config())
     drive.router._pricing = None
-    assert alarms.of_lane(drive.router) == []
+    assert alarms.of_lane(drive.router.view) == []
 
 
 MANIFEST = Manifest(
@@ -193,7 +193,7 @@ def test_queries_outside_history(similarity: float, expected: float) -> None:
     metrics = Metrics()
     metrics.describe("1", "priced", MANIFEST)
     router = driven({"budget_micros": RICH}, queries=1).router
-    metrics.watch(lambda: [router])
+    metrics.watch(lambda: [router.view])
     for _ in range(5):
         metrics.similar(np.full(1_000, similarity, dtype=np.float32))
     [family] = [f for f in text_string_to_metric_families(metrics.exposition().decode()) if f.name == "tollgate_alarm"]

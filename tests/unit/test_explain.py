@@ -70,7 +70,7 @@ def test_nothing_is_told_of_a_query_that_was_never_decided() -> None:
 def test_the_accounts_are_those_just_before_the_decision() -> None:
     """What each LLM had left beside what it would have had to hold, chosen or not."""
     drive = Drive().run([query(offset) for offset in range(9)])
-    left = {llm: drive.router.ledger.available_micros(llm) for llm in LLMS}
+    left = {llm: drive.router.view.accounts[llm].available_micros for llm in LLMS}
     drive.commit([query(9, cost_micros=[10**6, 100, 100])])
     [attempt] = attempts(drive, "q9")
     told = {c.llm: (c.available_micros, c.reserve_micros, c.affordable) for c in attempt.candidates}

@@ -364,14 +364,14 @@ def test_an_account_row_that_was_changed_is_named() -> None:
     """Also where no decision was touched."""
     drive = driven("priced", 1)
     ledger = ledger_of(drive.log)
-    ledger.row = msgspec.structs.replace(drive.router.account_row(), seen=1)
+    ledger.row = msgspec.structs.replace(drive.router.view.account_row(), seen=1)
     divergence = replayed(drive.topics()[D], ledger=ledger).mismatch
     assert divergence is not None, "the changed account row was not found"
     assert (divergence.what, divergence.field, divergence.recorded, divergence.expected) == (
         "account row",
         "seen",
         1,
-        drive.router.pricing.seen,
+        drive.router.view.seen,
     )
 
 

@@ -70,7 +70,7 @@ def test_every_record_is_chained_to_the_one_before() -> None:
     assert [after.prev for _, after in pairwise(drive.decisions[before:])] == [
         record_hash(record) for record in records[:-1]
     ]
-    assert drive.router.journal.head == record_hash(records[-1])
+    assert drive.router.view.account_row().head == record_hash(records[-1])
 
 
 def kinds(drive: Drive, *wanted: type) -> list[object]:
@@ -106,7 +106,7 @@ def test_a_reservation_closes(event: Event, expected: tuple[object, ...]) -> Non
     within its budget, the account has no overrun."""
     drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0], cost_micros=[600, 0, 0]), event])
     [closed] = kinds(drive, Closed)
-    account = drive.router.ledger.accounts["large"]
+    account = drive.router.view.accounts["large"]
     assert (closed.outcome, closed.spent_micros, closed.basis, closed.overrun_micros) == expected
     assert (account.spent_micros, account.reserved_micros, account.overrun_micros) == (expected[1], 0, 0)
 
@@ -136,10 +136,10 @@ IGNORED = [
 def test_a_completion_of_no_open_dispatch_changes_no_account(events: list[Event], code: str) -> None:
     """It is recorded as ignored and goes to the dead letters; the accounts stay as they were."""
     drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0]), *events[:-1]])
-    before = dict(drive.router.ledger.accounts)
+    before = dict(drive.router.view.accounts)
     drive.run(events[-1:])
     [ignored] = kinds(drive, Ignored)
-    assert drive.router.ledger.accounts == before
+    assert drive.router.view.accounts == before
     assert (drive.ignored, ignored.code, ignored.llm) == ([ignored], code, events[-1].llm)
 
 
@@ -205,16 +205,18 @@ def test_a_new_budget_is_recorded_and_keeps_the_books() -> None:
     budgets = {"large": 1_000, "medium": 10_000, "tiny": 10}
     changed = config(llms=("large", "medium", "tiny"), budget_micros=budgets)
     drive.run([Reconfigured(1, changed), CRASH])
-    accounts = drive.router.ledger.accounts
-    assert (accounts["large"].overrun_micros, accounts["tiny"].budget_micros, drive.router.config) == (200, 10, changed)
+    accounts = drive.router.view.accounts
+    assert accounts["large"].overrun_micros == 200
+    assert accounts["tiny"].budget_micros == 10
+    assert drive.router.view.config == changed
 
 
 def test_a_configuration_brings_its_prices() -> None:
     """Prices are in force before the first query, and anew as soon as a budget changes."""
     drive = Drive()
-    first = drive.router.prices
+    first = drive.router.view.prices
     drive.run([query(0), Reconfigured(1, config(budget_micros=dict.fromkeys(LLMS, 100)))])
-    assert (len(first), drive.router.prices != first) == (3, True)
+    assert (len(first), drive.router.view.prices != first) == (3, True)
 
 
 def test_a_refused_record_is_recorded_once() -> None:

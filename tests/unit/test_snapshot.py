@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.drive import LLMS, NOT_A_QUERY, PRIOR, Drive, completion, config, query
-from worker.contract.messages import AccountRow, Checkpoint, Reservation
+from worker.contract.errors import FixSetting
+from worker.contract.messages import FORMAT, AccountRow, Checkpoint, Reservation
 from worker.core.events import Effects, Event, Reconfigured, Refused, Ticked
 from worker.core.ledger import BrokenInvariant
 from worker.core.router import Router
-from worker.core.snapshot import assemble, restore
+from worker.core.snapshot import LaneState, read_rows
 
 ROWS = 40
 reservation = msgspec.msgpack.Decoder(Reservation).decode
@@ -60,9 +61,9 @@ def published(effects: Effects) -> tuple[object, ...]:
 @settings(deadline=None, max_examples=60, print_blob=True)
 @given(events=histories(), cut=st.integers(0, ROWS), policy=st.sampled_from(["priced", "port"]))
 def test_a_restored_router_goes_on_as_the_original(events: list[Event], cut: int, policy: str) -> None:
-    """restore(rows) and the router that wrote the rows publish the same for whatever comes next."""
+    """Router.restored and the router that wrote the rows publish the same for whatever comes next."""
     drive = Drive(config(policy=policy)).run(events[:cut])
-    restored = restore(0, PRIOR, drive.rows)
+    restored = Router.restored(0, PRIOR, read_rows(drive.rows))
     assert [published(restored.handle([event])) for event in events[cut:]] == [
         published(drive.router.handle([event])) for event in events[cut:]
     ]
@@ -86,12 +87,31 @@ def from_checkpoint(drive: Drive) -> Router:
     assert row is not None
     assert settings is not None
     reservations = [held for part in parts[first:] for held in part.reservations]
-    return assemble(0, PRIOR, row, settings, reservations, enumerate(parts[first].window))
+    state = LaneState(row, settings, reservations, dict(enumerate(parts[first].window)))
+    return Router.restored(0, PRIOR, state)
 
 
 def test_no_rows_are_a_fresh_router() -> None:
     """The first owner of a partition finds an empty ledger."""
-    assert restore(0, PRIOR, {}).config is None
+    assert Router.restored(0, PRIOR, read_rows({})).view.config is None
+
+
+def test_rows_of_another_format_are_refused() -> None:
+    """A ledger that a later version wrote is not decided on."""
+    rows = Drive().run([query(0)]).rows
+    rows["account"] = encode(msgspec.structs.replace(account(rows["account"]), format=FORMAT + 1))
+    with pytest.raises(FixSetting, match="format 2"):
+        Router.restored(0, PRIOR, read_rows(rows))
+
+
+def test_a_restored_router_shows_what_the_original_shows() -> None:
+    """The account row of its view is that of the ledger, but for the digest of the last transaction."""
+    drive = Drive().run([query(0), query(1)])
+    restored = Router.restored(0, PRIOR, read_rows(drive.rows)).view
+    row = account(drive.rows["account"])
+    assert msgspec.structs.replace(restored.account_row(), digest=row.digest) == row
+    assert restored.open == drive.router.view.open
+    assert restored.config == drive.router.view.config
 
 
 def without_a_reservation(rows: dict[str, bytes]) -> None:
@@ -123,4 +143,4 @@ def test_rows_that_do_not_add_up_are_refused(damage: object) -> None:
     assert callable(damage)
     damage(drive.rows)
     with pytest.raises(BrokenInvariant, match="do not add up"):
-        restore(0, PRIOR, drive.rows)
+        Router.restored(0, PRIOR, read_rows(drive.rows))

@@ -45,21 +45,21 @@ def ledger_mismatch(ledger: LedgerView, row: AccountRow, router: Router) -> Mism
 
 
 def _ledger_mismatches(ledger: LedgerView, row: AccountRow, router: Router) -> Iterator[Mismatch | None]:
-    mine = router.account_row()
+    mine = router.view.account_row()
     for name in COMPARED:
         if (recorded := getattr(row, name)) != (expected := getattr(mine, name)):
             yield Mismatch("account row", name, shown(recorded), shown(expected))
     if not ledger.is_whole:
         yield Mismatch("the ledger has rows after its last account row: they belong to no transaction")
-    yield compared("configuration row", ledger.config, router.config)
+    yield compared("configuration row", ledger.config, router.view.config)
     yield from _window_mismatches(ledger, router)
-    for dispatch_id in sorted(ledger.reservations.keys() | router.ledger.open.keys()):
-        theirs, held = ledger.reservations.get(dispatch_id), router.ledger.open.get(dispatch_id)
+    for dispatch_id in sorted(ledger.reservations.keys() | router.view.open.keys()):
+        theirs, held = ledger.reservations.get(dispatch_id), router.view.open.get(dispatch_id)
         yield compared(f"{RESERVATION_PREFIX}{dispatch_id} row", theirs, held)
 
 
 def _window_mismatches(ledger: LedgerView, router: Router) -> Iterator[Mismatch | None]:
-    blocks = {f"{WINDOW_PREFIX}{number}": block for number, block in router.pricing.window.all_blocks().items()}
+    blocks = {f"{WINDOW_PREFIX}{number}": block for number, block in router.view.window().items()}
     for key in sorted(ledger.window.keys() | blocks.keys()):
         block, theirs = blocks.get(key), ledger.window.get(key)
         mine = None if block is None else record_hash(codec.encode(block))

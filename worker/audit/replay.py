@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 
-import msgspec
 import numpy as np
 
 from worker.audit.chain import Anchor, DecisionRecord, linked
@@ -212,10 +211,10 @@ def _decide_group(
     result: Replay, router: Router, group: list[DecisionRecord], solutions: Solutions, checks: Checks
 ) -> bool:
     """Decide the event of these records again; returns whether something comes out differently."""
-    result.accounts = dict(router.ledger.accounts)
+    result.accounts = router.view.accounts
     solutions.recorded = next((r.decision for r in group if isinstance(r.decision, Priced)), None)
     first, name = group[0], type(group[0].decision).__name__
-    event = checks.original(event_of([record.decision for record in group]), router.config)
+    event = checks.original(event_of([record.decision for record in group]), router.view.config)
     if isinstance(event, Mismatch):
         return result.find(first.offset, event)
     try:
@@ -227,19 +226,12 @@ def _decide_group(
 
 def _decide(router: Router, event: Event, first: DecisionRecord) -> list[tuple[str, bytes]]:
     """The records that the router makes of an event."""
-    checkpoint = first.decision if isinstance(first.decision, Checkpoint) else None
-    if checkpoint is not None:
-        # Time that went by without an event that left a record. What is due stays open: no tick took it up.
-        router.clock_ms = max(router.clock_ms, checkpoint.at_ms)
+    if isinstance(first.decision, Checkpoint):
+        row = first.decision.row
+        return [] if row is None else router.checkpoint(row, first.decision.at_ms)
     # An estimate that the window's float32 cannot hold does not come from a lane: raised, not warned of.
     with np.errstate(over="raise", invalid="raise"):
-        outbox = router.decide([] if checkpoint is not None else [event])
-    if checkpoint is not None and checkpoint.row is not None:
-        # Which transaction it ends, and which dispatches that had, only the record itself knows.
-        router.sequence = checkpoint.row.sequence
-        row = msgspec.structs.replace(router.account_row(), digest=checkpoint.row.digest)
-        outbox.checkpoint(row, router.pricing, list(router.ledger.open.values()))
-    return router.journal.take()
+        return router.decide(event)
 
 
 def _compare(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from worker.audit.chain import DecisionRecord
 from worker.contract.messages import AccountRow, Checkpoint, Configuration, Configured, Reservation
-from worker.core.journal import Journal
 from worker.core.ledger import BrokenInvariant
 from worker.core.pricing import Policies, Prior
 from worker.core.router import Router
-from worker.core.snapshot import assemble
+from worker.core.snapshot import LaneState
 
 
 class Start(Struct, frozen=True):
@@ -110,6 +110,7 @@ def router_at(start: Start, partition: int, prior: Prior, policies: Policies) ->
         return Router(partition, prior, policies)
     if row.head != start.parts[0].prev:
         raise BrokenInvariant("its account row does not name the record before it")
-    router = assemble(partition, prior, row, config, start.reservations, enumerate(start.parts[0].window), policies)
-    router.journal = Journal(start.records[-1].head, row.decisions + len(start.records))
-    return router
+    # The records of the checkpoint are decisions too.
+    row = replace(row, head=start.records[-1].head, decisions=row.decisions + len(start.records))
+    state = LaneState(row, config, start.reservations, dict(enumerate(start.parts[0].window)))
+    return Router.restored(partition, prior, state, policies)

@@ -158,12 +158,12 @@ class WhatIf:
         self._configure(Reconfigured(start.parts[0].at_ms, config), row.seen)
         if self._change.prices is not None:
             # A configuration that is otherwise the same would keep the checkpoint's prices.
-            self._router.pricing.solve(self._router.ledger)
+            self._router.solve()
 
     def _configure(self, event: Reconfigured, seen: int | None = None) -> None:
         self._llms = event.config.llms
         self.exploration.configured(event.config, seen)
-        self._router.prior = self._change.prior(self._prior, self._llms)
+        self._router.use_prior(self._change.prior(self._prior, self._llms))
         self._decide(Reconfigured(event.at_ms, self._change.configuration(event.config)))
 
     # One event after another
@@ -183,7 +183,7 @@ class WhatIf:
                 self._decide(Ticked(event.at_ms))
 
     def _arrived(self, query: Arrived, caused: Sequence[Decision]) -> None:
-        draws = self._router.pricing.reason() == "observing"
+        draws = self._router.view.is_observing
         estimated = query if self._estimated is None else self._estimated(query)
         self._decide(self._change.arrival(estimated, self._llms))
         sent = self._open.get(query.offset)
@@ -235,9 +235,9 @@ class WhatIf:
         self._decide(msgspec.structs.replace(completion, offset=self._completions, dispatch_id=sent.dispatch_id))
 
     def _decide(self, event: Event) -> None:
-        self._router.decide([event])
-        decisions = [codec.decode_decision(record) for _, record in self._router.journal.take()]
-        llms = self._router.settings.llms
+        decisions = [codec.decode_decision(record) for _, record in self._router.decide(event)]
+        config = self._router.view.config
+        llms = () if config is None else config.llms
         self.other.add(decisions, llms)
         for routed in decisions:
             if isinstance(routed, Routed) and routed.llm is not None:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from worker.contract import sentences
-from worker.core.pricing import Pricing
-from worker.core.router import Router
+from worker.contract.messages import Configuration
+from worker.core.lane_view import LaneView
 from worker.estimation.features import Float64
 from worker.estimation.manifest import Manifest
 
@@ -74,16 +74,15 @@ def of_queries(outside_share: float) -> list[Alarm]:
     return [Alarm("outside_history", f"{outside_share:.0%} of them")] if outside_share > OUTSIDE_SHARE else []
 
 
-def of_lane(router: Router) -> list[Alarm]:
+def of_lane(lane: LaneView) -> list[Alarm]:
     """What is wrong with a lane now. None before its first configuration."""
-    if router.config is None:
+    if lane.config is None:
         return []
-    return [*_of_budgets(router), *_of_prices(router.pricing)]
+    return [*_of_budgets(lane, lane.config), *_of_prices(lane, lane.config)]
 
 
-def _of_budgets(router: Router) -> Iterator[Alarm]:
-    horizon, seen = router.settings.horizon_queries, router.pricing.seen
-    accounts = router.ledger.accounts.copy()
+def _of_budgets(lane: LaneView, config: Configuration) -> Iterator[Alarm]:
+    horizon, seen, accounts = config.horizon_queries, lane.seen, lane.accounts
     elapsed = seen / horizon if horizon else 1.0
     used = {llm: (a.spent_micros + a.reserved_micros) / max(a.budget_micros, 1) for llm, a in accounts.items()}
     gone = [llm for llm, share in used.items() if share > USED_SHARE]
@@ -96,19 +95,19 @@ def _of_budgets(router: Router) -> Iterator[Alarm]:
         yield Alarm("overrun", f"by {over} micro-dollars")
 
 
-def _of_prices(pricing: Pricing) -> Iterator[Alarm]:
-    if pricing.fit.status == "kept":
-        yield Alarm("fit_kept", sentences.fit(pricing.fit.code))
-    quality, cost = pricing.window.newest(pricing.seen - pricing.window_from, pricing.seen)
-    if len(quality) < FEWEST_QUERIES or not pricing.prices:
+def _of_prices(lane: LaneView, config: Configuration) -> Iterator[Alarm]:
+    if lane.fit.status == "kept":
+        yield Alarm("fit_kept", sentences.fit(lane.fit.code))
+    quality, cost = lane.recent()
+    if len(quality) < FEWEST_QUERIES or not lane.prices:
         return
-    if not any(pricing.prices):
-        yield Alarm("prices_all_zero", f"after {pricing.seen} queries")
-    best = (quality - cost * np.array(pricing.prices)).argmax(axis=1)
+    if not any(lane.prices):
+        yield Alarm("prices_all_zero", f"after {lane.seen} queries")
+    best = (quality - cost * np.array(lane.prices)).argmax(axis=1)
     counts = np.bincount(best, minlength=quality.shape[1])
     if len(counts) > 1 and counts.max() > TAKES_ALL_SHARE * len(best):
-        yield Alarm("one_llm_takes_all", f"{pricing.config.llms[counts.argmax()]}: {counts.max() / len(best):.0%}")
-    prior = pricing.prior
+        yield Alarm("one_llm_takes_all", f"{config.llms[counts.argmax()]}: {counts.max() / len(best):.0%}")
+    prior = lane.prior
     moved = max(_moved(quality, prior.quality), _moved(np.log1p(cost), np.log1p(prior.cost_micros)))
     if moved > SHIFT_DEVIATIONS:
         yield Alarm("shift", f"by {moved:.1f} standard deviations")

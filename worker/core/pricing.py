@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.contract.messages import Configuration, Fit
+from worker.contract.messages import AccountRow, Configuration, Fit, WindowBlock
 from worker.core.events import Arrived
 from worker.core.ledger import Ledger
 from worker.core.policy import Policy, Reason, View
@@ -42,6 +43,18 @@ class Pricing:
         self.window_from = self.seen = seen
         self.prices: tuple[float, ...] = ()
         self.fit = OBSERVING
+
+    @classmethod
+    def restored(
+        cls, policy: Policy, config: Configuration, prior: Prior, row: AccountRow, window: Mapping[int, WindowBlock]
+    ) -> Self:
+        """The prices and the window that an account row and window blocks hold."""
+        pricing = cls(policy, config, prior, row.seen)
+        pricing.window_from = row.window_from
+        pricing.prices, pricing.fit = tuple(row.prices.values()), row.fit
+        for number, block in window.items():
+            pricing.window.restore(number, block)
+        return pricing
 
     def take_over(self, old: Pricing) -> bool:
         """Go on with the window of an older configuration, if it means the same under this one; says whether."""

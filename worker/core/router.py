@@ -1,10 +1,11 @@
 """The router: one lane's whole state and the one door to it. Pure: events in, effects out.
 
 Rules:
-- `handle` is the only way in. The same events from the same state give the same effects, bit for bit, however they
-  are cut into batches; only the account row and checkpoints are per batch.
-- The state after a batch is exactly what its ledger rows say: `snapshot.restore` of the compacted rows gives it back.
-- Every input record gets exactly one first record in the decision chain; records at or below the applied offset are
+- `handle` is the only way in, and `view` is the only way to look: no other module writes or reads the attributes.
+- The same events from the same state give the same effects, bit for bit, however they are cut into batches. Only the
+  account row and checkpoints are per batch.
+- The state after a batch is exactly what its ledger rows say: `Router.restored` makes the same router of them.
+- Every input record gets exactly one first record in the decision chain. Records at or below the applied offset are
   skipped, so that reading a topic twice changes nothing.
 - Memory is never rolled back: whoever cannot publish the effects of a batch must drop the router.
 
@@ -16,28 +17,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
 from worker.contract.codes import DeferReason
 from worker.contract.dispatch_id import DispatchId
+from worker.contract.errors import FixSetting
 from worker.contract.messages import (
     FORMAT,
     AccountRow,
     Cause,
     Configuration,
-    Fit,
     Offsets,
     Reservation,
 )
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused, Ticked
 from worker.core.journal import Journal
+from worker.core.lane_view import LaneView
 from worker.core.ledger import BrokenInvariant, Ledger
 from worker.core.outbox import Outbox
 from worker.core.policy import make_policy
-from worker.core.pricing import OBSERVING, Policies, Pricing, Prior
+from worker.core.pricing import Policies, Pricing, Prior
 from worker.core.settlement import EXPIRED, Charge, charge
+from worker.core.snapshot import LaneState
 
 __all__ = ["Prior", "Router"]
 
@@ -47,45 +50,100 @@ EXPIRIES = 10_000
 
 
 class Router:
-    """The state of lane `partition`: fresh until its first Reconfigured event, or as `snapshot.restore` found it.
+    """The state of lane `partition`: fresh until its first Reconfigured event, or `restored`.
 
-    `policies` makes the policy of a configuration; only replays give another than the product's own.
+    `policies` makes the policy of a configuration; only audits give another than the product's own.
     """
 
     def __init__(self, partition: int, prior: Prior, policies: Policies = make_policy) -> None:
         self.partition = partition
-        self.prior = prior
-        self.policies = policies
-        self.ledger = Ledger({})
-        self.journal = Journal()
-        self.offsets = Offsets()
-        self.clock_ms = self.sequence = self.dispatches = 0
+        self._prior = prior
+        self._policies = policies
+        self._ledger = Ledger({})
+        self._journal = Journal()
+        self._offsets = Offsets()
+        self._clock_ms = self._sequence = self._dispatches = 0
         self._pricing: Pricing | None = None
-        self._outbox = Outbox(partition, self.journal)
+        self._outbox = Outbox(partition, self._journal)
+
+    @classmethod
+    def restored(cls, partition: int, prior: Prior, state: LaneState | None, policies: Policies = make_policy) -> Self:
+        """The router of a lane that wrote `state`; a fresh one if it wrote nothing (None).
+
+        Raises BrokenInvariant if the state does not add up, and FixSetting if another version wrote it.
+        """
+        router = cls(partition, prior, policies)
+        if state is None:
+            return router
+        row, config = state.row, state.config
+        if row.format != FORMAT:
+            raise FixSetting(
+                f"partition {partition}: the ledger has format {row.format}, but this version reads format {FORMAT}; "
+                "run the version that wrote it, or begin afresh with another kafka.topic_prefix and kafka.group"
+            )
+        router._ledger = Ledger(row.accounts, state.reservations)
+        router._journal = Journal(row.head, row.decisions)
+        router._offsets, router._clock_ms = row.offsets, row.clock_ms
+        router._sequence, router._dispatches = row.sequence, row.dispatches
+        router._pricing = Pricing.restored(policies(config, partition), config, prior, row, state.window)
+        router._outbox = Outbox(partition, router._journal)
+        return router
+
+    @property
+    def view(self) -> LaneView:
+        """What others may read of this router. It shows the state as it is whenever it is asked."""
+        return LaneView(self)
 
     def handle(self, events: Iterable[Event]) -> Effects:
         """Apply events in order and return what one transaction must publish, the account row included.
 
         Raises BrokenInvariant if the books do not add up; the router is then of no more use.
         """
-        outbox = self.decide(events)
-        self.sequence += 1
-        if self.sequence % self.settings.checkpoint_every == 0:
-            self.ledger.check()
-            outbox.checkpoint(self.account_row(), self.pricing, list(self.ledger.open.values()))
-        return outbox.sealed(self.account_row(), self.pricing.window.take_touched())
+        outbox = self._decide(events)
+        self._sequence += 1
+        if self._sequence % self._config.checkpoint_every == 0:
+            self._ledger.check()
+            outbox.checkpoint(self._account_row(), self._in_force, list(self._ledger.open.values()))
+        return outbox.sealed(self._account_row(), self._in_force.window.take_touched())
 
-    def decide(self, events: Iterable[Event]) -> Outbox:
-        """Apply events in order without ending a transaction: `handle`, for a replay that is told where those end."""
-        outbox = self._outbox = Outbox(self.partition, self.journal)
+    def _decide(self, events: Iterable[Event]) -> Outbox:
+        outbox = self._outbox = Outbox(self.partition, self._journal)
         for event in events:
             self._apply(event)
-        self.dispatches += outbox.dispatches
+        self._dispatches += outbox.dispatches
         return outbox
 
+    # For audits, which know from the topics where transactions ended
+
+    def decide(self, event: Event) -> list[tuple[str, bytes]]:
+        """Apply one event without ending a transaction; returns its decision records with their keys."""
+        self._decide([event])
+        return self._journal.take()
+
+    def checkpoint(self, recorded: AccountRow, at_ms: int) -> list[tuple[str, bytes]]:
+        """The records of a checkpoint that was written at `at_ms`.
+
+        Which transaction it ended, and which dispatches that had, only the `recorded` row knows. Time went by without
+        an event that left a record. What is due stays open: no tick took it up.
+        """
+        outbox = self._decide([])
+        self._clock_ms = max(self._clock_ms, at_ms)
+        self._sequence = recorded.sequence
+        row = msgspec.structs.replace(self._account_row(), digest=recorded.digest)
+        outbox.checkpoint(row, self._in_force, list(self._ledger.open.values()))
+        return self._journal.take()
+
+    def use_prior(self, prior: Prior) -> None:
+        """Solve on another prior from the next configuration on: that of other LLMs."""
+        self._prior = prior
+
+    def solve(self) -> None:
+        """Solve for prices now, although no event asks for it. The solution is not recorded."""
+        self._in_force.solve(self._ledger)
+
     def _apply(self, event: Event) -> None:
-        self.clock_ms = max(self.clock_ms, event.at_ms)
-        self._outbox.begin(self._cause(event), self.clock_ms)
+        self._clock_ms = max(self._clock_ms, event.at_ms)
+        self._outbox.begin(self._cause(event), self._clock_ms)
         match event:
             case Arrived():
                 self._arrived(event)
@@ -107,41 +165,41 @@ class Router:
             case Refused():
                 return Cause(event.topic, event.offset)
             case Reconfigured():
-                return Cause("settings", self.journal.count)
+                return Cause("settings", self._journal.count)
             case Ticked():
-                return Cause("tick", self.journal.count)
+                return Cause("tick", self._journal.count)
 
     # Queries
 
     def _arrived(self, query: Arrived) -> None:
         if not self._advance("queries", query.offset):
             return
-        if self.ledger.is_open_query(query.query_id):
+        if self._ledger.is_open_query(query.query_id):
             self._defer(query, 1, "duplicate")
         elif self._is_late(query):
             self._defer(query, 1, "expired")
         else:
             self._price()
             self._route(query, attempt=1, tried=())
-            self.pricing.remember(query)
+            self._in_force.remember(query)
 
     def _is_late(self, query: Arrived) -> bool:
-        return query.deadline_ms is not None and query.deadline_ms <= self.clock_ms
+        return query.deadline_ms is not None and query.deadline_ms <= self._clock_ms
 
     def _price(self) -> None:
-        if self.pricing.is_due():
-            self.pricing.solve(self.ledger)
-            self._outbox.priced(self.pricing)
+        if self._in_force.is_due():
+            self._in_force.solve(self._ledger)
+            self._outbox.priced(self._in_force)
 
     def _route(self, query: Arrived, attempt: int, tried: tuple[str, ...]) -> None:
-        pricing = self.pricing
+        pricing = self._in_force
         lacking_micros: dict[str, int] = {}
         for i in pricing.rank(query):
             llm = pricing.config.llms[i]
             if llm in tried:
                 continue
             reservation = self._reservation(query, i, attempt, tried)
-            lacking = self.ledger.reserve(reservation)
+            lacking = self._ledger.reserve(reservation)
             if not lacking:
                 self._outbox.dispatch(query, i, reservation, pricing, lacking_micros)
                 return
@@ -149,17 +207,17 @@ class Router:
         self._defer(query, attempt, "exhausted" if lacking_micros else "priced_out", tried, lacking_micros)
 
     def _reservation(self, query: Arrived, i: int, attempt: int, tried: tuple[str, ...]) -> Reservation:
-        deadline_ms = self.clock_ms + self.settings.reservation_ms
+        deadline_ms = self._clock_ms + self._config.reservation_ms
         if query.deadline_ms is not None:
             deadline_ms = min(deadline_ms, query.deadline_ms)
         return Reservation(
             dispatch_id=str(DispatchId(self.partition, query.offset, attempt)),
             query_id=query.query_id,
-            llm=self.settings.llms[i],
+            llm=self._config.llms[i],
             offset=query.offset,
             attempt=attempt,
-            reserved_micros=math.ceil(query.cost_micros[i] * self.settings.margins[i]),
-            at_ms=self.clock_ms,
+            reserved_micros=math.ceil(query.cost_micros[i] * self._config.margins[i]),
+            at_ms=self._clock_ms,
             deadline_ms=deadline_ms,
             tried=tried,
         )
@@ -172,14 +230,14 @@ class Router:
         tried: tuple[str, ...] = (),
         lacking_micros: Mapping[str, int] | None = None,
     ) -> None:
-        self._outbox.defer(query, attempt, reason, self.pricing, lacking_micros or {}, tried)
+        self._outbox.defer(query, attempt, reason, self._in_force, lacking_micros or {}, tried)
 
     # Completions
 
     def _completed(self, completion: Completed) -> None:
         if not self._advance("completions", completion.offset):
             return
-        reservation = self.ledger.open.get(completion.dispatch_id)
+        reservation = self._ledger.open.get(completion.dispatch_id)
         if reservation is None:
             self._outbox.ignored(completion, "unmatched")
         elif reservation.llm != completion.llm:
@@ -193,7 +251,7 @@ class Router:
         attempt, tried = reservation.attempt + 1, (*reservation.tried, reservation.llm)
         if query is None:
             self._defer(_gone(reservation), attempt, "failed", tried=tried)
-        elif attempt > self.settings.max_attempts:
+        elif attempt > self._config.max_attempts:
             self._defer(query, attempt, "failed", tried=tried)
         elif self._is_late(query):
             self._defer(query, attempt, "expired", tried=tried)
@@ -201,11 +259,11 @@ class Router:
             self._route(query, attempt, tried)
 
     def _expire(self) -> None:
-        for reservation in self.ledger.due(self.clock_ms, EXPIRIES):
+        for reservation in self._ledger.due(self._clock_ms, EXPIRIES):
             self._close(reservation, EXPIRED)
 
     def _close(self, reservation: Reservation, charged: Charge) -> None:
-        overrun_micros = self.ledger.close(reservation, charged.spent_micros)
+        overrun_micros = self._ledger.close(reservation, charged.spent_micros)
         self._outbox.closed(reservation, charged, overrun_micros)
 
     # The rest
@@ -216,10 +274,10 @@ class Router:
 
     def _advance(self, topic: Literal["queries", "completions"], offset: int) -> bool:
         """Move an input's applied offset on; False if this record was applied before."""
-        queries, completions = self.offsets.queries, self.offsets.completions
+        queries, completions = self._offsets.queries, self._offsets.completions
         if offset <= (queries if topic == "queries" else completions):
             return False
-        self.offsets = Offsets(offset, completions) if topic == "queries" else Offsets(queries, offset)
+        self._offsets = Offsets(offset, completions) if topic == "queries" else Offsets(queries, offset)
         return True
 
     def _reconfigured(self, config: Configuration) -> None:
@@ -227,62 +285,43 @@ class Router:
         if old is not None and old.config == config:
             return
         self._pricing = Pricing(
-            self.policies(config, self.partition), config, self.prior, old.seen if old is not None else 0
+            self._policies(config, self.partition), config, self._prior, old.seen if old is not None else 0
         )
-        self.ledger.budget(config.budget_micros)
+        self._ledger.budget(config.budget_micros)
         dropped = 0 if old is None or self._pricing.take_over(old) else old.window.blocks
         self._outbox.configured(config, dropped)
         self._price()
 
-    def account_row(self) -> AccountRow:
+    def _account_row(self) -> AccountRow:
         """The state but for open reservations, window and configuration, as of the last event."""
-        pricing = self.pricing
+        pricing = self._in_force
         return AccountRow(
             format=FORMAT,
-            offsets=self.offsets,
-            accounts=self.ledger.accounts,
+            offsets=self._offsets,
+            accounts=self._ledger.accounts,
             prices=dict(zip(pricing.config.llms, pricing.prices, strict=False)),
             fit=pricing.fit,
             seen=pricing.seen,
-            clock_ms=self.clock_ms,
-            sequence=self.sequence,
-            decisions=self.journal.count,
-            dispatches=self.dispatches,
-            head=self.journal.head,
+            clock_ms=self._clock_ms,
+            sequence=self._sequence,
+            decisions=self._journal.count,
+            dispatches=self._dispatches,
+            head=self._journal.head,
             digest=self._outbox.digest(),
             window_from=pricing.window_from,
         )
 
     @property
-    def pricing(self) -> Pricing:
+    def _in_force(self) -> Pricing:
         """The prices in force and what they came from; the first event of a lane sets the configuration."""
         if self._pricing is None:
             raise BrokenInvariant("the first event of a lane is Reconfigured")
         return self._pricing
 
-    @pricing.setter
-    def pricing(self, pricing: Pricing) -> None:
-        self._pricing = pricing
-
     @property
-    def settings(self) -> Configuration:
+    def _config(self) -> Configuration:
         """The configuration in force."""
-        return self.pricing.config
-
-    @property
-    def config(self) -> Configuration | None:
-        """The configuration in force; None before the first event."""
-        return None if self._pricing is None else self._pricing.config
-
-    @property
-    def prices(self) -> tuple[float, ...]:
-        """The prices in force, in the order of the configuration's LLMs; empty before the first solution."""
-        return () if self._pricing is None else self._pricing.prices
-
-    @property
-    def fit(self) -> Fit:
-        """How the prices in force were found."""
-        return OBSERVING if self._pricing is None else self._pricing.fit
+        return self._in_force.config
 
 
 def _gone(reservation: Reservation) -> Arrived:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from worker.contract.messages import Account, Configuration, Dispatch, Fit, Reservation
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured
+from worker.core.lane_view import LaneView
 from worker.core.ledger import Ledger
 from worker.core.policy import Policy, View, make_policy
 from worker.core.router import Prior, Router
@@ -30,7 +31,7 @@ Rule = Literal["paper", "tollgate"]
 RULES: tuple[Rule, ...] = ("paper", "tollgate")
 BATCH_ROWS = 50
 
-Look = Callable[[Router, Sequence[Event], Effects], None]
+Look = Callable[[LaneView, Sequence[Event], Effects], None]
 
 _nothing = msgspec.Raw(msgspec.msgpack.encode(None))
 
@@ -172,7 +173,7 @@ def true_micros(scenario: Scenario, number: int, llm: int) -> int:
 def play_router(scenario: Scenario, policy: str, estimates: Estimates, look: Look = lambda *_: None) -> Simulated:
     """Tollgate's rule for a policy: the worker's own router, completions `settle_lag` queries late.
 
-    `look` sees the router after every batch, its events and its effects.
+    `look` sees the lane after every batch, its events and its effects.
     """
     prior = scenario.estimator.prior
     router = Router(0, Prior(prior.quality, prior.cost_micros.astype(np.float64)))
@@ -186,8 +187,8 @@ def play_router(scenario: Scenario, policy: str, estimates: Estimates, look: Loo
         completions = [_completed(scenario, dispatch) for dispatch in done]
         events = [*completions, *batch]
         effects = router.handle(events)
-        fits.append(router.fit)
-        look(router, events, effects)
+        fits.append(router.view.fit)
+        look(router.view, events, effects)
         for dispatch in effects.dispatches:
             chosen[dispatch.origin.offset] = scenario.live.llms.index(dispatch.llm)
             waiting.append(dispatch)

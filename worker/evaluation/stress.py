@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from worker.core import alarms
 from worker.core.drift import Drift
 from worker.core.events import Effects, Event
-from worker.core.router import Router
+from worker.core.lane_view import LaneView
 from worker.estimation.features import Float64
 from worker.estimation.history import History
 from worker.evaluation.scenario import Order, Plan, Scenario, divide, make_scenario
@@ -61,10 +61,10 @@ def _alarmed(scenario: Scenario) -> tuple[float, set[str]]:
 
     drift = Drift()
 
-    def look(router: Router, _: Sequence[Event], effects: Effects) -> None:
+    def look(lane: LaneView, _: Sequence[Event], effects: Effects) -> None:
         drift.see(effects.dispatches, effects.closed)
-        if router.pricing.seen >= WARM_QUERIES:
-            raised.update(alarm.name for alarm in [*alarms.of_lane(router), *drift.alarms()])
+        if lane.seen >= WARM_QUERIES:
+            raised.update(alarm.name for alarm in [*alarms.of_lane(lane), *drift.alarms()])
 
     return _quality(play_router(scenario, "priced", scenario.estimates, look)), raised
 

@@ -10,12 +10,12 @@ from confluent_kafka import Producer
 from worker.contract import codec
 from worker.contract.messages import Reservation
 from worker.contract.settings import Settings
+from worker.core import snapshot
 from worker.core.events import Reconfigured
 from worker.core.outbox import ACCOUNT_KEY, RESERVATION_PREFIX
 from worker.core.partition_config import configuration
 from worker.core.pricing import Prior
 from worker.core.router import Router
-from worker.core.snapshot import restore
 from worker.estimation.estimator import Estimator
 from worker.kafka import clients
 from worker.kafka.reader import KafkaReader
@@ -27,7 +27,8 @@ OPEN = 10_000
 def restored(settings: Settings, estimator: Estimator) -> tuple[Router, float]:
     """Partition 0 as a new owner restores it, and the seconds that took."""
     started = time.perf_counter()
-    router = restore(0, _prior(estimator), read_rows(KafkaReader(settings), settings.topics.ledger, 0))
+    rows = read_rows(KafkaReader(settings), settings.topics.ledger, 0)
+    router = Router.restored(0, _prior(estimator), snapshot.read_rows(rows))
     return router, time.perf_counter() - started
 
 

@@ -102,14 +102,14 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
 
     def open_lane(partition: int) -> Committer:
         committer = open_committer(partition, settings, prior, metrics, Kafka(reader), clock)
-        check_inputs(reader, settings.topics, partition, committer.router.offsets)
-        if committer.router.config != configurations[partition]:
+        check_inputs(reader, settings.topics, partition, committer.view.offsets)
+        if committer.view.config != configurations[partition]:
             committer.commit([Input(Reconfigured(clock.now_ms(), configurations[partition]))])
         return committer
 
     # One thread more than may search: it decodes and estimates meanwhile.
     lanes = Lanes(intake, open_lane, leave, settings.index.search_threads + 1)
-    metrics.watch(lambda: [lane.committer.router for lane in lanes.open])
+    metrics.watch(lambda: [lane.committer.view for lane in lanes.open])
     return lanes
 
 

@@ -31,11 +31,12 @@ from worker.contract.codes import Reason
 from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.record import Record
 from worker.contract.settings import Settings
+from worker.core import snapshot
 from worker.core.events import Effects
+from worker.core.lane_view import LaneView
 from worker.core.ledger import BrokenInvariant
 from worker.core.outbox import ACCOUNT_KEY
 from worker.core.router import Prior, Router
-from worker.core.snapshot import restore
 from worker.kafka import clients
 from worker.kafka.clients import TransactionalProducer, produce
 from worker.kafka.clock import SYSTEM_CLOCK, Clock
@@ -115,7 +116,12 @@ class Committer:
 
     def is_open(self, dispatch_id: str) -> bool:
         """Whether a reservation is open under this id (as of the last decided batch)."""
-        return dispatch_id in self.router.ledger.open
+        return dispatch_id in self.view.open
+
+    @property
+    def view(self) -> LaneView:
+        """The lane's state as of the last decided batch."""
+        return self.router.view
 
     def fence(self) -> None:
         """A new producer under this partition's fixed transactional id: fences the old owner, aborts what it left."""
@@ -159,7 +165,7 @@ class Committer:
     def restore(self, prior: Prior) -> None:
         """Make the router anew from the ledger; nobody else writes to it after `fence`. Raises BrokenInvariant."""
         rows = read_rows(self._kafka.reader, self._topics.ledger, self.partition)
-        self.router = restore(self.partition, prior, rows)
+        self.router = Router.restored(self.partition, prior, snapshot.read_rows(rows))
         self._account_row = rows.get(ACCOUNT_KEY)
 
     def commit(self, inputs: Sequence[Input]) -> None:
@@ -189,7 +195,7 @@ class Committer:
     def _replace_producer(self) -> None:
         # Before, so that a successor at work is not fenced. Kafka answers EndTxn before it writes the end markers, so
         # a row older than our last says nothing.
-        self._check_owner(self._last_sequence() <= self.router.sequence)
+        self._check_owner(self._last_sequence() <= self.view.sequence)
         self.fence()
         # After, because only then all is visible and nobody else can write.
         self._check_owner(self._last_row() == self._account_row)

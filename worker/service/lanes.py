@@ -82,7 +82,7 @@ class Lane:
 
     def applied(self, topic: str) -> int:
         """The last applied offset of an input topic; -1 before the first."""
-        offsets = self.committer.router.offsets
+        offsets = self.committer.view.offsets
         return offsets.queries if topic == self._intake.settings.topics.queries else offsets.completions
 
     async def submit(self, records: Sequence[Record], after: int, acknowledge: Callable[[], None]) -> None:
@@ -161,7 +161,7 @@ class Lane:
         while True:
             await asyncio.sleep(1.0)
             now_ms = self._intake.clock.now_ms()
-            deadline_ms = self.committer.router.ledger.next_deadline_ms()
+            deadline_ms = self.committer.view.next_deadline_ms
             if deadline_ms is not None and deadline_ms <= now_ms:
                 await self._prepared.put(Batch([Input(Ticked(now_ms))]))
 

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from worker.core import alarms
 from worker.core.drift import Drift
 from worker.core.events import Effects
-from worker.core.router import Router
+from worker.core.lane_view import LaneView
 from worker.estimation.manifest import Manifest
 
 log = structlog.get_logger()
@@ -43,7 +43,7 @@ class Metrics:
         self.outside_share = 0.0
         self._drift = Drift()
         self._manifest: Manifest | None = None
-        self._routers: Callable[[], Sequence[Router]] = tuple
+        self._lanes: Callable[[], Sequence[LaneView]] = tuple
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
         self._decisions = counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"])
@@ -66,18 +66,18 @@ class Metrics:
         for reason in ("priced_out", "exhausted", "expired", "duplicate", "failed"):
             self._deferrals.labels(reason)
 
-    def watch(self, routers: Callable[[], Sequence[Router]]) -> None:
-        """Read the gauges from these routers at every scrape."""
-        self._routers = routers
-        self.registry.register(_Ledgers(routers, self.alarms))
+    def watch(self, lanes: Callable[[], Sequence[LaneView]]) -> None:
+        """Read the gauges of these lanes at every scrape."""
+        self._lanes = lanes
+        self.registry.register(_Ledgers(lanes, self.alarms))
 
     def alarms(self) -> dict[tuple[str, str], str]:
         """What is wrong now: (name, partition) -> detail; the partition is empty for what concerns the whole worker."""
         found = {(name, ""): detail for name, detail in alarms.of_queries(self.outside_share) + self._drift.alarms()}
         if self._manifest is not None:
             found |= {(name, ""): detail for name, detail in alarms.of_index(self._manifest)}
-        for router in self._routers():
-            found |= {(name, str(router.partition)): detail for name, detail in alarms.of_lane(router)}
+        for lane in self._lanes():
+            found |= {(name, str(lane.partition)): detail for name, detail in alarms.of_lane(lane)}
         return found
 
     def similar(self, similarity: NDArray[np.float32]) -> None:
@@ -122,13 +122,13 @@ class Metrics:
 
 class _Ledgers(Collector):
     def __init__(
-        self, routers: Callable[[], Sequence[Router]], alarms_now: Callable[[], Mapping[tuple[str, str], str]]
+        self, lanes: Callable[[], Sequence[LaneView]], alarms_now: Callable[[], Mapping[tuple[str, str], str]]
     ) -> None:
-        self._routers = routers
+        self._lanes = lanes
         self._alarms_now = alarms_now
 
     def collect(self) -> Iterable[Metric]:
-        routers = [router for router in self._routers() if router.config is not None]
+        lanes = [lane for lane in self._lanes() if lane.config is not None]
         money = ["llm", "partition"]
         budget = GaugeMetricFamily("tollgate_budget_usd", "Budget of an LLM", labels=money)
         reserved = GaugeMetricFamily("tollgate_reserved_usd", "Held by open reservations", labels=money)
@@ -137,26 +137,27 @@ class _Ledgers(Collector):
         price = GaugeMetricFamily("tollgate_price_per_usd", "Quality that a dollar must buy", labels=money)
         opened = GaugeMetricFamily("tollgate_open_reservations", "Dispatches not answered", labels=["partition"])
         age = GaugeMetricFamily("tollgate_oldest_reservation_age_seconds", "Oldest of them", labels=["partition"])
-        for router in routers:
-            lane = str(router.partition)
-            for llm, account in router.ledger.accounts.copy().items():
-                budget.add_metric([llm, lane], account.budget_micros / MICROS_PER_USD)
-                reserved.add_metric([llm, lane], account.reserved_micros / MICROS_PER_USD)
-                spent.add_metric([llm, lane], account.spent_micros / MICROS_PER_USD)
-                overrun.add_metric([llm, lane], account.overrun_micros / MICROS_PER_USD)
-            for llm, value in zip(router.settings.llms, router.prices, strict=False):
-                price.add_metric([llm, lane], value * MICROS_PER_USD)
-            opened.add_metric([lane], len(router.ledger.open))
-            oldest_ms = router.ledger.oldest_ms()
-            age.add_metric([lane], 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
-        return [budget, reserved, spent, overrun, price, opened, age, self._alarms(routers)]
+        for lane in lanes:
+            partition = str(lane.partition)
+            for llm, account in lane.accounts.items():
+                budget.add_metric([llm, partition], account.budget_micros / MICROS_PER_USD)
+                reserved.add_metric([llm, partition], account.reserved_micros / MICROS_PER_USD)
+                spent.add_metric([llm, partition], account.spent_micros / MICROS_PER_USD)
+                overrun.add_metric([llm, partition], account.overrun_micros / MICROS_PER_USD)
+            llms = () if lane.config is None else lane.config.llms
+            for llm, value in zip(llms, lane.prices, strict=False):
+                price.add_metric([llm, partition], value * MICROS_PER_USD)
+            opened.add_metric([partition], len(lane.open))
+            oldest_ms = lane.oldest_ms
+            age.add_metric([partition], 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
+        return [budget, reserved, spent, overrun, price, opened, age, self._alarms(lanes)]
 
-    def _alarms(self, routers: Sequence[Router]) -> Metric:
+    def _alarms(self, lanes: Sequence[LaneView]) -> Metric:
         family = GaugeMetricFamily("tollgate_alarm", "1: in force; docs/reference/alarms.md", labels=ALARM)
-        now, lanes = self._alarms_now(), [str(router.partition) for router in routers]
+        now, partitions = self._alarms_now(), [str(lane.partition) for lane in lanes]
         for name in alarms.MEANINGS:
-            for lane in lanes if name in alarms.LANE_ALARMS else [""]:
-                family.add_metric([name, lane], float((name, lane) in now))
+            for partition in partitions if name in alarms.LANE_ALARMS else [""]:
+                family.add_metric([name, partition], float((name, partition) in now))
         return family
 
 

@@ -1,0 +1,107 @@
+"""What metrics, alarms, lanes and audits may read of a router. Pure.
+
+No module but this one reads the attributes of a router.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.contract.messages import Account, AccountRow, Configuration, Fit, Offsets, Reservation, WindowBlock
+from worker.core.pricing import OBSERVING, Prior
+
+if TYPE_CHECKING:
+    from worker.core.router import Router
+
+
+class LaneView:
+    """Reads a router and changes nothing. Other threads may read it too.
+
+    `config` is None before the first event; what follows from a configuration is empty then.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    @property
+    def partition(self) -> int:
+        """The lane's partition."""
+        return self._router.partition
+
+    @property
+    def config(self) -> Configuration | None:
+        """The configuration in force."""
+        return None if self._router._pricing is None else self._router._pricing.config
+
+    @property
+    def offsets(self) -> Offsets:
+        """The last applied offset of each input."""
+        return self._router._offsets
+
+    @property
+    def sequence(self) -> int:
+        """How many transactions the lane has ended."""
+        return self._router._sequence
+
+    @property
+    def accounts(self) -> dict[str, Account]:
+        """Each LLM's account."""
+        return self._router._ledger.accounts.copy()
+
+    @property
+    def open(self) -> Mapping[str, Reservation]:
+        """The open reservations by dispatch id."""
+        return MappingProxyType(self._router._ledger.open)
+
+    @property
+    def next_deadline_ms(self) -> int | None:
+        """The earliest deadline of an open reservation."""
+        return self._router._ledger.next_deadline_ms()
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the oldest open reservation was made."""
+        return self._router._ledger.oldest_ms()
+
+    @property
+    def prices(self) -> tuple[float, ...]:
+        """The prices in force, in the order of the configuration's LLMs; empty before the first solution."""
+        return () if self._router._pricing is None else self._router._pricing.prices
+
+    @property
+    def fit(self) -> Fit:
+        """How the prices in force were found."""
+        return OBSERVING if self._router._pricing is None else self._router._pricing.fit
+
+    @property
+    def seen(self) -> int:
+        """How many queries were priced for the first time."""
+        return 0 if self._router._pricing is None else self._router._pricing.seen
+
+    @property
+    def prior(self) -> Prior:
+        """What prices are solved on before there are queries."""
+        return self._router._in_force.prior
+
+    @property
+    def is_observing(self) -> bool:
+        """Whether the next query is routed at random, to observe."""
+        return self._router._in_force.reason() == "observing"
+
+    def recent(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Quality and cost in micro-dollars, [n, LLMs] each, of the newest queries, oldest first."""
+        pricing = self._router._in_force
+        return pricing.window.newest(pricing.seen - pricing.window_from, pricing.seen)
+
+    def window(self) -> dict[int, WindowBlock]:
+        """The window as the ledger holds it: every block by number."""
+        return self._router._in_force.window.all_blocks()
+
+    def account_row(self) -> AccountRow:
+        """The state but for open reservations, window and configuration, as of the last event."""
+        return self._router._account_row()
