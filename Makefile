@@ -33,7 +33,7 @@ test: $(READY) ## Run all tests but the soak, those on a real Kafka too (PROCESS
 	$(PYTEST) -n $(PROCESSES) -m "not soak"
 
 quick: $(READY) ## Run the unit tests and twenty seeds of the simulator, in half a minute
-	$(PYTEST) -n logical -q -m "not long" tests/unit tests/simulation tests/test_*.py
+	$(PYTEST) -n logical -q -m "not long" tests/unit tests/simulation tests/golden tests/test_*.py
 
 check: lint quick ## Check format, lint and types, and run the quick tests
 

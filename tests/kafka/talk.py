@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
@@ -17,6 +20,9 @@ from worker.contract.settings import Settings
 from worker.kafka import clients
 from worker.kafka.reader import KafkaReader
 from worker.local.processes import wait_for
+
+PLACEHOLDER, NOT_UTF8 = "a-header-name", b"a-header-n\xffme"
+CHECKSUM_AT, CHECKED_FROM = 17, 21
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -52,6 +58,10 @@ class Talk:
     def completion(self, value: bytes | None, **fields: Any) -> Sent:
         """Produce to `completions`: raw bytes, or the fields of a completion as a MessagePack map."""
         value = msgspec.msgpack.encode({"origin_partition": self.partition, **fields}) if value is None else value
+        return self._produce(self.settings.topics.completions, value, None, ())
+
+    def raw_completion(self, value: bytes | None) -> Sent:
+        """Produce these bytes, or none, to `completions`."""
         return self._produce(self.settings.topics.completions, value, None, ())
 
     def read(self, topic: str) -> list[StoredRecord]:
@@ -96,3 +106,23 @@ class Talk:
         error, message = sent[0]
         assert error is None, error
         return Sent(message.partition(), message.offset())
+
+
+def produce_raw(settings: Settings, partition: int, values: Sequence[tuple[bytes, bool]]) -> None:
+    """One batch; `True` gives a record a header whose name is not UTF-8, which no Python client would send."""
+
+    async def produce() -> None:
+        async with AIOKafkaProducer(
+            bootstrap_servers=settings.kafka.bootstrap_servers, max_batch_size=1_000_000
+        ) as producer:
+            batch = producer.create_batch()
+            for value, bad in values:
+                headers = [(PLACEHOLDER if bad else "good", b"1")]
+                batch.append(timestamp=None, key=None, value=value, headers=headers)
+            raw = bytearray(bytes(batch._builder.build()).replace(PLACEHOLDER.encode(), NOT_UTF8))
+            raw[CHECKSUM_AT:CHECKED_FROM] = calc_crc32c(bytes(raw[CHECKED_FROM:])).to_bytes(4, "big")
+            batch.close()
+            batch._buffer = raw
+            await (await producer.send_batch(batch, settings.topics.queries, partition=partition))
+
+    asyncio.run(produce())

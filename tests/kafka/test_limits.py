@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer
-from aiokafka.record.util import calc_crc32c
 from confluent_kafka import Producer
 
 from tests.drive import LLMS, PRIOR, config, query
 from tests.kafka.commands import PATIENCE_SECONDS
-from tests.kafka.talk import Talk, enlarge
+from tests.kafka.talk import Talk, enlarge, produce_raw
 from worker.audit import run_verify
 from worker.contract import dead_letters
 from worker.contract.messages import Cause, Rejected, Routed
@@ -128,30 +125,6 @@ def test_several_brokers_are_named(system: System, broker: Broker, prepare: Prep
     talk.query(pack(query_of(rows[1], 0)))
     [routed] = talk.wait_decisions(Routed, 1)
     assert (routed.offset, [worker.running for worker in system.workers]) == (0, [True])
-
-
-PLACEHOLDER, NOT_UTF8 = "a-header-name", b"a-header-n\xffme"
-CHECKSUM_AT, CHECKED_FROM = 17, 21
-
-
-def produce_raw(settings: Settings, partition: int, values: Sequence[tuple[bytes, bool]]) -> None:
-    """One batch; `True` gives a record a header whose name is not UTF-8, which no Python client would send."""
-
-    async def produce() -> None:
-        async with AIOKafkaProducer(
-            bootstrap_servers=settings.kafka.bootstrap_servers, max_batch_size=1_000_000
-        ) as producer:
-            batch = producer.create_batch()
-            for value, bad in values:
-                headers = [(PLACEHOLDER if bad else "good", b"1")]
-                batch.append(timestamp=None, key=None, value=value, headers=headers)
-            raw = bytearray(bytes(batch._builder.build()).replace(PLACEHOLDER.encode(), NOT_UTF8))
-            raw[CHECKSUM_AT:CHECKED_FROM] = calc_crc32c(bytes(raw[CHECKED_FROM:])).to_bytes(4, "big")
-            batch.close()
-            batch._buffer = raw
-            await (await producer.send_batch(batch, settings.topics.queries, partition=partition))
-
-    asyncio.run(produce())
 
 
 def test_header_names_that_are_not_utf8(system: System, prepare: Prepare, rows: Rows) -> None:

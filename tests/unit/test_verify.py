@@ -15,7 +15,7 @@ from tests.drive import LLMS, NOT_A_QUERY, completion, config, query
 from tests.topics import NAMES, Log, PartitionLog, Recorded, record
 from worker.audit.report import report
 from worker.audit.verify import Verified, verify
-from worker.contract import codec
+from worker.contract import codec, dead_letters
 from worker.contract.codes import Remedy
 from worker.contract.messages import Checkpoint, Closed, Routed
 from worker.contract.record import StoredRecord
@@ -268,12 +268,19 @@ def number_of(kind: type, **fields: Any) -> int:
     raise LookupError(kind)
 
 
+def letter_of_another_code(log: Log) -> None:
+    first = log[LETTERS][0]
+    headers = [(name, b"tollgate.empty" if name == dead_letters.LETTER_CODE else text) for name, text in first.headers]
+    log[LETTERS][0] = first._replace(headers=headers)
+
+
 EVIL = msgspec.Raw(encode({"text": "evil"}))
 LARGE = NAMES.dispatch("large")
 ROUTED, CLOSED, CHECKPOINT = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Checkpoint)
 CHANGED, MOVED, TORN = "was changed, or records", "was inserted, or moved", "changed, or torn"
 TAMPERED = [
     ("a date changed", changed(DECISIONS, ROUTED, at_ms=901), DECISIONS, ROUTED, TORN),
+    ("another format", changed(DECISIONS, 0, format=2), DECISIONS, 0, "format is 2, but must be 1"),
     ("a reason changed", changed(DECISIONS, ROUTED, reason="observing"), DECISIONS, ROUTED, TORN),
     ("prices changed", changed(DECISIONS, ROUTED, prices=()), DECISIONS, ROUTED, "Routed: prices is ()"),
     ("a reservation changed", changed(DECISIONS, ROUTED, reserved_micros=1), DECISIONS, ROUTED, TORN),
@@ -303,6 +310,7 @@ TAMPERED = [
     ("a deferral doubled", doubled(DEFERRED, 0), DEFERRED, 1_000, "deferral 0-21-1 is there twice"),
     ("a dead letter lost", removed(LETTERS, 0), LETTERS, None, "the dead letter of queries offset 20 is missing"),
     ("a dead letter doubled", doubled(LETTERS, 1), LETTERS, 1_000, "completions offset 12 is there twice"),
+    ("a dead letter with another code", letter_of_another_code, LETTERS, 0, "does not say what its decision says"),
     ("a dead letter unsigned", letter_without_headers, LETTERS, 9, "is not a record of this topic: it has no header"),
     ("an account changed", account_changed, LEDGER, None, "account large is Account("),
     ("an account lost", account_lost, LEDGER, None, "has no account row"),

@@ -16,6 +16,7 @@ from worker.audit.mismatch import Mismatch, compared
 from worker.audit.start import Start
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import (
+    FORMAT,
     Account,
     AccountRow,
     Checkpoint,
@@ -103,6 +104,8 @@ class Books:
     def _configured(self, record: Configured) -> Iterator[Mismatch]:
         if record.partition != self.partition:
             yield Mismatch("Configured", "partition", record.partition, self.partition)
+        if record.format != FORMAT:
+            yield Mismatch("Configured", "format", record.format, FORMAT)
         self.config, self.prices = record.config, {}
         for llm, budget in record.config.budget_micros.items():
             old = self.accounts.get(llm, Account(0))
