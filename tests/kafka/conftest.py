@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from worker.contract.settings import Settings
@@ -40,7 +41,7 @@ def rows() -> tuple[History, History]:
 def index_directory(tmp_path_factory: pytest.TempPathFactory, rows: tuple[History, History]) -> Path:
     """An index of 1,000 past queries, built once."""
     place = tmp_path_factory.mktemp("index") / "index"
-    index.build(rows[0].rows(range(1_000)), place, "wordllama")
+    index.build(rows[0].rows(np.arange(1_000)), place, "wordllama")
     return place
 
 
@@ -60,7 +61,7 @@ def prepare(request: pytest.FixtureRequest, system: System, rows: tuple[History,
         name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
         kafka = {"partitions": PARTITIONS, "topic_prefix": f"{name}.", "group": name, "session_timeout_ms": 3_000}
         routing = {"horizon_queries": 4_000, "checkpoint_every": 20}
-        merged = {"kafka": kafka, "routing": routing, "log": {"format": "json"}}
+        merged: dict[str, Mapping[str, object]] = {"kafka": kafka, "routing": routing, "log": {"format": "json"}}
         for section, values in sections.items():
             merged[section] = {**merged.get(section, {}), **values}
         return system.prepare(rows[0], dict.fromkeys(rows[0].llms, budget_usd), "wordllama", **merged)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.record.util import calc_crc32c
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.kafka.commands import PATIENCE_SECONDS
+from tests.topics import value as value_of
 from worker.contract import codec
-from worker.contract.messages import Dispatch
+from worker.contract.messages import Decision, Dispatch
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.kafka import clients
@@ -24,6 +25,7 @@ from worker.local.processes import wait_for
 PLACEHOLDER, NOT_UTF8 = "a-header-name", b"a-header-n\xffme"
 CHECKSUM_AT, CHECKED_FROM = 17, 21
 
+Kind = TypeVar("Kind")
 Headers = Sequence[tuple[str, bytes | None]]
 
 
@@ -68,15 +70,15 @@ class Talk:
         """Everything committed in the partition."""
         return list(KafkaReader(self.settings).read_partition(topic, self.partition))
 
-    def decisions(self) -> list[Any]:
+    def decisions(self) -> list[Decision]:
         """All decisions of the partition."""
-        return [codec.decode_decision(record.value) for record in self.read(self.settings.topics.decisions)]
+        return [codec.decode_decision(value_of(record)) for record in self.read(self.settings.topics.decisions)]
 
     def dispatches(self) -> list[Dispatch]:
         """All dispatches of the partition, in the order in which they were made."""
         topics = [self.settings.topics.dispatch(llm) for llm in self.settings.llms]
         records = [record for topic in topics for record in self.read(topic)]
-        dispatches = [codec.decode_dispatch(record.value) for record in records]
+        dispatches = [codec.decode_dispatch(value_of(record)) for record in records]
         return sorted(dispatches, key=lambda dispatch: (dispatch.origin.offset, dispatch.attempt))
 
     def letters(self) -> list[StoredRecord]:
@@ -88,24 +90,29 @@ class Talk:
         wait_for(what, lambda: len(self.read(topic)) >= count, PATIENCE_SECONDS, every_seconds=0.3)
         return self.read(topic)
 
-    def wait_decisions(self, kind: type, count: int) -> list[Any]:
+    def wait_decisions(self, kind: type[Kind], count: int) -> list[Kind]:
         """All decisions of one kind, as soon as there are `count`."""
 
-        def found() -> list[Any]:
+        def found() -> list[Kind]:
             return [decision for decision in self.decisions() if isinstance(decision, kind)]
 
         wait_for(f"{count} {kind.__name__}", lambda: len(found()) >= count, PATIENCE_SECONDS, every_seconds=0.3)
         return found()
 
     def _produce(self, topic: str, value: bytes | None, key: bytes | None, headers: Headers) -> Sent:
-        sent: list[Any] = []
+        sent: list[tuple[KafkaError | None, Message]] = []
         self._producer.produce(
-            topic, value, key, self.partition, headers=list(headers), on_delivery=lambda *result: sent.append(result)
+            topic,
+            value,
+            key,
+            self.partition,
+            headers=list(headers),
+            on_delivery=lambda error, message: sent.append((error, message)),
         )
         self._producer.flush(PATIENCE_SECONDS)
         error, message = sent[0]
         assert error is None, error
-        return Sent(message.partition(), message.offset())
+        return Sent(*clients.place_of(message))
 
 
 def produce_raw(settings: Settings, partition: int, values: Sequence[tuple[bytes, bool]]) -> None:

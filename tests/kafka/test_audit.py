@@ -1,4 +1,7 @@
-"""What an auditor runs, as commands on a system that routed real queries and still runs."""
+"""What an auditor runs, as commands on a system that routed real queries and still runs.
+
+Most commands run in this process. Of `verify`, `replay`, `explain` and `status` one run is a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.kafka.commands import PATIENCE_SECONDS, run
+from tests.kafka.commands import PATIENCE_SECONDS, run, run_here
 from tests.kafka.load import problems, under_load
+from tests.topics import value as value_of
 from worker.contract import codec
 from worker.contract.messages import Checkpoint
 from worker.contract.settings import Settings
@@ -54,10 +58,10 @@ def prepared(system: System, past: History, prefix: str) -> Settings:
     return settings
 
 
-def told(system: System, *arguments: str) -> tuple[int | None, str, Any]:
+def told(system: System, *arguments: str) -> tuple[int, str, Any]:
     """Exit code, output and what was written as JSON by a command."""
     file = system.directory / f"{time.monotonic_ns()}.json"
-    code, said = run(system, *arguments, "--output", str(file))
+    code, said = run_here(system, *arguments, "--output", str(file))
     return code, said, json.loads(file.read_bytes()) if file.exists() else None
 
 
@@ -80,7 +84,9 @@ def test_the_books_are_proven(audited: System) -> None:
     code, said, report = told(audited, "verify")
     counts = report["counts"]
     out = counts["dispatched"] + counts["deferred"] + counts["dead_letters"]
-    assert (code, counts["queries"], out) == (0, QUERIES, QUERIES), said
+    assert code == 0, said
+    assert counts["queries"] == QUERIES, said
+    assert out == QUERIES, said
 
 
 @pytest.mark.parametrize("estimates", ["recorded", "index"])
@@ -90,11 +96,9 @@ def test_everything_is_decided_again(audited: System, estimates: str) -> None:
     before = ends(settings)
     code, said, results = told(audited, "replay", "--estimates", estimates)
     estimated = sum(one["estimates_exact"] for one in results)
-    assert (code, [one["divergence"] for one in results], estimated) == (
-        0,
-        [None, None],
-        QUERIES if estimates == "index" else 0,
-    ), said
+    assert code == 0, said
+    assert [one["divergence"] for one in results] == [None, None], said
+    assert estimated == (QUERIES if estimates == "index" else 0), said
     assert ends(settings) == before
 
 
@@ -105,7 +109,7 @@ def test_a_replay_begins_at_a_checkpoint(audited: System) -> None:
     half = len(records) // 2
     moment_ms = records[half].timestamp
     of_moment = next(n for n, record in enumerate(records) if record.timestamp >= moment_ms)
-    checkpoints = [isinstance(codec.decode_decision(record.value), Checkpoint) for record in records]
+    checkpoints = [isinstance(codec.decode_decision(value_of(record)), Checkpoint) for record in records]
     for start, first in ((str(records[half].offset), half), (f"@{moment_ms}", of_moment)):
         code, said, [result] = told(audited, "replay", "-p", "0", "--from", start)
         found = (code, result["skipped"], 0 < result["compared"] < len(records))
@@ -120,21 +124,22 @@ def test_a_replay_ends_where_it_is_told_to(audited: System) -> None:
     for end in (str(middle.offset), f"@{middle.timestamp}"):
         code, said, [result] = told(audited, "replay", "-p", "0", "--to", end)
         last = records[result["compared"] - 1]
-        assert (code, 0 < result["compared"] < len(records), result["head"]["head"]) == (
-            0,
-            True,
-            record_hash(last.value or b"").hex(),
-        ), said
+        assert code == 0, said
+        assert 0 < result["compared"] < len(records), said
+        assert result["head"]["head"] == record_hash(last.value or b"").hex(), said
 
 
 def test_anchors_prove_that_nothing_before_them_changed(audited: System, tmp_path: Path) -> None:
     """A second replay passes the heads that the first wrote; with a head that is not in the chain it fails."""
     file = tmp_path / "heads.json"
-    first, second = (run(audited, "replay", "--anchor", str(file))[0] for _ in range(2))
+    first, second = (run_here(audited, "replay", "--anchor", str(file))[0] for _ in range(2))
     heads = json.loads(file.read_text())
     file.write_text(json.dumps([{**head, "head": heads[0]["head"]} for head in heads]))
-    third, said = run(audited, "replay", "--anchor", str(file))
-    assert (first, second, third, "anchor" in said) == (0, 0, 1, True), said
+    third, said = run_here(audited, "replay", "--anchor", str(file))
+    assert first == 0, said
+    assert second == 0, said
+    assert third == 1, said
+    assert "anchor" in said, said
 
 
 def test_one_query_is_explained(audited: System) -> None:
@@ -142,12 +147,14 @@ def test_one_query_is_explained(audited: System) -> None:
     that nobody decided is an error."""
     settings = settings_of(audited)
     decisions = [
-        codec.decode_decision(r.value) for r in KafkaReader(settings).read_partition(settings.topics.decisions, 0)
+        codec.decode_decision(value_of(r)) for r in KafkaReader(settings).read_partition(settings.topics.decisions, 0)
     ]
     closed = next(d for d in decisions if type(d).__name__ == "Closed" and d.outcome == "settled")
     code, said = run(audited, "explain", closed.query_id)
     shown = [word in said for word in ("nearest past queries", closed.llm, "score", "verdict", "settled at $")]
-    assert (code, shown, run(audited, "explain", "nobody")[0]) == (0, [True] * 5, 1), said
+    assert code == 0, said
+    assert shown == [True] * 5, said
+    assert run_here(audited, "explain", "nobody")[0] == 1, said
 
 
 CHANGES: list[tuple[str, ...]] = [
@@ -166,13 +173,11 @@ def test_what_if_writes_to_no_topic(audited: System, change: tuple[str, ...]) ->
     code, said, comparison = told(audited, "what-if", *change)
     assert comparison is not None, said
     real, other = comparison["real"], comparison["other"]
-    assert (code, comparison["queries"], real != other, "note" in said, ends(settings) == before) == (
-        0,
-        QUERIES,
-        True,
-        True,
-        True,
-    ), said
+    assert code == 0, said
+    assert comparison["queries"] == QUERIES, said
+    assert real != other, said
+    assert "note" in said, said
+    assert ends(settings) == before, said
 
 
 def test_what_if_by_another_index(audited: System, index_directory: Path) -> None:
@@ -185,7 +190,9 @@ def test_status_shows_the_accounts(audited: System) -> None:
     """The sums of the ledger are those of the audit."""
     _, _, report = told(audited, "verify")
     code, said = run(audited, "status")
-    assert (code, all(llm in said for llm in settings_of(audited).llms), bool(report)) == (0, True, True), said
+    assert code == 0, said
+    assert all(llm in said for llm in settings_of(audited).llms), said
+    assert bool(report), said
 
 
 def delete_before(settings: Settings, topic: str, partition: int, offset: int) -> None:
@@ -199,7 +206,9 @@ def test_queries_that_left_their_topic(audited: System) -> None:
     settings = settings_of(audited)
     delete_before(settings, settings.topics.queries, 0, 100)
     code, said, results = told(audited, "replay", "-p", "0")
-    assert (code, results[0]["divergence"], results[0]["gone_queries"]) == (0, None, 100), said
+    assert code == 0, said
+    assert results[0]["divergence"] is None, said
+    assert results[0]["gone_queries"] == 100, said
 
 
 def test_decisions_that_lost_their_beginning(audited: System, tmp_path: Path) -> None:
@@ -208,21 +217,30 @@ def test_decisions_that_lost_their_beginning(audited: System, tmp_path: Path) ->
     settings = settings_of(audited)
     records = list(KafkaReader(settings).read_partition(settings.topics.decisions, 1))
     early, late, cut = tmp_path / "early.json", tmp_path / "late.json", tmp_path / "cut.json"
-    assert run(audited, "replay", "-p", "1", "--to", str(records[2].offset), "--anchor", str(early))[0] == 0
-    assert run(audited, "replay", "-p", "1", "--anchor", str(late))[0] == 0
+    assert run_here(audited, "replay", "-p", "1", "--to", str(records[2].offset), "--anchor", str(early))[0] == 0
+    assert run_here(audited, "replay", "-p", "1", "--anchor", str(late))[0] == 0
     head = json.loads(late.read_text())[0]
     cut.write_text(json.dumps([{**head, "decisions": head["decisions"] + 1_000}]))
     delete_before(settings, settings.topics.decisions, 1, records[10].offset)
     kept = early.read_bytes()
     code, said, [result] = told(audited, "replay", "-p", "1")
-    assert (code, result["whole"], result["divergence"], "began at the checkpoint" in said) == (0, False, None, True), (
-        said
-    )
-    codes = [run(audited, "replay", "-p", "1", "--anchor", str(file)) for file in (late, early, cut)]
+    assert code == 0, said
+    assert not result["whole"], said
+    assert result["divergence"] is None, said
+    assert "began at the checkpoint" in said, said
+    codes = [run_here(audited, "replay", "-p", "1", "--anchor", str(file)) for file in (late, early, cut)]
     assert ([code for code, _ in codes], early.read_bytes() == kept) == ([0, 1, 1], True), codes
     says = "not proven" in codes[1][1], "the anchor says" in codes[2][1]
-    verified, verify_said = run(audited, "verify")
-    assert (says, verified, "the proof begins at the checkpoint" in verify_said) == ((True, True), 0, True), (
+    verified, verify_said = run_here(audited, "verify")
+    assert says == (True, True), (
+        codes,
+        verify_said,
+    )
+    assert verified == 0, (
+        codes,
+        verify_said,
+    )
+    assert "the proof begins at the checkpoint" in verify_said, (
         codes,
         verify_said,
     )
@@ -231,7 +249,7 @@ def test_decisions_that_lost_their_beginning(audited: System, tmp_path: Path) ->
 def forge(settings: Settings, partition: int, follows: bool) -> None:
     """Append the last decision again, as a stranger would; linked to the one before if it `follows`."""
     last = list(KafkaReader(settings).read_partition(settings.topics.decisions, partition))[-1]
-    decision = codec.decode_decision(last.value)
+    decision = codec.decode_decision(value_of(last))
     if follows:
         decision = msgspec.structs.replace(decision, prev=record_hash(last.value or b""))
     producer = Producer(clients.producer_config(settings))
@@ -247,4 +265,6 @@ def test_a_forged_record_is_found(audited: System) -> None:
         forge(settings, partition, follows)
     (verified, verify_said), (replayed, replay_said) = run(audited, "verify"), run(audited, "replay")
     places = [f"decisions/{partition}" in said for said in (verify_said, replay_said) for partition in (0, 1)]
-    assert (verified, replayed, places) == (1, 1, [True] * 4), (verify_said, replay_said)
+    assert verified == 1, (verify_said, replay_said)
+    assert replayed == 1, (verify_said, replay_said)
+    assert places == [True] * 4, (verify_said, replay_said)

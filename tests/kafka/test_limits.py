@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from confluent_kafka import Producer
 
-from tests.drive import LLMS, PRIOR, config, query
+from tests.drive import LLMS, PRIOR, ConfigurationChanges, config, query
 from tests.kafka.commands import PATIENCE_SECONDS
 from tests.kafka.talk import Talk, enlarge, produce_raw
 from worker.audit import run_verify
@@ -38,7 +38,7 @@ RESERVATIONS = 50_010
 def lane(broker: Broker) -> Settings:
     """Topics of one partition for the LLMs of `tests.drive`."""
     kafka = {"bootstrap_servers": broker.bootstrap_servers, "partitions": 1, "topic_prefix": "mass.", "group": "mass"}
-    settings = Settings(kafka=kafka, llms={llm: {"budget_usd": 1} for llm in LLMS})
+    settings = Settings.model_validate({"kafka": kafka, "llms": {llm: {"budget_usd": 1} for llm in LLMS}})
     admin.create(settings)
     return settings
 
@@ -48,8 +48,8 @@ def test_a_mass_expiry(lane: Settings) -> None:
     reserved."""
     plenty = dict.fromkeys(LLMS, 10**12)
     committer = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane)))
-    calm = {"resolve_every_queries": 10**6, "checkpoint_every": 20}
-    committer.commit([Input(Reconfigured(0, config(budget_micros=plenty, **calm)))])
+    calm: ConfigurationChanges = {"resolve_every_queries": 10**6, "checkpoint_every": 20, "budget_micros": plenty}
+    committer.commit([Input(Reconfigured(0, config(**calm)))])
     for first in range(0, RESERVATIONS, 3_000):
         offsets = range(first, min(first + 3_000, RESERVATIONS))
         committer.commit([Input(query(offset, at_ms=1)) for offset in offsets])
@@ -58,7 +58,9 @@ def test_a_mass_expiry(lane: Settings) -> None:
         committer.commit([Input(Ticked(20_000))] * 3)
     restored = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane))).view
     reserved = {account.reserved_micros for account in restored.accounts.values()}
-    assert (opened, restored.open, reserved) == (RESERVATIONS, {}, {0})
+    assert opened == RESERVATIONS
+    assert restored.open == {}
+    assert reserved == {0}
 
 
 ENORMOUS = [

@@ -7,6 +7,7 @@ import pytest
 
 from tests.drive import config
 from tests.topics import NAMES, Log, Recorded, record
+from tests.topics import value as value_of
 from tests.unit.test_verify import story
 from worker.contract import codec
 from worker.contract.record import StoredRecord
@@ -38,7 +39,7 @@ def test_what_is_published_again_is_doubled(topic: str) -> None:
 def test_a_dispatch_of_what_was_deferred_is_a_double() -> None:
     """Each attempt has one outcome."""
     log = Recorded().run(story()).topics()
-    dispatch = codec.decode_dispatch(log[NAMES.dispatch("medium")][0].value)
-    deferred = codec.decode_deferred(log[NAMES.deferred][0].value)
+    dispatch = codec.decode_dispatch(value_of(log[NAMES.dispatch("medium")][0]))
+    deferred = codec.decode_deferred(value_of(log[NAMES.deferred][0]))
     forged = msgspec.structs.replace(dispatch, id=f"0-{deferred.origin.offset}-{deferred.attempt}")
     assert doubled(log, record(NAMES.dispatch("small"), 99, None, codec.encode(forged))) == 1

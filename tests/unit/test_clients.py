@@ -37,7 +37,7 @@ MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 def secured(protocol: str, **fields: Any) -> Settings:
     """Settings of one way to log in."""
     login = {"sasl_username": "ada", "sasl_password": "secret"} if protocol.startswith("SASL") else {}
-    return Settings(kafka={"security_protocol": protocol, **login, **fields})
+    return Settings.model_validate({"kafka": {"security_protocol": protocol, **login, **fields}})
 
 
 def as_librdkafka_means_it(settings: Settings) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def test_every_producer_has_javas_partitioner() -> None:
 
 def test_a_lane_writes_under_its_own_fixed_id() -> None:
     """A new owner of the partition fences the old one by this name, so it must never change."""
-    config = clients.transactional_config(Settings(kafka={"group": "team"}), 7)
+    config = clients.transactional_config(Settings(kafka=KafkaSettings(group="team")), 7)
     assert (config["transactional.id"], config["enable.idempotence"]) == ("team-7", True)
 
 

@@ -25,7 +25,8 @@ HALF = np.array([3.0, 4.0], "<f2").tobytes()
 
 
 def packed(**fields: Any) -> bytes:
-    return msgpack.packb(fields)
+    content: bytes = msgpack.packb(fields)
+    return content
 
 
 def as_json(**fields: Any) -> bytes:
@@ -70,7 +71,9 @@ def test_a_query_is_read(value: bytes, query: Query) -> None:
 @pytest.mark.parametrize(("value", "query"), [c[1:] for c in QUERIES], ids=[c[0] for c in QUERIES])
 def test_a_query_is_passed_on(value: bytes, query: Query) -> None:
     """What a dispatch carries is MessagePack, whatever came, and says the same."""
-    assert read_query(bytes(codec.query_payload(value, read_query(value)))) == query
+    read = read_query(value)
+    assert isinstance(read, Query), str(read)
+    assert read_query(bytes(codec.query_payload(value, read))) == query
 
 
 def test_messagepack_is_passed_on_byte_for_byte() -> None:
@@ -78,7 +81,9 @@ def test_messagepack_is_passed_on_byte_for_byte() -> None:
     value = (
         bytes.fromhex("82") + msgpack.packb("parameters") + b"\x81\xa1n\xcd\x00\x01" + msgpack.packb("text") + b"\xa1x"
     )
-    assert bytes(codec.query_payload(FRAME + value, read_query(value))) == value
+    read = read_query(value)
+    assert isinstance(read, Query), str(read)
+    assert bytes(codec.query_payload(FRAME + value, read)) == value
 
 
 # Queries that are refused
@@ -147,7 +152,7 @@ def test_a_query_is_refused(value: bytes | None, why: Rejection) -> None:
 def test_nesting_up_to_the_limit_is_read() -> None:
     """The limit itself is allowed."""
     value = b'{"body": {"a": ' + b"[" * 64 + b"]" * 64 + b"}}"
-    assert read_query(value).text is None
+    assert isinstance(read_query(value), Query)
 
 
 BOMBS = [
@@ -251,7 +256,7 @@ def test_the_text_of_a_query(query: Query, text: str | None) -> None:
 # Embeddings
 
 UNIT = [0.6, 0.8]
-ROWS = [
+ROWS: list[tuple[str, bytes | list[float] | None, list[float], str | None]] = [
     ("float16", HALF, UNIT, None),
     ("float32", np.array([3, 4], "<f4").tobytes(), UNIT, None),
     ("numbers", [3.0, 4.0], UNIT, None),
@@ -274,7 +279,8 @@ def test_embeddings_of_a_batch() -> None:
     """Each row is a unit vector or zeros with the reason, and no row depends on the others."""
     rows, problems = codec.embedding_rows([Query(embedding=case[1]) for case in ROWS], 2)
     codes = [problem and problem.code for problem in problems]
-    assert (codes, np.round(rows.astype(np.float64), 6).tolist()) == ([c[3] for c in ROWS], [c[2] for c in ROWS])
+    assert codes == [case[3] for case in ROWS]
+    assert np.round(rows.astype(np.float64), 6).tolist() == [case[2] for case in ROWS]
 
 
 @pytest.mark.parametrize("embedding", [c[1] for c in ROWS], ids=[c[0] for c in ROWS])

@@ -42,7 +42,7 @@ class Client:
         for tp, position in self.positions.items():
             offsets = range(position, min(position + BLOCK, END))
             self.positions[tp] = offsets.stop
-            taken[tp] = [StoredRecord(*tp, offset, 0, None, b"", ()) for offset in offsets]
+            taken[tp] = [StoredRecord(tp.topic, tp.partition, offset, 0, None, b"", ()) for offset in offsets]
         return {tp: records for tp, records in taken.items() if records}
 
 

@@ -147,7 +147,7 @@ def test_a_query_cannot_cost_more_than_its_own_counts(
     make: Callable[..., Intake], prices: dict[str, int], counts: dict[str, int], capped: bool
 ) -> None:
     """4 tokens at 1 and 3 at 2 micro-dollars cost 10 at most, where both counts and a price list are known."""
-    (got,) = events(make(**prices), [record(1, text="Why?", **counts)])
+    (got,) = events(make(**prices), [record(1, "queries", text="Why?", **counts)])
     assert all(cost <= 10 for cost in got.cost_micros) is capped
 
 

@@ -7,7 +7,7 @@ import pytest
 from worker.contract import codec, dead_letters, sentences
 from worker.contract.codes import Reason, Rejection
 from worker.contract.messages import Cause, Ignored
-from worker.contract.record import UNREADABLE_HEADERS, StoredRecord
+from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord
 
 ERRORS = {"topic": b"queries", "partition": b"3", "offset": b"77"}
 
@@ -48,7 +48,9 @@ def test_a_dead_letter(
     letter = dead_letters.dead_letter(record, why, 10, 1_000)
     headers = {("own", b"header"), *((f"__connect.errors.{name}", text) for name, text in said.items())}
     headers |= {(f"tollgate.{name}", text) for name, text in (fields | cut).items()}
-    assert (letter.key, letter.value, letter.timestamp) == (b"key", kept, 1_000)
+    assert letter.key == b"key"
+    assert letter.value == kept
+    assert letter.timestamp == 1_000
     assert set(letter.headers) == headers
     assert sum(len(text) for _, text in letter.headers if text is not None) < 1_000, "a detail is not cut"
 
@@ -98,6 +100,6 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("key", "headers", "why"), [c[1:] for c in HEADERS], ids=[c[0] for c in HEADERS])
-def test_headers_that_can_be_passed_on(key: bytes | None, headers: codec.Headers, why: Rejection | None) -> None:
+def test_headers_that_can_be_passed_on(key: bytes | None, headers: Headers, why: Rejection | None) -> None:
     """A query's key and headers together, of 100 bytes at most."""
     assert codec.check_headers(StoredRecord("queries", 3, 77, 1_000, key, b"v", headers), 100) == why

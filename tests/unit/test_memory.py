@@ -29,11 +29,9 @@ def test_a_reader_stops_before_the_first_open_transaction() -> None:
     log.append(PLACE, None, b"after", (), 0)
     open_view = seen(log)
     log.end("t", epoch)
-    assert (open_view, seen(log), log.ends[PLACE]) == (
-        [(0, b"before")],
-        [(0, b"before"), (1, b"inside"), (2, b"after")],
-        4,
-    )
+    assert open_view == [(0, b"before")]
+    assert seen(log) == [(0, b"before"), (1, b"inside"), (2, b"after")]
+    assert log.ends[PLACE] == 4
 
 
 def test_a_new_epoch_aborts_and_fences() -> None:

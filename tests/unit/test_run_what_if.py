@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.drive import LLMS, Drive, completion, config, query
+from tests.drive import LLMS, CompletionChanges, Drive, QueryChanges, completion, config, query
 from tests.topics import Shelf, record
 from worker.audit.run_what_if import CAVEAT, Comparison, what_if
 from worker.audit.what_if import Change
@@ -62,11 +62,13 @@ def decisions() -> list[Decision]:
     """Queries that were answered, but for the first: it failed, and is open at another LLM."""
     drive, answers = Drive(config(horizon_queries=1_000)), 0
     for offset in range(QUERIES):
-        given = {"quality": [0.9, 0.5, 0.1], "cost_micros": [50, 50, 50]}
+        given: QueryChanges = {"quality": [0.9, 0.5, 0.1], "cost_micros": [50, 50, 50]}
         for sent in drive.commit([query(offset, **given)]).dispatches:
             again = query(offset, **given)
-            failed = {"ok": False, "cost_micros": None, "basis": "none", "retry": again} if offset == 0 else {}
-            drive.commit([completion(answers, sent.id, sent.llm, at_ms=offset * 100, **failed)])
+            fields: CompletionChanges = {"at_ms": offset * 100}
+            if offset == 0:
+                fields |= {"ok": False, "cost_micros": None, "basis": "none", "retry": again}
+            drive.commit([completion(answers, sent.id, sent.llm, **fields)])
             answers += 1
     return drive.decisions
 
@@ -128,9 +130,9 @@ ROWS_SHOWN = [
 
 def test_the_tables_fit_and_tell_true_quality_for_each_llm(shelf: Shelf, directories: dict[str, Path]) -> None:
     """Both sides of an LLM stand below each other; what nobody judged has no quality."""
-    console = Console(file=io.StringIO(), width=80)
-    show(console, compare(shelf, directories, decisions(), "other"))
-    said = console.file.getvalue()
+    written = io.StringIO()
+    show(Console(file=written, width=80), compare(shelf, directories, decisions(), "other"))
+    said = written.getvalue()
     rows = [line.split() for line in said.splitlines() if "real " in line or "what if " in line]
     assert rows[1:] == ROWS_SHOWN
     assert max(map(len, said.splitlines())) <= 80

@@ -21,10 +21,8 @@ from worker.kafka.memory import MemoryBroker
 from worker.local import send
 from worker.local.send import Missing, ScoredLlm, SendResult
 
-ROUTED = examples.decisions()["decision-routed"]
-CLOSED = examples.decisions()["decision-closed"]
-assert isinstance(ROUTED, Routed)
-assert isinstance(CLOSED, Closed)
+[ROUTED] = (decision for decision in examples.decisions().values() if isinstance(decision, Routed))
+[CLOSED] = (decision for decision in examples.decisions().values() if isinstance(decision, Closed))
 ORIGIN = Origin(1, ROUTED.offset)
 ID = send.dispatch_id(ORIGIN, ROUTED)
 SETTLED = msgspec.structs.replace(CLOSED, dispatch_id=ID)

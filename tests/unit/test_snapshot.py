@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import LLMS, NOT_A_QUERY, PRIOR, Drive, completion, config, query
+from tests.drive import LLMS, NOT_A_QUERY, PRIOR, CompletionChanges, Drive, completion, config, query
 from worker.contract.errors import FixSetting
 from worker.contract.messages import FORMAT, AccountRow, Checkpoint, Reservation
 from worker.core.events import Effects, Event, Reconfigured, Refused, Ticked
@@ -36,10 +36,10 @@ def histories(draw: st.DrawFn) -> list[Event]:
         elif kind in "ce":
             origin, llm = draw(st.integers(0, max(queries - 1, 0))), draw(st.sampled_from(LLMS))
             again = query(origin, at_ms=at_ms) if draw(st.booleans()) else None
-            changes = {"at_ms": at_ms, "ok": kind == "c", "retry": again}
             cost_micros = draw(st.sampled_from([None, 10, 2_000]))
+            fields: CompletionChanges = {"at_ms": at_ms, "ok": kind == "c", "retry": again, "cost_micros": cost_micros}
             dispatch_id = f"0-{origin}-{draw(st.integers(1, 2))}"
-            events.append(completion(completions, dispatch_id, llm, cost_micros=cost_micros, **changes))
+            events.append(completion(completions, dispatch_id, llm, **fields))
             completions += 1
         elif kind == "r":
             events.append(Refused("queries", queries, at_ms, NOT_A_QUERY))
