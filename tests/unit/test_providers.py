@@ -25,7 +25,8 @@ SLOW_SECONDS = 3.0
 # Of the cases that are cut, and of all others: long, so that a busy machine changes no outcome.
 CUT_SECONDS, LONG_SECONDS = 1.0, 60.0
 CUT = ("33", "34", "35", "67")
-HURRIED_MS, PATIENT_MS = 100, 60_000
+# Less than the shortest pause before a repeat, 0.5 s, and more than a busy machine takes to begin a call.
+HURRIED_MS, PATIENT_MS = 400, 60_000
 PRICES = PriceList(Decimal(3), Decimal(15))
 QUESTION, LONG_QUESTION = "What is two and two?", "What is two and two, and why is it so? " * 10
 
