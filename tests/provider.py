@@ -12,9 +12,10 @@ import gzip
 import json
 import socket
 import struct
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from time import time
@@ -203,8 +204,12 @@ OTHERS = {"x_ratelimit_remaining_requests": "9", "x_ratelimit_reset_requests": "
 TOLD = {"prompt_tokens": 12, "completion_tokens": 30, "total_tokens": 42}
 OWN_KEY = {"cost": 0, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.000486}}
 
+BIG = "four " * 400_000
+
 BEHAVIOURS: dict[str, Behaviour] = {
     "01": good,
+    "later": lambda asked: good(asked, silence=0.1),
+    "big": lambda asked: good(asked, BIG),
     "02": first(busy(retry_after="1")),
     "03": first(lambda _: busy(retry_after=formatdate(time() + 1, usegmt=True), date=formatdate(time(), usegmt=True))),
     "04": first(busy(retry_after_ms="600", retry_after="40")),
@@ -308,7 +313,9 @@ class Provider:
         }
         body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))))
         asked = self._note(lines[0].split(" ")[1], headers, body, earlier)
-        play = BEHAVIOURS.get(asked.model, good)(asked)
+        # Model `by-user` plays what the query's user names before a colon.
+        played = asked.query.partition(":")[0] if asked.model == "by-user" else asked.model
+        play = BEHAVIOURS.get(played, good)(asked)
         self.billed[asked.query] += play.billed[0] * IN_MICROS + play.billed[1] * OUT_MICROS
         if play.ending == "reset":
             # A linger of 0 makes the close a reset.
@@ -354,3 +361,25 @@ async def providing(slow: float = 1.0) -> AsyncIterator[Provider]:
         yield provider
     finally:
         server.close()
+
+
+@contextmanager
+def provided(slow: float = 1.0) -> Iterator[Provider]:
+    """The same beside a test that is not asynchronous: the server runs in a thread of its own."""
+    started, stop = threading.Event(), asyncio.Event()
+    made: list[Any] = []
+
+    async def run() -> None:
+        async with providing(slow) as provider:
+            made.extend((provider, asyncio.get_running_loop()))
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    started.wait()
+    try:
+        yield made[0]
+    finally:
+        made[1].call_soon_threadsafe(stop.set)
+        thread.join()

@@ -57,13 +57,16 @@ def system(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path, index
 def prepare(request: pytest.FixtureRequest, system: System, rows: tuple[History, History]) -> Callable[..., Settings]:
     """Makes the settings and topics of the test's system; sections override what is set here."""
 
-    def make(budget_usd: float = BUDGET_USD, **sections: Mapping[str, object]) -> Settings:
+    def make(
+        budget_usd: float = BUDGET_USD, calls: Mapping[str, object] | None = None, **sections: Mapping[str, object]
+    ) -> Settings:
         name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
         kafka = {"partitions": PARTITIONS, "topic_prefix": f"{name}.", "group": name, "session_timeout_ms": 3_000}
         routing = {"horizon_queries": 4_000, "checkpoint_every": 20}
         merged: dict[str, Mapping[str, object]] = {"kafka": kafka, "routing": routing, "log": {"format": "json"}}
         for section, values in sections.items():
             merged[section] = {**merged.get(section, {}), **values}
-        return system.prepare(rows[0], dict.fromkeys(rows[0].llms, budget_usd), "wordllama", **merged)
+        every = dict.fromkeys(rows[0].llms, calls or {})
+        return system.prepare(rows[0], dict.fromkeys(rows[0].llms, budget_usd), "wordllama", every, **merged)
 
     return make

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.provider import Asked, Provider, providing
-from worker.contract.messages import ErrorClass, Query
+from worker.contract.codes import ErrorClass
+from worker.contract.messages import Query
 from worker.contract.settings import Dialect, LlmSettings
 from worker.contract.token_costs import PriceList, cost_micros
 from worker.inference import outcomes

@@ -172,3 +172,18 @@ def test_the_reason_is_read_from_the_topics(
     monkeypatch.setattr(send, "_has_workers", lambda *_: False)
     monkeypatch.setattr(clients, "admin_client", lambda _: None)
     assert send.send(Settings(), Query(text="hello"), 0.0, broker.reader).missing == missing
+
+
+ANSWER_TEXTS = [
+    ({"choices": [{"message": {"content": " Paris. "}}]}, "Paris."),
+    ({"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Paris."}]}, "Paris."),
+    ({"output": [{"type": "message", "content": [{"type": "output_text", "text": "Paris."}]}]}, "Paris."),
+    ({"recorded": {"quality": 1.0}}, '{"recorded":{"quality":1.0}}'),
+]
+
+
+@pytest.mark.parametrize(("response", "text"), ANSWER_TEXTS)
+def test_an_answer_is_shown(response: Any, text: str) -> None:
+    """The text of an answer in any dialect; an answer without text as it is."""
+    answer = msgspec.structs.replace(examples.outputs()["answer"], response=msgspec.Raw(msgspec.json.encode(response)))
+    assert f"answer    {text}" in shown(msgspec.structs.replace(ANSWERED, answer=answer))

@@ -94,7 +94,10 @@ REFUSED: list[tuple[str, str, dict[str, str], list[str]]] = [
         "an unknown section in a variable",
         "",
         {"TOLLGATE_KAFAK__GROUP": "x"},
-        ["TOLLGATE_KAFAK__GROUP: there is no section 'kafak', only kafka, index, routing, limits, web, log, llms"],
+        [
+            "TOLLGATE_KAFAK__GROUP: there is no section 'kafak', only kafka, index, routing, limits, web, inference, "
+            "log, llms"
+        ],
     ),
     (
         "a value that is not allowed",

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from worker.commands.options import ConfigOption, finite, more_help, new_app, settings_from
 from worker.contract.errors import FixSetting
+from worker.contract.settings import Settings
 from worker.estimation import demo_data
 from worker.estimation.history import no_embeddings, read_table
-from worker.inference.answers import RecordedAnswers, Rules, TableAnswerer
+from worker.inference.answerers import Answerer, LlmAnswerer
+from worker.inference.names import claimed_name
+from worker.inference.recorded import RecordedAnswers, Rules, TableAnswerer
 from worker.inference.worker import InferenceWorker
 from worker.kafka import clients
 from worker.service import log
+
+logger = structlog.get_logger()
 
 Llms = Annotated[
     list[str] | None,
@@ -27,48 +36,79 @@ Table = Annotated[
     Path | None,
     typer.Option(
         metavar="TABLE",
-        help="The recorded answers: a table as for `tollgate index build`. Without it: the package's data.",
+        help="Call no LLM, and answer from this table, as for `tollgate index build`. Without it: the LLMs that have a "
+        "base_url are called; if none has one, the package's data answer.",
+        show_default=False,
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The worker's own name, the same after a restart. Without it: the host's name and a number.",
         show_default=False,
     ),
 ]
 LatencyMs = Annotated[
-    float, typer.Option(metavar="N", callback=finite, min=0, help="Mean latency of an answer in milliseconds.")
+    float, typer.Option(metavar="N", callback=finite, min=0, help="Table: mean latency of an answer in milliseconds.")
 ]
 ErrorRate = Annotated[
-    float, typer.Option(metavar="N", callback=finite, min=0, max=1, help="Share of dispatches that fail.")
+    float, typer.Option(metavar="N", callback=finite, min=0, max=1, help="Table: share of dispatches that fail.")
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the latencies and errors.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Table: seed of the latencies and errors.")]
 
 app = new_app()
 
 
-@app.command(epilog=more_help("tollgate infer", "tollgate infer --llm gpt-4o --latency-ms 200 --error-rate 0.02"))
+@app.command(
+    epilog=more_help(
+        "tollgate infer",
+        "tollgate infer --llm gpt-4o",
+        "tollgate infer --history past.csv --latency-ms 200 --error-rate 0.02",
+    )
+)
 def command(
     config: ConfigOption = None,
     llm: Llms = None,
     history: Table = None,
+    name: Name = None,
     latency_ms: LatencyMs = 50.0,
     error_rate: ErrorRate = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Run an inference worker that answers from a table.
+    """Run an inference worker: it calls LLMs and publishes their answers.
 
-    It reads the dispatches of its LLMs, and answers each with the cost and score that the table records. A real
-    inference worker calls its LLM instead. It runs until SIGTERM or Ctrl-C, and may be killed at any time: a dispatch
-    that was not answered is answered by another inference worker, or after a restart.
+    It reads the dispatches of its LLMs, sends each to its LLM, and publishes the answer and a completion with the cost.
+    It runs until SIGTERM or Ctrl-C, and may be killed at any time: no LLM is called twice for one dispatch.
     """
     settings = settings_from(config)
     log.configure(settings.log)
     llms = llm or list(settings.llms)
-    if unknown := [name for name in llms if name not in settings.llms]:
+    if unknown := [one for one in llms if one not in settings.llms]:
         raise FixSetting(
             f"--llm: {', '.join(unknown)} is not configured; the LLMs in [llms] are {', '.join(settings.llms)}"
         )
-    recorded = RecordedAnswers.of(demo_data.load() if history is None else read_table(history, embed=no_embeddings))
+    called = [one for one in llms if settings.llms[one].base_url]
+    answerer: Answerer
+    if history is None and called:
+        answerer, llms = _calling(settings, called, llms), called
+    else:
+        recorded = RecordedAnswers.of(demo_data.load() if history is None else read_table(history, embed=no_embeddings))
+        answerer = TableAnswerer(recorded, Rules(latency_ms, error_rate, seed))
     # librdkafka would wait for the broker without a word.
     clients.admin_client(settings)
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopped.append(received))
-    answerer = TableAnswerer(recorded, Rules(latency_ms, error_rate, seed))
-    InferenceWorker(settings, llms, answerer).run(lambda: bool(stopped))
+    with nullcontext(name) if name is not None else claimed_name(settings.kafka.group) as own_name:
+        asyncio.run(InferenceWorker(settings, llms, answerer, own_name).run(lambda: bool(stopped)))
+
+
+def _calling(settings: Settings, called: Sequence[str], llms: Sequence[str]) -> LlmAnswerer:
+    """The LLMs that are called, said in the log with their addresses and proxies; keys are not."""
+    for one in called:
+        llm = settings.llms[one]
+        logger.info("llm_called", llm=one, base_url=llm.base_url, proxy=llm.proxy, dialects=llm.dialects)
+    if left := [one for one in llms if one not in called]:
+        logger.warning("llms_not_called", llms=left, remedy="set llms.<name>.base_url, or leave them to other workers")
+    return LlmAnswerer(settings, {one: settings.llms[one] for one in called})

@@ -24,7 +24,7 @@ VERBS = {
     "demo": "Run the whole system on this machine and prove its books.",
     "send": "Send one query, and show its decision and its answer.",
     "run": "Run a worker that routes queries.",
-    "infer": "Run an inference worker that answers from a table.",
+    "infer": "Run an inference worker: it calls LLMs and publishes their answers.",
     "produce": "Produce the queries of a table at a steady rate.",
     "topics": "Create the topics, or check them.",
     "index": "Build the index of past queries, or inspect it.",

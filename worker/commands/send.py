@@ -13,6 +13,7 @@ from worker.commands.output import present, working
 from worker.commands.tables import Figures
 from worker.contract.messages import Query, Routed
 from worker.contract.settings import Settings
+from worker.inference.replies import answer_text
 from worker.local.send import SendResult, dispatch_id
 from worker.local.send import send as send_query
 
@@ -51,8 +52,8 @@ def command(
 ) -> None:
     """Send one query, and show its decision and its answer.
 
-    The command shows each LLM's estimates, price and score, the chosen LLM, and what its answer cost. If no decision or
-    no answer comes in time, it says why and what to do.
+    The command shows each LLM's estimates, price and score, the chosen LLM, its answer, and what the answer cost. If no
+    decision or no answer comes in time, it says why and what to do.
 
     Without --config it uses ./tollgate.toml or the running demo (`tollgate demo --keep` in another terminal).
     """
@@ -81,6 +82,8 @@ def show(console: Console, reply: SendResult) -> None:
         if (closed := ended.get(dispatch_id(reply.origin, routed))) is not None:
             failed = "" if closed.error is None else f"; error: {closed.error}"
             console.print(f"{closed.outcome:9s} {closed.spent_micros:,} micro-dollars ({closed.basis}){failed}")
+    if reply.answer is not None:
+        console.print(f"answer    {answer_text(reply.answer.response)}", style="bold")
 
 
 def _show_candidates(console: Console, reply: SendResult, routed: Routed) -> None:

@@ -75,7 +75,10 @@ TOPICS = (
         "delete",
         "What inference workers answered, as JSON or MessagePack. Produce each to the partition that the dispatch's "
         "origin names; a partitioner would choose another.",
-        (Message("completion", "completion", DISPATCH_ID, "The outcome of one dispatch", (JSON, MSGPACK)),),
+        (
+            Message("completion", "completion", DISPATCH_ID, "The outcome of one dispatch", (JSON, MSGPACK)),
+            Message("unavailable", "unavailable", TEXT, "An LLM that a worker calls no more", (JSON, MSGPACK)),
+        ),
     ),
     Topic(
         "dispatch",
@@ -85,6 +88,23 @@ TOPICS = (
         "Queries for one LLM; read them read_committed. All headers of the query are passed on. MessagePack, or JSON "
         'with the setting `kafka.dispatch_format = "json"`; the header `content-type` says which.',
         (Message("dispatch", "dispatch", DISPATCH_ID, "A query with its reservation", (MSGPACK, JSON)),),
+    ),
+    Topic(
+        "answers",
+        "answers",
+        "send",
+        "delete",
+        "What LLMs answered, as JSON, each in one transaction with its completion; read them read_committed. All "
+        "headers of the query are passed on.",
+        (Message("answer", "answer", QUERY_ID, "The answer to a query", (JSON,)),),
+    ),
+    Topic(
+        "begun",
+        "begun",
+        "send",
+        "compact,delete",
+        "The calls of LLMs that have begun; a call that ended is a tombstone. Inference workers write and read it.",
+        (Message("begun", "begun", DISPATCH_ID, "A call that may cost money"),),
     ),
     Topic(
         "deferred",
@@ -168,7 +188,9 @@ def _channel(topic: Topic) -> dict[str, Any]:
         "address": topic.address,
         "description": topic.description,
         "messages": {message.name: _reference("components", "messages", message.name) for message in topic.messages},
-        "bindings": {"kafka": {"topicConfiguration": {"cleanup.policy": [topic.cleanup]}, "bindingVersion": "0.5.0"}},
+        "bindings": {
+            "kafka": {"topicConfiguration": {"cleanup.policy": topic.cleanup.split(",")}, "bindingVersion": "0.5.0"}
+        },
     }
     if topic.name == "queries":
         channel["x-partitioner"] = PARTITIONER

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.contract.answers import Answer
 from worker.contract.codes import MAX_DETAIL_CHARACTERS, RejectCode, Rejection
 from worker.contract.messages import (
     AccountRow,
@@ -55,6 +56,7 @@ _dispatch_msgpack = msgspec.msgpack.Decoder(Dispatch)
 _dispatch_json = msgspec.json.Decoder(Dispatch)
 _plain = msgspec.msgpack.Decoder()
 
+decode_answer = msgspec.json.Decoder(Answer).decode
 decode_deferred = msgspec.msgpack.Decoder(Deferred).decode
 decode_decision = msgspec.msgpack.Decoder(Decision).decode
 decode_account = msgspec.msgpack.Decoder(AccountRow).decode

@@ -44,6 +44,25 @@ FitCode = Literal[
     "not_recorded",
 ]
 
+# Why a call of an LLM has no answer. `refused_request`: this LLM never takes this request. `quota`: no money or
+# allowance is left, and waiting does not help. `misconfigured`: the operator has to mend a model, a region or an
+# address. `bad_answer`: the provider answered, and nothing in the answer can be used.
+ErrorClass = Literal[
+    "rate_limited",
+    "overloaded",
+    "timeout",
+    "unreachable",
+    "context_length",
+    "content_filter",
+    "refused_request",
+    "quota",
+    "auth",
+    "misconfigured",
+    "bad_answer",
+]
+# `zero`: the provider refused before it worked. `unknown`: the call may have cost something.
+CostWord = Literal["known", "zero", "unknown"]
+
 # A text from outside is cut to so many characters in a detail.
 MAX_DETAIL_CHARACTERS = 100
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from msgspec import Raw, Struct, msgpack
+from msgspec import Raw, Struct, json, msgpack
 
 from worker.contract import codec, dead_letters, sentences
+from worker.contract.answers import Answer, Begun, Unavailable
 from worker.contract.codes import Rejection, Remedy
 from worker.contract.dead_letters import DeadLetter
 from worker.contract.messages import (
@@ -49,12 +50,37 @@ def messages() -> dict[str, Struct]:
 
 def inputs() -> dict[str, Struct]:
     """What is read from outside."""
-    return {"query": _query(), "completion": _completion()}
+    return {"query": _query(), "completion": _completion(), "unavailable": Unavailable("gpt-4o", "auth", "host-0")}
 
 
 def outputs() -> dict[str, Struct]:
     """What inference workers and producers of queries read."""
-    return {"dispatch": _dispatch(), "deferred": _deferred()}
+    return {"dispatch": _dispatch(), "deferred": _deferred(), "answer": _answer(), "begun": _begun()}
+
+
+def _answer() -> Answer:
+    usage = {"prompt_tokens": 412, "completion_tokens": 288, "total_tokens": 700}
+    message = {"role": "assistant", "content": "Paris."}
+    response = {"model": "gpt-4o-2024-08-06", "choices": [{"index": 0, "message": message}], "usage": usage}
+    return Answer(
+        query_id="order-2042",
+        dispatch_id="1-1234-2",
+        origin=Origin(1, 1_234),
+        attempt=2,
+        llm="gpt-4o",
+        model="gpt-4o-2024-08-06",
+        cost="known",
+        cost_micros=3_910,
+        usage=usage,
+        latency_ms=1_840,
+        at_ms=AT_MS,
+        remarks=(),
+        response=Raw(json.encode(response)),
+    )
+
+
+def _begun() -> Begun:
+    return Begun("1-1234-2", "gpt-4o", "host-0", AT_MS)
 
 
 def dead_letter() -> DeadLetter:

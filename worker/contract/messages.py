@@ -12,7 +12,17 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from worker.contract.codes import MAX_DETAIL_CHARACTERS, DeferReason, FitCode, IgnoreCode, RejectCode, Rejection, Remedy
+from worker.contract.codes import (
+    MAX_DETAIL_CHARACTERS,
+    CostWord,
+    DeferReason,
+    ErrorClass,
+    FitCode,
+    IgnoreCode,
+    RejectCode,
+    Rejection,
+    Remedy,
+)
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Identity = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -26,25 +36,6 @@ MAX_WINDOW_QUERIES = 100_000
 
 # The version of the records on `ledger` and `decisions`. The first record of a chain and every account row carry it.
 FORMAT = 1
-
-# Why a call of an LLM has no answer. `refused_request`: this LLM never takes this request. `quota`: no money or
-# allowance is left, and waiting does not help. `misconfigured`: the operator has to mend a model, a region or an
-# address. `bad_answer`: the provider answered, and nothing in the answer can be used.
-ErrorClass = Literal[
-    "rate_limited",
-    "overloaded",
-    "timeout",
-    "unreachable",
-    "context_length",
-    "content_filter",
-    "refused_request",
-    "quota",
-    "auth",
-    "misconfigured",
-    "bad_answer",
-]
-# `zero`: the provider refused before it worked. `unknown`: the call may have cost something.
-CostWord = Literal["known", "zero", "unknown"]
 
 
 # Messages from outside. Unknown fields are refused, so that a misspelt field is a dead letter and not a surprise.

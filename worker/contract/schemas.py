@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from worker.contract import asyncapi, descriptions, examples
+from worker.contract.answers import Answer
 from worker.contract.dead_letters import DeadLetter
 from worker.contract.messages import Deferred, Query
 
@@ -75,7 +76,9 @@ def _query_passed_on(message: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def as_json(message: msgspec.Struct) -> Any:
-    """What JSON can say of the message's MessagePack: bytes in base64, keys as strings."""
+    """What JSON can say of the message's MessagePack: bytes in base64, keys as strings. An Answer is JSON itself."""
+    if isinstance(message, Answer):
+        return json.loads(msgspec.json.encode(message))
     return json.loads(msgspec.json.encode(_packed.decode(msgspec.msgpack.encode(message))))
 
 

@@ -7,6 +7,7 @@ Secrets come from the environment or from a file named by a `*_file` setting, ne
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -171,6 +172,29 @@ class WebSettings(Section):
     port: int = Field(default=6066, ge=0, le=65_535)
 
 
+class InferenceSettings(Section):
+    """[inference]: what `tollgate infer` holds and publishes.
+
+    `max_open_bytes` limits the dispatches and answers that one process holds. An answer above `max_answer_bytes` is not
+    published; its completion is. A query may name a topic that takes its answer too (header `reply-topic`) if the whole
+    name matches `reply_topics`.
+    """
+
+    max_open_bytes: int = Field(default=256_000_000, ge=1_000_000, le=10**12)
+    max_answer_bytes: int = Field(default=1_000_000, ge=10_000, le=50_000_000)
+    answer_retention_hours: int = Field(default=168, ge=1, le=100_000)
+    reply_topics: str | None = None
+
+    @field_validator("reply_topics")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
 class LogSettings(Section):
     """[log]: structured events on standard error."""
 
@@ -235,6 +259,7 @@ class Settings(BaseSettings):
     routing: RoutingSettings = RoutingSettings()
     limits: LimitSettings = LimitSettings()
     web: WebSettings = WebSettings()
+    inference: InferenceSettings = InferenceSettings()
     log: LogSettings = LogSettings()
     llms: dict[str, LlmSettings] = {}
 

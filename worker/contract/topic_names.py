@@ -42,13 +42,21 @@ class TopicNames:
     def dead_letters(self) -> str:
         return f"{self.prefix}dead-letters"
 
+    @property
+    def answers(self) -> str:
+        return f"{self.prefix}answers"
+
+    @property
+    def begun(self) -> str:
+        return f"{self.prefix}begun"
+
     def dispatch(self, llm: str) -> str:
         """The topic of one LLM."""
         return f"{self.prefix}dispatch.{_ILLEGAL.sub('-', llm)}"
 
     def all(self, llms: Iterable[str]) -> list[str]:
         """Every topic of a system with these LLMs."""
-        return [self.queries, self.completions, *self.written(llms)]
+        return [self.queries, self.completions, self.answers, self.begun, *self.written(llms)]
 
     def written(self, llms: Iterable[str]) -> list[str]:
         """Every topic that lanes write to."""

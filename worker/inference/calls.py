@@ -100,13 +100,15 @@ class _Sent:
 class Caller:
     """Calls the LLMs that have a `base_url`. Use it as an asynchronous context manager; one serves a whole process.
 
-    `idempotency_prefix` makes the keys of this system differ from those of others with the same account.
+    `idempotency_prefix` makes the keys of this system differ from those of others with the same account. `held_bytes`
+    are the bytes of bodies that are being read.
     """
 
     llms: Mapping[str, LlmSettings]
     idempotency_prefix: str = "tollgate"
     lines: dict[str, Line] = field(init=False)
     jitter: Callable[[], float] = random.random
+    held_bytes: int = 0
     _session: aiohttp.ClientSession | None = None
 
     def __post_init__(self) -> None:
@@ -217,13 +219,27 @@ class Caller:
                     trace_request_ctx=sent,
                 ) as response,
             ):
-                raw = await _read(response)
+                raw = await self._read(response)
                 named = {name.lower(): value for name, value in response.headers.items()}
                 if raw is None:
                     return outcomes.unusable("too_large", response.status)
                 return outcomes.outcome_of(response.status, named, raw, request, llm, int(time.time() * 1000))
         except Exception as error:  # Every exception of a call ends in a completion; none may end the worker.
             return _ended_by(error, sent)
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
+        """The whole body, decompressed; None if it is too large."""
+        parts, size = [], 0
+        try:
+            async for part in response.content.iter_any():
+                size += len(part)
+                self.held_bytes += len(part)
+                if size > MOST_BODY_BYTES:
+                    return None
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            self.held_bytes -= size
 
 
 def _ended_by(error: Exception, sent: _Sent) -> Outcome:
@@ -244,17 +260,6 @@ def _ended_by(error: Exception, sent: _Sent) -> Outcome:
             sent.headers, "unreachable", name, *(["kept_connection"] if sent.kept_connection else [])
         )
     return outcomes.unusable(name)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The whole body, decompressed; None if it is too large."""
-    parts, size = [], 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > MOST_BODY_BYTES:
-            return None
-        parts.append(part)
-    return b"".join(parts)
 
 
 async def _on_headers_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from worker.contract.messages import CostWord, ErrorClass
+from worker.contract.codes import CostWord, ErrorClass
 from worker.contract.settings import LlmSettings
 from worker.inference import replies
 from worker.inference.dialects import Request

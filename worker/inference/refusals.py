@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from worker.contract.messages import CostWord, ErrorClass
+from worker.contract.codes import CostWord, ErrorClass
 from worker.contract.settings import LlmSettings
 from worker.inference.dialects import is_azure
 from worker.inference.faults import Fault

@@ -157,6 +157,12 @@ def read_reply(value: object, dialect: Dialect) -> Reply:
     return Reply(False, "", "stop", **common)
 
 
+def answer_text(response: bytes) -> str:
+    """The text of an answer as JSON, for a person; the JSON itself where it has no text."""
+    text = read_reply(_decode(response), "messages").text.strip()
+    return text or bytes(response).decode()
+
+
 def _chat(choices: list[Any], common: dict[str, Any]) -> Reply:
     found = _dicts(choices)
     messages = [_dict(one.get("message")) or one for one in found]

@@ -1,170 +1,400 @@
-"""The reference inference worker: consumes dispatches, has them answered, and produces completions.
+"""The inference worker: it takes dispatches, has them answered, and publishes how each call ended.
 
-Inference workers in any language do the same around a call to their LLM. They consume `dispatch.<llm>` read_committed,
-answer, produce the completion to the origin's partition, and commit their position only after it was delivered. A
-worker that is killed at any moment answers some dispatches twice, and leaves none unanswered. The lane records the
-second answer and ignores it.
+One asyncio loop holds all state. Threads only wait: one polls, one publishes, one writes `begun` records. So a call of
+ten minutes holds up no answer after it, no poll and no rebalance.
+
+1. Poll. A partition is paused while its LLM has as many open calls as it may have, or too many bytes are in flight.
+2. A dispatch that is closed, answered or lost according to `restore` is not called.
+3. Write a `begun` record, and call the LLM only when the broker has it. (A topic of its own, compacted: lanes read one
+   record a query less, and whoever has to know reads only the calls that are open.)
+4. Publish completion, answer, the end of the `begun` record and the position in one transaction (`publisher`).
+5. A partition that goes to another worker is given GRACE_SECONDS for its open calls. Then they are cut, and completed
+   as `unreachable` with an unknown cost.
 """
 
 from __future__ import annotations
 
-import heapq
+import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import TopicPartition
 
 from worker.contract import codec
-from worker.contract.errors import CheckBroker
-from worker.contract.messages import Completion, Dispatch
+from worker.contract.answers import Begun, Unavailable
+from worker.contract.codes import ErrorClass
+from worker.contract.errors import FixSetting
+from worker.contract.messages import Dispatch
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
-from worker.kafka import clients
+from worker.inference import outcomes, restore
+from worker.inference.answerers import Answerer, completion_of
+from worker.inference.consumer import DispatchConsumer
+from worker.inference.outcomes import Outcome
+from worker.inference.published import Answered, Outgoing, begun_record, records_of
+from worker.inference.publisher import Publisher
+from worker.inference.taken import End, Share, Taken
+from worker.kafka.reader import KafkaReader, Place
 
-COMMIT_SECONDS = 1.0
 POLL_SECONDS = 0.1
-POLL_RECORDS = 500
-FLUSH_SECONDS = 30.0
+PUBLISH_ENDS = 500
+PUBLISH_BYTES = 8_000_000
+# Positions without an answer are committed this often.
+COMMIT_SECONDS = 1.0
+GRACE_SECONDS = 5.0
+# Failures of one kind are logged this often.
+LOG_SECONDS = 10.0
+TOPICS_SECONDS = 30.0
+# A query whose calls died with their worker so often is not called again.
+MOST_DEATHS = 3
 
 logger = structlog.get_logger()
 
 
-# The completion of a dispatch, and the seconds until it is ready.
-Answerer = Callable[[Dispatch], tuple[Completion, float]]
-
-
-@dataclass
-class PendingAnswers:
-    """Dispatches that are taken and not yet answered, and the offset that may be committed for each partition."""
-
-    _due: list[tuple[float, int, TopicPartition, Completion]] = field(default_factory=list)
-    _open: dict[tuple[str, int], set[int]] = field(default_factory=lambda: defaultdict(set))
-    _next: dict[tuple[str, int], int] = field(default_factory=dict)
-    _taken: int = 0
-
-    def take(self, topic: str, partition: int, offset: int, due: float, completion: Completion) -> None:
-        """A dispatch whose completion is to be produced at `due`, in monotonic seconds."""
-        self._taken += 1
-        heapq.heappush(self._due, (due, self._taken, TopicPartition(topic, partition, offset), completion))
-        self._open[topic, partition].add(offset)
-        self._next[topic, partition] = offset + 1
-
-    def skip(self, topic: str, partition: int, offset: int) -> None:
-        """A record that is not answered."""
-        self._next[topic, partition] = offset + 1
-
-    def ready(self, now: float) -> list[Completion]:
-        """The completions that are due, the earliest first; they count as answered."""
-        completions = []
-        while self._due and self._due[0][0] <= now:
-            _, _, where, completion = heapq.heappop(self._due)
-            self._open[where.topic, where.partition].discard(where.offset)
-            completions.append(completion)
-        return completions
-
-    def wait_seconds(self, now: float) -> float:
-        """The seconds until the next completion is due, at most POLL_SECONDS."""
-        return min(POLL_SECONDS, max(0.0, self._due[0][0] - now)) if self._due else POLL_SECONDS
-
-    def positions(self) -> list[TopicPartition]:
-        """The offsets that may be committed: of each partition, that of its oldest unanswered dispatch."""
-        return [
-            TopicPartition(topic, partition, min(self._open[topic, partition], default=after))
-            for (topic, partition), after in self._next.items()
-        ]
-
-    def drop(self, partitions: Sequence[TopicPartition]) -> None:
-        """Forget partitions that another worker owns now: it takes their dispatches from the last commit on."""
-        gone = {(where.topic, where.partition) for where in partitions}
-        self._due = [entry for entry in self._due if (entry[2].topic, entry[2].partition) not in gone]
-        heapq.heapify(self._due)
-        for key in gone:
-            self._open.pop(key, None)
-            self._next.pop(key, None)
-
-
 class InferenceWorker:
-    """Consumes the dispatches of some LLMs, and produces the completions that `answer` gives."""
+    """Takes the dispatches of some LLMs. `name` is this worker's own, and stays the same when it starts again."""
 
-    def __init__(self, settings: Settings, llms: Sequence[str], answer: Answerer) -> None:
+    def __init__(self, settings: Settings, llms: Sequence[str], answerer: Answerer, name: str) -> None:
         self._settings = settings
-        self._topics = [settings.topics.dispatch(llm) for llm in llms]
-        self._answer = answer
-        self._pending = PendingAnswers()
-        self._failed: KafkaError | None = None
+        self._name = name
+        self._answerer = answerer
+        self._llm_of = {settings.topics.dispatch(llm): llm for llm in llms}
+        self._shares: dict[Place, Share] = {}
+        self._waiting: dict[str, deque[Taken]] = {llm: deque() for llm in llms}
+        self._called: dict[str, set[Taken]] = {llm: set() for llm in llms}
+        self._ends: deque[End] = deque()
+        self._publishing: list[End] = []
+        self._wake = asyncio.Event()
+        self._published = asyncio.Event()
+        self._paused: set[Place] = set()
+        self._failures: Counter[tuple[str, ErrorClass]] = Counter()
+        self._existing: tuple[float, frozenset[str]] = (0.0, frozenset())
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped: BaseException | None = None
 
-    def run(self, stopping: Callable[[], bool]) -> None:
-        """Work until `stopping` is true. Raises CheckBroker if the broker refuses a completion."""
-        config = clients.consumer_config(self._settings, f"{self._settings.kafka.group}-inference")
-        own = {
-            "session.timeout.ms": self._settings.kafka.session_timeout_ms,
-            # The metadata of a broker that has just come back lack topics for a moment; five minutes would be long.
-            "topic.metadata.refresh.interval.ms": 10_000,
-            "enable.partition.eof": False,
+    async def run(self, stopping: Callable[[], bool]) -> None:
+        """Work until `stopping` is true. Raises CheckBroker, LeaveProcess, or FixSetting if no LLM takes its key."""
+        self._loop = asyncio.get_running_loop()
+        self._reader = KafkaReader(self._settings)
+        self._consumer = DispatchConsumer(self._settings, self._loop, self._assigned, self._leave, self._lost)
+        self._publisher = Publisher(self._settings, self._name, self._consumer.group_metadata)
+        with (
+            ThreadPoolExecutor(1, "poll") as self._polling,
+            ThreadPoolExecutor(1, "publish") as self._publish_thread,
+            ThreadPoolExecutor(1, "begin") as self._begin_thread,
+            ThreadPoolExecutor(2, "restore") as self._restore_thread,
+        ):
+            async with self._answerer:
+                publishing = asyncio.create_task(self._publish())
+                logging = asyncio.create_task(self._log_failures())
+                try:
+                    logger.info("inference_started", topics=len(self._llm_of), name=self._name)
+                    await self._in(self._polling, self._consumer.subscribe, list(self._llm_of))
+                    await self._poll(stopping)
+                    await self._leave([share.place for share in self._shares.values()])
+                except BaseException as error:
+                    # Nothing is published any more, so nothing waits for it.
+                    self._stop(error)
+                    raise
+                finally:
+                    logging.cancel()
+                    for taken in [one for called in self._called.values() for one in called]:
+                        if taken.task is not None:
+                            taken.task.cancel()
+                    publishing.cancel()
+                    await self._in(self._polling, self._consumer.close)
+                if self._stopped is not None:
+                    raise self._stopped
+
+    async def _in(self, threads: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await self._loop.run_in_executor(threads, work, *arguments)
+
+    # Polling and partitions
+
+    async def _poll(self, stopping: Callable[[], bool]) -> None:
+        while not stopping() and self._stopped is None:
+            pause, resume = self._to_pause()
+            self._take(await self._in(self._polling, self._consumer.poll, pause, resume))
+            self._start_waiting()
+
+    def _to_pause(self) -> tuple[list[Place], list[Place]]:
+        """The partitions to pause and to resume."""
+        is_full = self._held_bytes() >= self._settings.inference.max_open_bytes
+        wanted = {
+            place
+            for place, share in self._shares.items()
+            if is_full or share.restored is None or share.llm not in self._waiting or self._waiting[share.llm]
         }
-        producer, consumer = Producer(clients.producer_config(self._settings)), Consumer(config | own)
-        consumer.subscribe(self._topics, on_revoke=self._on_revoke)
-        logger.info("inference_started", topics=len(self._topics))
-        try:
-            self._loop(consumer, producer, stopping)
-        except KafkaException as error:
-            raise CheckBroker(f"inference: {error.args[0].str()}") from error
-        finally:
-            consumer.close()
+        pause, resume = list(wanted - self._paused), [one for one in self._paused - wanted if one in self._shares]
+        self._paused = wanted
+        return pause, resume
 
-    def _loop(self, consumer: Consumer, producer: Producer, stopping: Callable[[], bool]) -> None:
-        commit_at = time.monotonic() + COMMIT_SECONDS
-        while not stopping():
-            self._take(clients.consume(consumer, POLL_RECORDS, self._pending.wait_seconds(time.monotonic())).records)
-            for completion in self._pending.ready(time.monotonic()):
-                self._produce(producer, completion)
-            producer.poll(0)
-            if time.monotonic() >= commit_at:
-                self._commit(consumer, producer)
-                commit_at = time.monotonic() + COMMIT_SECONDS
-        self._commit(consumer, producer)
+    def _held_bytes(self) -> int:
+        taken = [*self._waiting.values(), *self._called.values()]
+        held = sum(one.size for several in taken for one in several) + sum(end.size for end in self._ends)
+        return held + self._answerer.held_bytes
 
-    def _take(self, records: Sequence[StoredRecord]) -> None:
-        now = time.monotonic()
+    async def _assigned(self, places: list[Place]) -> None:
+        by_partition: defaultdict[int, list[Share]] = defaultdict(list)
+        for place in places:
+            self._shares[place] = Share(self._llm_of[place[0]], place)
+            self._paused.add(place)
+            by_partition[place[1]].append(self._shares[place])
+        for partition, shares in by_partition.items():
+            self._background(self._restore(partition, shares))
+
+    async def _restore(self, partition: int, shares: list[Share]) -> None:
+        topics = [share.place[0] for share in shares]
+        found = await self._in(self._restore_thread, restore.restore, self._settings, self._reader, partition, topics)
+        for share in shares:
+            share.restored = found
+
+    async def _leave(self, places: list[Place]) -> None:
+        """Give partitions up: wait a while for their open calls, cut the others, and publish how all ended."""
+        leaving = {self._shares[place] for place in places if place in self._shares}
+        for waiting in self._waiting.values():
+            for taken in [one for one in waiting if one.share in leaving]:
+                waiting.remove(taken)
+        until = time.monotonic() + GRACE_SECONDS
+        while (called := self._called_of(leaving)) and time.monotonic() < until and self._stopped is None:
+            tasks = [one.task for one in called if one.task is not None]
+            await (asyncio.wait(tasks, timeout=POLL_SECONDS) if tasks else asyncio.sleep(POLL_SECONDS))
+        for taken in self._called_of(leaving):
+            taken.is_cut = True
+            if taken.task is not None:
+                taken.task.cancel()
+        while self._stopped is None and (self._called_of(leaving) or self._unpublished(leaving)):
+            self._published.clear()
+            self._wake.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._published.wait(), POLL_SECONDS)
+        self._forget(places)
+
+    async def _lost(self, places: list[Place]) -> None:
+        """Partitions that another worker has already: nothing more is published for them."""
+        logger.warning("partitions_lost", partitions=len(places))
+        gone = {self._shares[place] for place in places if place in self._shares}
+        self._forget(places)
+        for taken in self._called_of(gone):
+            if taken.task is not None:
+                taken.task.cancel()
+
+    def _forget(self, places: list[Place]) -> None:
+        for place in places:
+            if (share := self._shares.pop(place, None)) is not None:
+                share.is_gone = True
+        self._paused -= set(places)
+        for waiting in self._waiting.values():
+            for taken in [one for one in waiting if one.share.is_gone]:
+                waiting.remove(taken)
+
+    def _called_of(self, shares: set[Share]) -> list[Taken]:
+        return [one for called in self._called.values() for one in called if one.share in shares]
+
+    def _unpublished(self, shares: set[Share]) -> bool:
+        return any(end.share in shares for end in (*self._ends, *self._publishing))
+
+    # Taking and calling
+
+    def _take(self, records: Iterable[StoredRecord]) -> None:
         for record in records:
+            share = self._shares.get((record.topic, record.partition))
+            # An LLM that this worker has left has no queue.
+            if share is not None and share.llm in self._waiting:
+                self._take_one(share, record)
+
+    def _take_one(self, share: Share, record: StoredRecord) -> None:
+        share.positions.take(record.offset)
+        try:
+            dispatch = codec.decode_dispatch(record.value or b"")
+        except codec.UNREADABLE as problem:
             place = record.topic, record.partition, record.offset
-            try:
-                dispatch = codec.decode_dispatch(record.value or b"")
-            except codec.UNREADABLE as problem:
-                logger.warning("dispatch_skipped", place=place, error=str(problem), remedy="only lanes may write here")
-                self._pending.skip(*place)
+            logger.warning("dispatch_skipped", place=place, error=str(problem), remedy="only lanes may write here")
+            share.positions.done(record.offset)
+            return
+        assert share.restored is not None, "a partition is paused until it is restored"
+        state = share.restored.state(record.topic, record.offset, dispatch.id)
+        if state == "open":
+            self._waiting[share.llm].append(Taken(share, record, dispatch))
+        elif state == "lost":
+            self._complete_lost(Taken(share, record, dispatch))
+        else:
+            share.positions.done(record.offset)
+
+    def _complete_lost(self, taken: Taken) -> None:
+        """A call that had begun when its worker died: nobody knows what it cost, and nobody calls again."""
+        outcome = outcomes.broken(True, "unreachable", "the worker of the call is gone", "worker_lost")
+        row = Begun(taken.dispatch.id, taken.dispatch.llm, self._name, int(time.time() * 1000), lost=True)
+        self._end(taken, self._answered(taken, outcome), begun_record(taken.dispatch, row, self._settings))
+
+    def _start_waiting(self) -> None:
+        """Begin as many waiting dispatches as there is room for."""
+        starting = []
+        for llm, waiting in self._waiting.items():
+            while waiting and len(self._called[llm]) < self._answerer.max_open(llm):
+                taken = waiting.popleft()
+                self._called[llm].add(taken)
+                starting.append(taken)
+        if starting:
+            self._background(self._begin(starting))
+
+    async def _begin(self, starting: list[Taken]) -> None:
+        if self._answerer.costs_money:
+            now_ms = int(time.time() * 1000)
+            rows = [Begun(one.dispatch.id, one.dispatch.llm, self._name, now_ms) for one in starting]
+            records = [begun_record(one.dispatch, row, self._settings) for one, row in zip(starting, rows, strict=True)]
+            await self._in(self._begin_thread, self._publisher.begin, records)
+        for taken in starting:
+            taken.has_begun = self._answerer.costs_money
+            if taken.is_cut:
+                # It was cut before anything was sent.
+                self._ended(
+                    taken, self._answered(taken, outcomes.broken(False, "unreachable", "cut", "worker_stopped"))
+                )
+            else:
+                taken.task = asyncio.create_task(self._call(taken))
+
+    async def _call(self, taken: Taken) -> None:
+        """Have one dispatch answered. Whatever happens, it ends in a completion, unless its partition is gone."""
+        try:
+            poison = taken.dispatch.attempt > MOST_DEATHS and await self._has_killed(taken.dispatch)
+            answered = (
+                self._answered(taken, Outcome("refused_request", "unknown", remarks=("killed_workers",)))
+                if poison
+                else await self._answerer.answer(taken.dispatch)
+            )
+        except asyncio.CancelledError:
+            if not taken.is_cut:
+                self._called[taken.share.llm].discard(taken)
+                raise
+            answered = self._answered(taken, outcomes.broken(True, "unreachable", "cut", "worker_stopped"))
+        except Exception as error:  # No answer kills the worker.
+            logger.exception("call_failed", llm=taken.dispatch.llm, error=type(error).__name__)
+            answered = self._answered(taken, outcomes.unusable(type(error).__name__))
+        self._ended(taken, answered)
+
+    def _ended(self, taken: Taken, answered: Answered) -> None:
+        self._called[taken.share.llm].discard(taken)
+        if answered.leaves is not None:
+            self._leave_llm(taken, answered.leaves)
+            return
+        if answered.completion.error_class is not None:
+            self._failures[taken.share.llm, answered.completion.error_class] += 1
+        ended = [begun_record(taken.dispatch, None, self._settings)] if taken.has_begun else []
+        self._end(taken, answered, *ended)
+        self._start_waiting()
+
+    async def _has_killed(self, dispatch: Dispatch) -> bool:
+        """Whether calls of this query died with their worker too often. Only late attempts ask."""
+        partition, offset = dispatch.origin.partition, dispatch.origin.offset
+        read = await self._in(self._restore_thread, restore.read_begun, self._settings, self._reader, partition)
+        return restore.deaths(read, partition, offset) >= MOST_DEATHS
+
+    def _answered(self, taken: Taken, outcome: Outcome) -> Answered:
+        return Answered(completion_of(taken.dispatch, outcome), None, 0)
+
+    def _end(self, taken: Taken, answered: Answered, *more: Outgoing) -> None:
+        if taken.share.is_gone:
+            return
+        existing = self._existing[1]
+        at_ms = int(time.time() * 1000)
+        records = records_of(taken.dispatch, taken.record, answered, self._settings, existing, at_ms)
+        self._ends.append(End(taken.share, taken.record.offset, [*records, *more]))
+        self._wake.set()
+
+    def _leave_llm(self, taken: Taken, error_class: ErrorClass) -> None:
+        """Leave an LLM to other workers: its provider refuses the key. The dispatch stays open, and so does its
+        position."""
+        llm = taken.share.llm
+        if taken.has_begun and not taken.share.is_gone:
+            self._ends.append(End(taken.share, None, [begun_record(taken.dispatch, None, self._settings)]))
+        if self._waiting.pop(llm, None) is not None:
+            logger.error("llm_left", llm=llm, error_class=error_class, remedy=f"correct the key of llms.{llm}")
+            value = codec.encode(Unavailable(llm, error_class, self._name))
+            completions = self._settings.topics.completions
+            for share in [one for one in self._shares.values() if one.llm == llm]:
+                record = Outgoing(completions, share.place[1], llm, value, codec.CONTENT_TYPE)
+                self._ends.append(End(share, None, [record]))
+            self._llm_of = {topic: one for topic, one in self._llm_of.items() if one != llm}
+            topics = list(self._llm_of)
+            leaving = self._in(self._polling, self._consumer.subscribe, topics)
+            self._background(leaving if topics else self._stop_without_llms(llm))
+        self._wake.set()
+
+    async def _stop_without_llms(self, llm: str) -> None:
+        while self._ends or self._publishing or any(self._called.values()):
+            await asyncio.sleep(POLL_SECONDS)
+        self._stop(FixSetting(f"llms.{llm}: the provider refuses the key, and this worker has no other LLM"))
+
+    # Publishing
+
+    async def _publish(self) -> None:
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), COMMIT_SECONDS)
+                self._wake.clear()
+                await self._refresh_topics()
+                while await self._publish_some():
+                    pass
+        except Exception as error:
+            self._stop(error)
+
+    async def _publish_some(self) -> bool:
+        """Publish what has ended, in one transaction. True if more may be waiting."""
+        size = 0
+        self._publishing = []
+        while self._ends and len(self._publishing) < PUBLISH_ENDS and size < PUBLISH_BYTES:
+            end = self._ends.popleft()
+            if end.share.is_gone:
                 continue
-            completion, seconds = self._answer(dispatch)
-            self._pending.take(*place, now + seconds, completion)
+            if end.offset is not None:
+                end.share.positions.done(end.offset)
+            self._publishing.append(end)
+            size += end.size
+        moved = {share: share.positions.position for share in self._shares.values()}
+        moved = {share: at for share, at in moved.items() if at is not None and at != share.committed}
+        if not self._publishing and not moved:
+            return False
+        positions = [TopicPartition(*share.place, at) for share, at in moved.items() if at is not None]
+        records = [end.records for end in self._publishing]
+        if await self._in(self._publish_thread, self._publisher.publish, records, positions):
+            for share, at in moved.items():
+                share.committed = at
+        self._publishing = []
+        self._published.set()
+        return bool(self._ends)
 
-    def _produce(self, producer: Producer, completion: Completion) -> None:
-        clients.produce(
-            producer,
-            self._settings.topics.completions,
-            codec.encode(completion),
-            completion.dispatch_id,
-            completion.origin_partition,
-            headers=codec.CONTENT_TYPE,
-            on_delivery=self._on_delivery,
-        )
+    async def _refresh_topics(self) -> None:
+        """The topics that exist, where queries may name one for their answers."""
+        if self._settings.inference.reply_topics is None or time.monotonic() - self._existing[0] < TOPICS_SECONDS:
+            return
+        self._existing = time.monotonic(), await self._in(self._restore_thread, self._consumer.topics)
 
-    def _commit(self, consumer: Consumer, producer: Producer) -> None:
-        positions = self._pending.positions()
-        left = producer.flush(FLUSH_SECONDS)
-        if left or self._failed is not None:
-            raise CheckBroker(f"completions: {self._failed or f'{left} were not acknowledged'}")
-        if positions:
-            try:
-                consumer.commit(offsets=positions, asynchronous=False)
-            except KafkaException as error:
-                # The group is rebalancing, or its coordinator moves. The next commit has these offsets too.
-                logger.warning("commit_postponed", error=error.args[0].str())
+    async def _log_failures(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_SECONDS)
+            for (llm, error_class), count in self._failures.items():
+                logger.warning("calls_failed", llm=llm, error_class=error_class, count=count)
+            self._failures.clear()
 
-    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
-        self._failed = self._failed or error
+    def _background(self, work: Any) -> None:
+        """Run until done; an error stops the worker."""
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
 
-    def _on_revoke(self, _: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        self._pending.drop(partitions)
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._stop(error)
+
+        task.add_done_callback(ended)
+
+    def _stop(self, error: BaseException) -> None:
+        self._stopped = self._stopped or error
+        self._published.set()

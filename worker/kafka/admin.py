@@ -28,6 +28,8 @@ ADDED_BYTES = 16_384
 JSON_GROWTH = 8
 # A producer sends small records together, up to librdkafka's batch.size of 1,000,000 bytes.
 BATCH_BYTES = 1_048_576
+# No reservation is open for longer.
+BEGUN_MS = 31 * 86_400_000
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,18 @@ def wanted(settings: Settings) -> dict[str, dict[str, str]]:
     largest = max(limits.max_query_bytes, limits.max_dead_letter_bytes, limits.max_completion_bytes)
     room = str(max(3 * largest + limits.max_header_bytes + ADDED_BYTES, BATCH_BYTES))
     delete = {"cleanup.policy": "delete"}
+    answer_bytes = settings.inference.max_answer_bytes + limits.max_header_bytes + ADDED_BYTES
+    retention_ms = settings.inference.answer_retention_hours * 3_600_000
     topics = {
         names.queries: delete,
         names.completions: delete,
+        names.answers: {
+            **delete,
+            "retention.ms": str(retention_ms),
+            "max.message.bytes": str(max(answer_bytes, BATCH_BYTES)),
+        },
+        # A row stays until its call has ended; rows of lost calls only as long as a query of theirs may be tried.
+        names.begun: {"cleanup.policy": "compact,delete", "retention.ms": str(BEGUN_MS)},
         names.ledger: {"cleanup.policy": "compact", "max.message.bytes": str(BATCH_BYTES)},
         names.decisions: {**delete, "retention.ms": FOREVER, "max.message.bytes": str(DECISION_BYTES)},
         names.deferred: {**delete, "max.message.bytes": room},

@@ -9,8 +9,10 @@ from typing import Literal
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from msgspec import Struct
+from msgspec.structs import replace
 
 from worker.contract import codec, sentences
+from worker.contract.answers import Answer
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import CheckBroker
 from worker.contract.messages import Cause, Closed, Decision, Origin, Query, Rejected, Routed
@@ -52,7 +54,8 @@ class SendResult(Struct, frozen=True):
     """What was decided about a query and answered in the time given.
 
     `attempts` are the decisions about it, the first with the `candidates`; none if it was `rejected`. `closed` are the
-    ends of its dispatches. `missing` says why nothing was decided, or why a dispatch is still open.
+    ends of its dispatches. `missing` says why nothing was decided, or why a dispatch is still open. `answer` is what
+    the LLM answered, if its inference worker publishes answers.
     """
 
     origin: Origin
@@ -61,6 +64,7 @@ class SendResult(Struct, frozen=True):
     rejected: str | None
     closed: list[Closed]
     missing: Missing | None = None
+    answer: Answer | None = None
 
     @property
     def open(self) -> Routed | None:
@@ -77,13 +81,25 @@ def send(settings: Settings, query: Query, wait_seconds: float, open_reader: Ope
     with open_reader(settings, silent) as reader:
         decisions = reader.ends((topics.decisions, partition) for partition in partitions)
         completions = reader.ends((topics.completions, partition) for partition in partitions)
+        answers = reader.ends((topics.answers, partition) for partition in partitions)
         origin = _produce(settings, query)
         follow = _Follow(settings, reader, origin, decisions[topics.decisions, origin.partition])
         if not follow.until(lambda reply: bool(reply.attempts or reply.rejected is not None), wait_seconds):
             return follow.reply(Missing("not_decided" if _has_workers(admin, settings.kafka.group) else "no_worker"))
         if not follow.until(lambda reply: reply.open is None, wait_seconds):
             return follow.reply(_unanswered(reader, follow, completions))
-        return follow.reply()
+        reply = follow.reply()
+        return replace(reply, answer=_answer(reader, topics.answers, reply, answers[topics.answers, origin.partition]))
+
+
+def _answer(reader: Reader, topic: str, reply: Reply, start: int) -> Answer | None:
+    """The answer of the dispatch that settled; it is there when its completion is."""
+    settled = {closed.dispatch_id for closed in reply.closed}
+    for record in reader.read_partition(topic, reply.origin.partition, start):
+        answer = codec.decode_answer(record.value or b"")
+        if answer.dispatch_id in settled:
+            return answer
+    return None
 
 
 def dispatch_id(origin: Origin, routed: Routed) -> str:

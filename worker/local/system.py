@@ -26,11 +26,20 @@ SETTINGS_FILE = "tollgate.toml"
 Notify = Callable[[str], None]
 
 
-def write_settings(path: Path, sections: Mapping[str, Mapping[str, object]], budgets: Mapping[str, float]) -> Settings:
-    """Write a settings file of these sections and one [llms] table for each budget, and load it."""
+def write_settings(
+    path: Path,
+    sections: Mapping[str, Mapping[str, object]],
+    budgets: Mapping[str, float],
+    calls: Mapping[str, Mapping[str, object]] | None = None,
+) -> Settings:
+    """Write a settings file of these sections and one [llms] table for each budget, and load it.
+
+    `calls` are more settings of LLMs: how each is called.
+    """
     lines = [line for name, section in sections.items() for line in (f"[{name}]", *map(_line, section.items()), "")]
     for llm, budget_usd in budgets.items():
-        lines += [f"[llms.{json.dumps(llm)}]", f"budget_usd = {budget_usd:.6f}", ""]
+        lines += [f"[llms.{json.dumps(llm)}]", f"budget_usd = {budget_usd:.6f}"]
+        lines += [*map(_line, (calls or {}).get(llm, {}).items()), ""]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines))
     return load_settings(path)
@@ -61,7 +70,12 @@ class System:
         return self.directory / SETTINGS_FILE
 
     def prepare(
-        self, past: History, budgets: Mapping[str, float], embedder: str, **sections: Mapping[str, object]
+        self,
+        past: History,
+        budgets: Mapping[str, float],
+        embedder: str,
+        calls: Mapping[str, Mapping[str, object]] | None = None,
+        **sections: Mapping[str, object],
     ) -> Settings:
         """Write the settings, build the index from `past` if it is not there, and create the topics."""
         kafka: dict[str, object] = {"bootstrap_servers": self.broker.bootstrap_servers, **sections.pop("kafka", {})}
@@ -69,7 +83,7 @@ class System:
         if not place.exists():
             index.build(past, place, embedder)
         everything: dict[str, Mapping[str, object]] = {"kafka": kafka, "index": {"directory": str(place)}, **sections}
-        settings = write_settings(self.config, everything, budgets)
+        settings = write_settings(self.config, everything, budgets, calls)
         admin.create(settings)
         return settings
 
@@ -84,9 +98,12 @@ class System:
 
     def start_inference(self, latency_ms: float, error_rate: float = 0.0, options: Sequence[str] = ()) -> Child:
         """Start an inference worker for all LLMs."""
-        arguments = ["infer", "--latency-ms", str(latency_ms), "--error-rate", str(error_rate), *options]
+        return self.start_calling("--latency-ms", str(latency_ms), "--error-rate", str(error_rate), *options)
+
+    def start_calling(self, *options: str) -> Child:
+        """Start an inference worker that calls the LLMs of the settings."""
         name = f"inference-{len(self.inference) + 1}"
-        self.inference.append(self.processes.start(self._child(name, arguments)))
+        self.inference.append(self.processes.start(self._child(name, ["infer", *options])))
         return self.inference[-1]
 
     def is_ready(self, worker: Child) -> bool:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import isnan, log
 from typing import Any
 
+from msgspec import json
+
 from worker.contract.messages import Completion, Dispatch
 from worker.estimation.history import History
+from worker.inference.published import Answered
+
+# Nothing is called: only memory limits how many dispatches wait for their time.
+MAX_OPEN = 100_000
 
 
 @dataclass(frozen=True)
@@ -48,12 +55,29 @@ class RecordedAnswers:
 
 @dataclass(frozen=True)
 class TableAnswerer:
-    """An Answerer of `worker.inference.worker` that looks answers up."""
+    """An Answerer that looks answers up. Its answers hold what the table knows: a score and a cost, and no text."""
 
     recorded: RecordedAnswers
     rules: Rules
+    costs_money: bool = False
+    held_bytes: int = 0
 
-    def __call__(self, dispatch: Dispatch) -> tuple[Completion, float]:
+    async def __aenter__(self) -> TableAnswerer:
+        return self
+
+    async def __aexit__(self, *error: Any) -> None: ...
+
+    async def answer(self, dispatch: Dispatch) -> Answered:
+        completion, seconds = self.outcome(dispatch)
+        await asyncio.sleep(seconds)
+        told = {"recorded": {"quality": completion.quality, "cost_micros": completion.cost_micros}}
+        response = json.encode(told) if completion.status == "ok" else None
+        return Answered(completion, response, round(seconds * 1000))
+
+    def max_open(self, llm: str) -> int:
+        return MAX_OPEN
+
+    def outcome(self, dispatch: Dispatch) -> tuple[Completion, float]:
         """The completion of a dispatch, and the seconds that it takes.
 
         An answer that was not recorded costs as much as was estimated, and has no score.
@@ -67,7 +91,8 @@ class TableAnswerer:
             "llm": dispatch.llm,
         }
         if failure < self.rules.error_rate:
-            return Completion(**common, status="error", error="simulated: overloaded"), seconds
+            error: dict[str, Any] = {"error": "simulated: overloaded", "error_class": "overloaded", "cost": "zero"}
+            return Completion(**common, status="error", **error), seconds
         quality, cost_micros = known if known is not None else (None, dispatch.cost_micros)
         return Completion(**common, status="ok", cost_micros=cost_micros, quality=quality), seconds
 

@@ -1,0 +1,110 @@
+"""The consumer of dispatches: it polls in one thread, and tells the loop which partitions come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from worker.contract.errors import CheckBroker
+from worker.contract.record import StoredRecord
+from worker.contract.settings import Settings
+from worker.kafka import clients
+from worker.kafka.reader import Place
+
+POLL_SECONDS = 0.1
+POLL_RECORDS = 500
+TOPICS_SECONDS = 30.0
+
+logger = structlog.get_logger()
+
+Handle = Callable[[list[Place]], Any]
+
+
+class DispatchConsumer:
+    """A member of the group of inference workers. `assigned`, `leaving` and `lost` are coroutine functions of `loop`;
+    a poll waits for them. A partition comes paused."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        assigned: Callable[[list[Place]], Awaitable[None]],
+        leaving: Callable[[list[Place]], Awaitable[None]],
+        lost: Callable[[list[Place]], Awaitable[None]],
+    ) -> None:
+        self._loop = loop
+        self._assigned, self._leaving, self._lost = assigned, leaving, lost
+        config = clients.consumer_config(settings, f"{settings.kafka.group}-inference")
+        self._consumer = Consumer(
+            config
+            | {
+                "session.timeout.ms": settings.kafka.session_timeout_ms,
+                # At its default of 3 seconds, one late heartbeat would end a session of 3 seconds.
+                "heartbeat.interval.ms": settings.kafka.session_timeout_ms // 3,
+                # Partitions that stay with their worker keep their open calls.
+                "partition.assignment.strategy": "cooperative-sticky",
+                # The metadata of a broker that has just come back lack topics for a moment; five minutes would be long.
+                "topic.metadata.refresh.interval.ms": 10_000,
+                "enable.partition.eof": False,
+            }
+        )
+
+    def subscribe(self, topics: list[str]) -> None:
+        """Take part in the work on these topics, and leave all others."""
+        self._consumer.subscribe(
+            topics,
+            on_assign=self._on_assign,
+            on_revoke=lambda _, partitions: self._wait(self._leaving, partitions),
+            on_lost=lambda _, partitions: self._wait(self._lost, partitions),
+        )
+
+    def poll(self, pause: list[Place], resume: list[Place]) -> list[StoredRecord]:
+        """Pause and resume partitions, and return the next records. Raises CheckBroker."""
+        try:
+            if pause:
+                self._consumer.pause([TopicPartition(*place) for place in pause])
+            if resume:
+                self._consumer.resume([TopicPartition(*place) for place in resume])
+        except KafkaException as error:
+            # The partition has just gone: its new owner reads it.
+            logger.debug("pause_skipped", error=error.args[0].str())
+        # `consume` alone would wait until it has as many records as were asked for.
+        first = self._consumer.poll(POLL_SECONDS)
+        messages = [] if first is None else [first, *self._consumer.consume(POLL_RECORDS, timeout=0)]
+        return [clients.stored(message) for message in messages if _is_record(message)]
+
+    def group_metadata(self) -> Any:
+        """What a transaction needs, so that only a member of the group commits positions."""
+        return self._consumer.consumer_group_metadata()
+
+    def topics(self) -> frozenset[str]:
+        """The names of all topics."""
+        return frozenset(self._consumer.list_topics(timeout=TOPICS_SECONDS).topics)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        consumer.incremental_assign(partitions)
+        consumer.pause(partitions)
+        self._wait(self._assigned, partitions)
+
+    def _wait(self, handle: Handle, partitions: list[TopicPartition]) -> None:
+        places = [(one.topic, one.partition) for one in partitions]
+        asyncio.run_coroutine_threadsafe(handle(places), self._loop).result()
+
+
+def _is_record(message: Message) -> bool:
+    """False for an error that passes by itself. Raises CheckBroker for the others."""
+    error = message.error()
+    if error is None:
+        return True
+    if error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        raise CheckBroker(f"{message.topic()}/{message.partition()}: {error.str()}")
+    logger.debug("poll_error", error=error.str())
+    return False
