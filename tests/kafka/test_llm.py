@@ -1,0 +1,69 @@
+"""`tollgate llm serve`: a real LLM in a real server process, called as `tollgate infer` calls one."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from importlib.util import find_spec
+
+import pytest
+
+from worker.contract.messages import Query
+from worker.contract.settings import Dialect, LlmSettings
+from worker.inference.calls import Caller, Ended
+
+pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="no LLM is installed; `make llm` installs one")
+
+SYSTEM = "Answer in English, in one short sentence."
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The address of a server process."""
+    command = [sys.executable, "-m", "worker", "llm", "serve", "--port", "0", "--slots", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def ask(address: str, query: Query, dialect: Dialect = "chat") -> Ended:
+    """One call."""
+    llm = LlmSettings(
+        budget_usd=Decimal(1),
+        base_url=address,
+        model="smollm2-135m",
+        dialects=(dialect,),
+        system=SYSTEM,
+        timeout_seconds=120,
+    )
+
+    async def run() -> Ended:
+        async with Caller({"m": llm}) as caller:
+            return await caller.call("m", query, "0-0-1", int(time.time() * 1_000) + 200_000)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("dialect", ["chat", "responses"])
+def test_an_answer(address: str, dialect: Dialect) -> None:
+    """A plain question is answered, and the answer's usage makes its cost known."""
+    query = Query(text="What is the capital of France?", max_output_tokens=32, parameters={"temperature": 0})
+    ended = ask(address, query, dialect)
+    assert ended.outcome.ok, ended.outcome.error
+    assert "Paris" in (ended.outcome.answer or b"").decode()
+    assert ended.outcome.cost == "known"
+    assert ended.outcome.remarks == ()
+
+
+def test_a_long_prompt(address: str) -> None:
+    """A prompt beyond the context is refused free, by its class."""
+    ended = ask(address, Query(text="and then " * 4_000, max_output_tokens=8))
+    assert ended.outcome.error_class == "context_length"
+    assert ended.outcome.cost == "zero"
