@@ -31,6 +31,16 @@ def test_the_lp_finds_the_best_routing(
     assert found.tolist() == choice
 
 
+def test_a_free_llm_takes_no_share_of_the_budget(scenario: Scenario) -> None:
+    """The budgets are as they would be without it, and its own is nothing."""
+    past, live, prior = scenario.past, scenario.live, scenario.estimator.prior
+    free = np.array([0.0, 1.0, 1.0, 1.0])
+    with_free = [replace(rows, cost_micros=rows.cost_micros * free) for rows in (past, live)]
+    split = budgets(with_free[0], with_free[1], Plan(), 42, prior)
+    others = budgets(past.columns([1, 2, 3]), live.columns([1, 2, 3]), Plan(), 42, prior)
+    assert split.tolist() == [0, *others.tolist()]
+
+
 def test_batch_split_spends_a_batch_its_share() -> None:
     """Of two batches of 256 equal queries, with budget for half of them, 128 queries of each are served."""
     estimates = Estimates(np.full((512, 1), 0.5), np.full((512, 1), 10), np.ones(512, dtype=np.float32))

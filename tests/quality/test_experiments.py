@@ -196,6 +196,25 @@ def test_the_command_compares_policies(table: Path, tmp_path: Path) -> None:
     assert drawn == {"policies.png"}, "the picture shows the table and nothing else"
 
 
+def test_a_free_llm_is_compared(tmp_path: Path) -> None:
+    """The budget is the cost of the cheapest LLM that is not free, and a share of nothing is a dash, or null in JSON:
+    never a billion per cent."""
+    lines = ["query_id,prompt,paid,paid|total_cost,free,free|total_cost"]
+    lines += [
+        f"q{n},What is {n} times {n % 7}?,{n % 2},{0.0001 * (1 + n % 3):.4f},{int(n % 3 == 0)},0" for n in range(60)
+    ]
+    (tmp_path / "history.csv").write_text("\n".join(lines) + "\n")
+    arguments = [str(tmp_path / "history.csv"), "--test", "30", "--seeds", "1", "--all", "--json"]
+    code, said = run(*arguments)
+    assert code == 0, said
+    result = msgspec.json.decode(said[said.index("{") :])
+    means = {one["policy"]: one["mean"] for one in result["policies"]}
+    assert means["optimum-true"]["cost_usd"] > 0, "the paid LLM has a budget"
+    assert means["greedy-cost"]["quality_per_usd"] is None, "a free policy has no quality per dollar"
+    largest = max(value or 0 for mean in means.values() for name, value in mean.items() if name.startswith("relative"))
+    assert largest < 1_000, means
+
+
 def test_the_command_runs_experiments(table: Path, tmp_path: Path) -> None:
     """`evaluate --experiment NAME` runs the experiment and writes its table as JSON."""
     code, said = run(str(table), "--experiment", "splits", "--seeds", "1", "--output", str(tmp_path / "found.json"))

@@ -26,7 +26,7 @@ from worker.commands.options import (
     writable_directory,
 )
 from worker.commands.output import console, errors, present
-from worker.estimation import demo_data
+from worker.estimation import demo_data, index
 from worker.estimation.embedder import WORDLLAMA, embed_with
 from worker.estimation.history import History, read_table
 from worker.evaluation.experiments import EXPERIMENTS
@@ -186,6 +186,8 @@ def _compare(study: Study, policies: list[str], json: bool, output: Path | None,
         screen.print(_table(study, scores))
         screen.print(f"{len(study.history.ids):,} rows, {study.seeds} seeds, {seconds:.0f} s", style="dim")
 
+    for doubt in index.doubts(study.scenario(study.all_seeds[0]).estimator.manifest):
+        typer.echo(f"warning: {doubt}", err=True)
     present(_result(study, scores), json, output, show)
     if plot:
         plots().draw_scores(spreads(scores), plot)
@@ -217,17 +219,22 @@ def _cells(policy: str, mean: Score, deviation: float) -> tuple[str, ...]:
     return (
         policy,
         f"{mean.quality:,.1f}",
-        f"{mean.relative_quality:.1%}",
-        f"{deviation:.1%}",
+        _known(f"{mean.relative_quality:.1%}"),
+        _known(f"{deviation:.1%}"),
         f"{mean.cost_usd:.4f}",
-        f"{mean.relative_cost:.1%}",
-        f"{mean.quality_per_usd:,.0f}",
-        f"{mean.relative_quality_per_usd:.1%}",
+        _known(f"{mean.relative_cost:.1%}"),
+        _known(f"{mean.quality_per_usd:,.0f}"),
+        _known(f"{mean.relative_quality_per_usd:.1%}"),
         f"{mean.served:,}",
         f"{mean.relative_served:.1%}",
         f"{mean.overrun_usd:.4f}",
         f"{mean.seconds:.2f}",
     )
+
+
+def _known(figure: str) -> str:
+    """A figure, or a dash for a share of nothing."""
+    return "-" if figure.startswith("nan") else figure
 
 
 def _result(study: Study, scores: list[Score]) -> dict[str, Any]:

@@ -132,9 +132,11 @@ def arrival(live: History, order: Order) -> NDArray[np.int64]:
 def budgets(past: History, live: History, plan: Plan, seed: int, prior: Estimates) -> NDArray[np.int64]:
     """Micro-dollars [M]: the cheapest LLM's cost for all queries times `plan.budget`, split by `plan.split`.
 
-    `prior` are estimates of a sample of history.
+    The cheapest LLM is the cheapest that is not free: a budget of nothing would compare nothing. `prior` are estimates
+    of a sample of history.
     """
-    total = plan.budget * float(live.cost_micros.sum(axis=0).min())
+    costs = live.cost_micros.sum(axis=0)
+    total = plan.budget * float(costs[costs > 0].min(initial=np.inf)) if (costs > 0).any() else 0.0
     shares = best_spending(prior, total / len(live.ids)) if plan.split == "best" else _shares(past, plan.split, seed)
     split: NDArray[np.int64] = np.floor(shares / max(shares.sum(), 1e-9) * total).astype(np.int64)
     return split
@@ -143,7 +145,8 @@ def budgets(past: History, live: History, plan: Plan, seed: int, prior: Estimate
 def _shares(past: History, split: Split, seed: int) -> Float64:
     quality, cost = np.nanmean(past.quality, axis=0), np.nanmean(past.cost_micros, axis=0)
     shares: dict[Split, Float64] = {
-        "efficiency": np.sqrt(quality / np.maximum(cost, 1e-9)),
+        # A free LLM needs no money.
+        "efficiency": np.where(cost > 0, np.sqrt(quality / np.maximum(cost, 1e-9)), 0.0),
         "uniform": np.ones(len(cost)),
         "cost": cost,
         "quality": quality,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import nan
 from time import perf_counter
 
 import numpy as np
@@ -43,7 +44,7 @@ USUAL = ("random", "greedy-cost", "batch-split", "port", "mirror-descent", "pric
 
 class Score(Struct, frozen=True):
     """One policy on one scenario. `relative_*` are shares of the reference; `quality_per_usd` is quality over cost;
-    `overrun_usd` is the money spent beyond the budgets."""
+    `overrun_usd` is the money spent beyond the budgets. A share of nothing is nan."""
 
     policy: str
     seed: int
@@ -94,22 +95,27 @@ def scored(scenario: Scenario, policy: str, rule: Rule, against: Simulated) -> S
 def score(policy: str, seed: int, outcome: Simulated, against: Simulated, seconds: float) -> Score:
     """The figures of an outcome beside those of the reference."""
     quality, cost = float(outcome.quality.sum()), float(outcome.cost_micros.sum()) / MICROS_PER_USD
-    of_quality = quality / max(float(against.quality.sum()), 1e-12)
-    of_cost = cost / max(float(against.cost_micros.sum()) / MICROS_PER_USD, 1e-12)
+    of_quality = _ratio(quality, float(against.quality.sum()))
+    of_cost = _ratio(cost, float(against.cost_micros.sum()) / MICROS_PER_USD)
     return Score(
         policy=policy,
         seed=seed,
         quality=quality,
         cost_usd=cost,
-        quality_per_usd=quality / max(cost, 1e-12),
+        quality_per_usd=_ratio(quality, cost),
         served=outcome.served,
         relative_quality=of_quality,
         relative_cost=of_cost,
-        relative_quality_per_usd=of_quality / max(of_cost, 1e-12),
+        relative_quality_per_usd=_ratio(of_quality, of_cost),
         relative_served=outcome.served / max(against.served, 1),
         overrun_usd=outcome.overrun_micros / MICROS_PER_USD,
         seconds=seconds,
     )
+
+
+def _ratio(one: float, other: float) -> float:
+    """nan where there is nothing to compare with: beside a free answer, any cost would be a billion times as much."""
+    return one / other if other > 0 else nan
 
 
 def spreads(scores: Iterable[Score]) -> list[Spread]:
