@@ -132,7 +132,8 @@ def test_a_replay_ends_where_it_is_told_to(audited: System) -> None:
 def test_anchors_prove_that_nothing_before_them_changed(audited: System, tmp_path: Path) -> None:
     """A second replay passes the heads that the first wrote; with a head that is not in the chain it fails."""
     file = tmp_path / "heads.json"
-    first, second = (run_here(audited, "replay", "--anchor", str(file))[0] for _ in range(2))
+    first = run_here(audited, "replay", "--anchor", str(file), "--anchor-create")[0]
+    second = run_here(audited, "replay", "--anchor", str(file))[0]
     heads = json.loads(file.read_text())
     file.write_text(json.dumps([{**head, "head": heads[0]["head"]} for head in heads]))
     third, said = run_here(audited, "replay", "--anchor", str(file))
@@ -217,8 +218,10 @@ def test_decisions_that_lost_their_beginning(audited: System, tmp_path: Path) ->
     settings = settings_of(audited)
     records = list(KafkaReader(settings).read_partition(settings.topics.decisions, 1))
     early, late, cut = tmp_path / "early.json", tmp_path / "late.json", tmp_path / "cut.json"
-    assert run_here(audited, "replay", "-p", "1", "--to", str(records[2].offset), "--anchor", str(early))[0] == 0
-    assert run_here(audited, "replay", "-p", "1", "--anchor", str(late))[0] == 0
+    end = str(records[2].offset)
+    anchored = run_here(audited, "replay", "-p", "1", "--to", end, "--anchor", str(early), "--anchor-create")
+    assert anchored[0] == 0
+    assert run_here(audited, "replay", "-p", "1", "--anchor", str(late), "--anchor-create")[0] == 0
     head = json.loads(late.read_text())[0]
     cut.write_text(json.dumps([{**head, "decisions": head["decisions"] + 1_000}]))
     delete_before(settings, settings.topics.decisions, 1, records[10].offset)

@@ -14,10 +14,21 @@ from worker.core.journal import record_hash
 
 
 def test_anchors_are_read_as_they_were_written(tmp_path: Path) -> None:
-    """By partition; a file that is not there holds none."""
-    file, anchors = tmp_path / "heads.json", {0: Anchor(0, 7, "ab"), 1: Anchor(1, 9, "cd")}
+    """By partition; also those of an older version, without a time."""
+    file, anchors = tmp_path / "heads.json", {0: Anchor(0, 7, "ab", 1_000), 1: Anchor(1, 9, "cd")}
     write_anchors(file, reversed(anchors.values()))
-    assert (read_anchors(file), read_anchors(tmp_path / "none.json")) == (anchors, {})
+    assert read_anchors(file) == anchors
+
+
+def test_a_file_that_is_not_there_is_created_or_refused(tmp_path: Path) -> None:
+    """To create one is asked for: a lost file would else be replaced by one that proves nothing."""
+    file = tmp_path / "heads.json"
+    with pytest.raises(FixSetting, match="there is no such file"):
+        read_anchors(file)
+    assert read_anchors(file, create=True) == {}
+    write_anchors(file, [])
+    with pytest.raises(FixSetting, match="exists"):
+        read_anchors(file, create=True)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '[{"partition": 0}]', "[1]"])

@@ -194,20 +194,24 @@ def test_what_only_other_settings_explain_is_a_doubt(event: Completed | Refused,
 
 
 IGNORED = [
-    ("an answer", told(), {}),
-    (
-        "a failure",
-        told(status="error", cost_micros=None),
-        {"ok": False, "cost_micros": None, "basis": "none"},
-    ),
+    ("an answer", told(), {}, True),
+    ("a failure", told(status="error"), {}, False),
+    ("without a cost", told(cost_micros=None), {"cost_micros": None, "basis": "none"}, True),
 ]
 
 
-@pytest.mark.parametrize(("value", "changes"), [c[1:] for c in IGNORED], ids=[c[0] for c in IGNORED])
-def test_an_ignored_completion_is_decided_as_it_was_received(value: bytes, changes: dict[str, object]) -> None:
-    """Its record does not say status and cost. The router is told them, and would settle one that it should have."""
-    event = ignored("large")
-    assert originals([], [value])(event, config()) == msgspec.structs.replace(event, **changes)
+@pytest.mark.parametrize(("value", "recorded", "ok"), [c[1:] for c in IGNORED], ids=[c[0] for c in IGNORED])
+def test_an_ignored_completion_is_decided_as_it_was_received(
+    value: bytes, recorded: dict[str, object], ok: bool
+) -> None:
+    """Its record does not say the status. The router is told it, and would settle one that it should have."""
+    event = msgspec.structs.replace(ignored("large"), **recorded)
+    assert originals([], [value])(event, config()) == msgspec.structs.replace(event, ok=ok)
+
+
+def test_an_ignored_completion_has_the_cost_that_its_record_says() -> None:
+    """A record with another cost than the completion was changed."""
+    assert differing(originals([], [told(cost_micros=7)]), ignored("large")) == ("spent_micros", 100, 7)
 
 
 def test_an_ignored_completion_names_the_llm_that_its_record_says() -> None:

@@ -254,7 +254,8 @@ def test_a_replay_ends_before_the_first_event_from_its_limit_on(limit: int) -> N
     """Every record before it is compared, and what else their events caused; the head is that of the last compared."""
     records = driven("priced", 1).topics()[D]
     result = replayed(records, limit=limit)
-    head = Anchor(0, result.compared, record_hash(value_of(records[result.compared - 1])).hex())
+    last = value_of(records[result.compared - 1])
+    head = Anchor(0, result.compared, record_hash(last).hex(), codec.decode_decision(last).at_ms)
     assert result.mismatch is None
     assert 0 <= result.compared - limit <= EXPIRED
     assert result.head == head

@@ -19,6 +19,8 @@ from worker.audit.mismatch import Mismatch
 from worker.audit.run_replay import Limit, Replayed, Task, replay_one
 from worker.commands import replay as replay_command
 from worker.commands.main import app
+from worker.contract import codec
+from worker.contract.errors import FixSetting
 from worker.contract.messages import Checkpoint
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
@@ -67,7 +69,8 @@ def renumbered(topics: Log, by: int) -> Log:
 
 
 def anchor_at(decisions: int) -> Anchor:
-    return Anchor(0, decisions, record_hash(log()[D][decisions - 1].value or b"").hex())
+    value = log()[D][decisions - 1].value or b""
+    return Anchor(0, decisions, record_hash(value).hex(), codec.decode_decision(value).at_ms)
 
 
 CHECKPOINTS = [
@@ -217,6 +220,7 @@ ORDINARY = Replayed(
     gone_completions=0,
     doubts={},
     anchored=None,
+    anchor=None,
     head=Anchor(0, 100, "aa"),
     divergence=None,
     accounts_before={},
@@ -258,10 +262,70 @@ def test_the_command_keeps_anchors_and_tells(
         write_anchors(file, [before])
     result = msgspec.structs.replace(ORDINARY, **changes)
     monkeypatch.setattr(replay_command, "replay", lambda *_: iter([result]))
-    done = CliRunner().invoke(app, ["replay", "--anchor", str(file)])
+    first = ["--anchor-create"] if before is None else []
+    done = CliRunner().invoke(app, ["replay", "--anchor", str(file), *first])
     assert bool(done.exit_code) is bool(expected[0]), done.output
     assert read_anchors(file)[0] == expected[1]
     assert says in f"{done.output} {done.exception}", done.output
+
+
+AT_MS = 1_760_000_000_000
+KEPT = Anchor(0, 50, "bb", AT_MS)
+PROOFS: list[tuple[str, dict[str, object], str]] = [
+    (
+        "from the beginning",
+        {"anchored": True, "anchor": KEPT},
+        "proven: the first 50 decisions (up to 2025-10-09 08:53:20+00:00) were not changed, removed or moved since "
+        "that anchor was kept",
+    ),
+    (
+        "from a checkpoint",
+        {"anchored": True, "anchor": KEPT, "whole": False, "first_offset": 7},
+        "proven: the decisions from offset 7 to number 50 (up to 2025-10-09 08:53:20+00:00) were not changed, removed "
+        "or moved since that anchor was kept",
+    ),
+    ("of an older file", {"anchored": True, "anchor": OLD}, "proven: the first 50 decisions were not changed"),
+    (
+        "not passed",
+        {"anchored": False, "anchor": KEPT},
+        "the anchor at decision 50 (up to 2025-10-09 08:53:20+00:00) was not proven",
+    ),
+    (
+        "none",
+        {"anchored": None, "anchor": None},
+        "nothing is proven, because the file held no anchor of it; this run keeps one at decision 100",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), [c[1:] for c in PROOFS], ids=[c[0] for c in PROOFS])
+def test_the_command_says_what_was_proven_and_since_when(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    """One line for each partition: up to which decision and time nothing was changed."""
+    file = tmp_path / "heads.json"
+    write_anchors(file, [KEPT])
+    monkeypatch.setattr(replay_command, "replay", lambda *_: iter([Replayed(**{**ORDINARY, **changes})]))
+    done = CliRunner().invoke(app, ["replay", "--anchor", str(file)])
+    assert f"anchor partition 0: {says}" in done.output, done.output
+
+
+WRONG_FILES: list[tuple[str, list[str], bool, str]] = [
+    ("a missing file", [], False, "there is no such file; the first time, add --anchor-create"),
+    ("a file to create that is there", ["--anchor-create"], True, "exists; without this option it is checked"),
+]
+
+
+@pytest.mark.parametrize(("options", "exists", "says"), [c[1:] for c in WRONG_FILES], ids=[c[0] for c in WRONG_FILES])
+def test_a_missing_anchor_file_is_an_error(tmp_path: Path, options: list[str], exists: bool, says: str) -> None:
+    """A replay without an anchor proves nothing of the past, and must not look as if it did."""
+    file = tmp_path / "heads.json"
+    if exists:
+        write_anchors(file, [KEPT])
+    done = CliRunner().invoke(app, ["replay", "--anchor", str(file), *options])
+    assert isinstance(done.exception, FixSetting), done.output
+    assert says in str(done.exception)
+    assert file.exists() == exists, "the file was changed"
 
 
 def test_an_anchor_of_another_partition_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
@@ -113,6 +114,24 @@ def test_without_a_checkpoint_nothing_can_be_compared(shelf: Shelf, directories:
     kept = [decision for decision in decisions() if not isinstance(decision, Checkpoint | Configured)]
     with pytest.raises(CheckFailed, match="decisions/0: has lost its beginning and holds no checkpoint"):
         compare(shelf, directories, kept, first=3)
+
+
+@pytest.mark.parametrize("since", [0, 9], ids=["all decisions", "the first decisions"])
+def test_decisions_with_other_llms_than_the_index(shelf: Shelf, directories: dict[str, Path], since: int) -> None:
+    """If a checkpoint follows them, the comparison begins there and says so; else it is refused."""
+    told = decisions()
+    last = len(told) if since == 0 else since
+    for number, decision in enumerate(told[:last]):
+        if isinstance(decision, Configured | Checkpoint) and decision.config is not None:
+            others = msgspec.structs.replace(decision.config, llms=("large", "medium", "tiny"))
+            told[number] = msgspec.structs.replace(decision, config=others)
+    if since == 0:
+        with pytest.raises(CheckFailed, match="decisions/0: all decisions were made with other LLMs"):
+            compare(shelf, directories, told)
+        return
+    compared = compare(shelf, directories, told)
+    assert 0 < compared.queries < QUERIES
+    assert "earlier decisions were made with other LLMs" in compared.notes[1]
 
 
 def test_nothing_decided_is_nothing_to_compare(shelf: Shelf, directories: dict[str, Path]) -> None:

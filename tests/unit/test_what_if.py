@@ -14,7 +14,7 @@ from tests.unit.test_verify import story
 from worker.audit.outcomes import Served
 from worker.audit.propensity import Explored
 from worker.audit.what_if import Change, Estimated, WhatIf
-from worker.contract.messages import Checkpoint, Decision, Routed
+from worker.contract.messages import Checkpoint, Configured, Decision, Routed
 from worker.core.events import Arrived, Refused
 
 
@@ -149,6 +149,43 @@ def test_without_a_checkpoint_there_is_nowhere_to_begin() -> None:
     assert played.begins == "nowhere"
     assert played.skipped == len(decisions)
     assert played.real.queries == 0
+
+
+# After an LLM was added or left out
+
+
+def named(decision: Decision, llms: tuple[str, ...]) -> Decision:
+    """The same decision under a configuration of these LLMs."""
+    if isinstance(decision, Configured | Checkpoint) and decision.config is not None:
+        return msgspec.structs.replace(decision, config=msgspec.structs.replace(decision.config, llms=llms))
+    return decision
+
+
+def with_an_llm_added(before: int) -> list[Decision]:
+    """Decisions of which the first `before` were made with other LLMs than the rest."""
+    others = ("large", "medium", "tiny")
+    return [named(decision, others if n < before else LLMS) for n, decision in enumerate(answered().decisions)]
+
+
+def test_after_an_llm_was_added_it_begins_at_the_next_checkpoint() -> None:
+    """The prior is of the LLMs of now, so the prices before them cannot be reproduced, and those after them can: at
+    the same budgets both sides are equal."""
+    decisions = with_an_llm_added(20)
+    played = WhatIf(0, PRIOR, Change(), llms=LLMS)
+    played.run(decided(decisions))
+    first = next(n for n, decision in enumerate(decisions) if n >= 20 and isinstance(decision, Checkpoint))
+    later = sum(isinstance(decision, Routed) and decision.llm is not None for decision in decisions[first:])
+    assert (played.begins, played.skipped + played.other_llms) == ("checkpoint", first)
+    assert played.real.total().dispatched == later
+    assert (played.other.deferred, played.other.llms) == (played.real.deferred, played.real.llms)
+
+
+def test_when_the_llms_changed_and_no_checkpoint_followed_there_is_nowhere_to_begin() -> None:
+    """Nothing is compared, where the prices of one side would be others'."""
+    decisions = [*with_an_llm_added(0), named(answered(queries=1).decisions[0], ("another",))]
+    played = WhatIf(0, PRIOR, Change(), llms=LLMS)
+    played.run(decided(decisions))
+    assert (played.begins, played.other_llms, played.real.queries) == ("nowhere", len(decisions), 0)
 
 
 # Another index

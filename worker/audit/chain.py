@@ -77,17 +77,28 @@ def _at(record: Record, what: str) -> Mismatch:
 
 
 class Anchor(Struct, frozen=True):
-    """The head of a partition's chain after so many decisions, in hexadecimal, kept outside of Kafka."""
+    """The head of a partition's chain after so many decisions, in hexadecimal, kept outside of Kafka.
+
+    `at_ms` is the lane's clock at the last of them; None in a file of an older version.
+    """
 
     partition: int
     decisions: int
     head: str
+    at_ms: int | None = None
 
 
-def read_anchors(file: Path) -> dict[int, Anchor]:
-    """The anchors of a file by partition; none if there is no such file. Raises FixSetting."""
-    if not file.exists():
+def read_anchors(file: Path, create: bool = False) -> dict[int, Anchor]:
+    """The anchors of a file by partition. With `create` there are none, and there must not be such a file.
+
+    Raises FixSetting: a file that is missing would prove nothing, and look like a proof.
+    """
+    if create and file.exists():
+        raise FixSetting(f"--anchor-create: {file} exists; without this option it is checked and written again")
+    if create:
         return {}
+    if not file.exists():
+        raise FixSetting(f"--anchor {file}: there is no such file; the first time, add --anchor-create")
     try:
         anchors = msgspec.json.decode(file.read_bytes(), type=list[Anchor])
     except (OSError, msgspec.DecodeError) as error:

@@ -21,7 +21,7 @@ NIL = msgspec.Raw(msgspec.msgpack.encode(None))
 
 
 class IgnoredCompletion(Completed, frozen=True, gc=False):
-    """A completion that changed nothing, as far as its decision tells of it: cost and status are not recorded."""
+    """A completion that changed nothing, as its decision records it: without its status."""
 
 
 def grouped(records: Iterable[DecisionRecord]) -> Iterator[list[DecisionRecord]]:
@@ -67,8 +67,15 @@ def topic_of(rejected: Rejected) -> Literal["queries", "completions"]:
 
 
 def _ignored(ignored: Ignored) -> Completed:
-    offset, dispatch_id, llm = ignored.cause.number, ignored.dispatch_id, ignored.llm
-    return IgnoredCompletion(offset, ignored.at_ms, dispatch_id, llm, ok=True, cost_micros=None, basis="none")
+    return IgnoredCompletion(
+        offset=ignored.cause.number,
+        at_ms=ignored.at_ms,
+        dispatch_id=ignored.dispatch_id,
+        llm=ignored.llm,
+        ok=True,
+        cost_micros=ignored.cost_micros,
+        basis=ignored.basis,
+    )
 
 
 def _completed(closed: Closed, offset: int, again: Routed | None) -> Completed:

@@ -195,8 +195,8 @@ class Originals:
             return "dispatch_id", event.dispatch_id, completion.dispatch_id
         if event.llm != completion.llm:
             return "llm", event.llm, completion.llm
-        ok, cost = completion.status == "ok", completion.cost_micros
-        return msgspec.structs.replace(event, ok=ok, cost_micros=cost, basis="none" if cost is None else "cost")
+        differs = self._cost(event, completion)
+        return msgspec.structs.replace(event, ok=completion.status == "ok") if differs is None else differs
 
     def _refused_completion(self, event: Refused, record: StoredRecord) -> Difference | None:
         if not can_reject_completion(record, event.rejection):

@@ -251,7 +251,7 @@ def _pass(result: Replay, router: Router, record: DecisionRecord, checks: Checks
     assert result.start is not None, "records are compared from the start on"
     result.compared += 1
     number = result.start.before + result.compared
-    result.head = Anchor(result.partition, number, record.head.hex())
+    result.head = Anchor(result.partition, number, record.head.hex(), record.decision.at_ms)
     result.last_ms = record.decision.at_ms
     result.first_ms = result.first_ms or result.last_ms
     if checks.anchor is not None and checks.anchor.decisions == number:

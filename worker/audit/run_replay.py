@@ -62,7 +62,8 @@ class Replayed(Struct, frozen=True):
     (`prices_close`), or were taken as recorded because the index of the lane is not here (`prices_taken`). Estimates
     were taken as recorded (`estimates_taken`) where index `index_missing` made them. `gone_*` inputs have left their
     topics. `doubts` counts differences that other settings than today's explain. `anchored` is None if there was no
-    anchor, False if the chain did not pass it. The lane took `live_seconds` for what took `seconds`.
+    anchor, False if the chain did not pass it. `anchor` is the one that was checked, `head` the new one. The lane took
+    `live_seconds` for what took `seconds`.
     """
 
     partition: int
@@ -81,6 +82,7 @@ class Replayed(Struct, frozen=True):
     gone_completions: int
     doubts: dict[str, int]
     anchored: bool | None
+    anchor: Anchor | None
     head: Anchor | None
     divergence: Mismatch | None
     accounts_before: dict[str, Account]
@@ -157,6 +159,7 @@ def _replayed(
         gone_completions=originals.completions.gone,
         doubts={doubt: count for doubt, count in originals.doubts.items() if count},
         anchored=None if anchor is None else result.anchored,
+        anchor=anchor,
         head=result.head,
         divergence=result.mismatch,
         accounts_before=result.accounts if result.mismatch is not None else {},

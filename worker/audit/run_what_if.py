@@ -114,6 +114,7 @@ class Scene:
         self._gone = 0
         self._indexes: set[str] = set()
         self._late: list[str] = []
+        self._other_llms: list[str] = []
 
     def play(self, partition: int, change: Change) -> WhatIf:
         """One partition, from the first decision that a beginning can be made at to its end as it is now."""
@@ -121,7 +122,8 @@ class Scene:
         read = PartitionTopics(self._reader, partition)
         queries = stream(read, topics.queries)
         estimates = Reestimates(self._settings, self._estimator, queries) if self._again else None
-        played = WhatIf(partition, prior_of(self._estimator), change, estimates)
+        llms = self._estimator.manifest.llms
+        played = WhatIf(partition, prior_of(self._estimator), change, estimates, llms)
         played.run(self._decisions(partition, read.read([topics.decisions])))
         self._gone += queries.gone
         self._check_beginning(played)
@@ -129,9 +131,17 @@ class Scene:
 
     def _check_beginning(self, played: WhatIf) -> None:
         name = f"{self._settings.topics.decisions}/{played.partition}"
-        if played.begins == "nowhere" and played.skipped:
+        if played.begins == "nowhere" and played.other_llms:
+            raise CheckFailed(
+                f"{name}: all decisions were made with other LLMs than those of the index, or no checkpoint was "
+                "written since they changed; prices cannot be reproduced. Try again after routing.checkpoint_every "
+                "transactions"
+            )
+        if played.other_llms:
+            self._other_llms.append(name)
+        elif played.begins == "nowhere" and played.skipped:
             raise CheckFailed(f"{name}: has lost its beginning and holds no checkpoint; nothing can be compared")
-        if played.begins == "checkpoint":
+        elif played.begins == "checkpoint":
             self._late.append(name)
 
     def notes(self) -> list[str]:
@@ -141,6 +151,11 @@ class Scene:
             notes.append(
                 f"{', '.join(self._late)}: the beginning has left the topic; both sides begin at the first checkpoint "
                 "kept, with the accounts of then, and what was dispatched before it is in neither"
+            )
+        if self._other_llms:
+            notes.append(
+                f"{', '.join(self._other_llms)}: earlier decisions were made with other LLMs than those of the index; "
+                "both sides begin at the first checkpoint after them, with the accounts of then"
             )
         if self._gone:
             notes.append(f"{self._gone:,} queries have left their topic and keep the estimates that they had")

@@ -22,7 +22,7 @@ from worker.audit.propensity import Exploration
 from worker.audit.start import Start, find_start, router_at
 from worker.contract import codec
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import Closed, Configuration, Decision, Fit, Routed
+from worker.contract.messages import Closed, Configuration, Configured, Decision, Fit, Routed
 from worker.core.events import Arrived, Completed, Event, Reconfigured, Ticked
 from worker.core.policy import Policy, PolicyAround, Solution, View, make_policy
 from worker.core.router import Prior, Router
@@ -109,18 +109,32 @@ class WhatIf:
 
     It begins where its decisions do: at the chain's first record or, where that has left the topic, at the first whole
     checkpoint, `skipped` records after it; both sides then begin with the real accounts of that moment.
+
+    Prices are solved on the prior, so they can be reproduced only under a configuration of the prior's `llms` (None:
+    of any). After decisions of other LLMs, it begins again at the next checkpoint; `other_llms` counts these decisions.
     """
 
-    def __init__(self, partition: int, prior: Prior, change: Change, estimated: Estimated | None = None) -> None:
+    def __init__(
+        self,
+        partition: int,
+        prior: Prior,
+        change: Change,
+        estimated: Estimated | None = None,
+        llms: tuple[str, ...] | None = None,
+    ) -> None:
         self.partition = partition
-        self.real, self.other = Tally(), Tally()
-        self.exploration = Exploration(partition)
-        self.begins: Literal["nowhere", "chain", "checkpoint"] = "nowhere"
-        self.skipped = 0
+        self.skipped = self.other_llms = 0
         self._prior = prior
-        self._router = Router(partition, prior, change.make_policy)
+        self._prior_llms = llms
         self._change = change
         self._estimated = estimated
+        self._begin()
+
+    def _begin(self) -> None:
+        self.real, self.other = Tally(), Tally()
+        self.exploration = Exploration(self.partition)
+        self.begins: Literal["nowhere", "chain", "checkpoint"] = "nowhere"
+        self._router = Router(self.partition, self._prior, self._change.make_policy)
         self._llms: tuple[str, ...] = ()
         self._open: dict[int, Sent] = {}
         self._completions = -1
@@ -128,19 +142,41 @@ class WhatIf:
     def run(self, records: Iterator[DecisionRecord]) -> None:
         """All decisions of the partition, in order."""
         start, self.skipped = find_start(records)
-        if start is None:
-            return
+        while start is not None:
+            rest = self._run_from(start, records)
+            if rest is None:
+                return
+            self._begin()
+            records = rest
+            start, skipped = find_start(records)
+            self.other_llms += skipped
+
+    def _run_from(self, start: Start, records: Iterator[DecisionRecord]) -> Iterator[DecisionRecord] | None:
+        """All decisions from a start on; at the first configuration of other LLMs, the decisions after it."""
+        if start.config is not None and not self._has_prior(start.config):
+            self.other_llms += len(start.records)
+            return records
         if start.is_chain:
             self.begins, records = "chain", chain(start.records, records)
         else:
             self._begin_at(start)
-        for group in grouped(records):
+        played, groups = 0, grouped(records)
+        for group in groups:
             caused = [record.decision for record in group]
+            if isinstance(caused[0], Configured) and not self._has_prior(caused[0].config):
+                self.other_llms += played + len(caused)
+                # Not `records`: grouping has read on by one record.
+                return chain.from_iterable(groups)
+            played += len(caused)
             self.real.add(caused, self._llms)
             self._happen(event_of(caused), caused)
             for decision in caused:
                 if isinstance(decision, Closed):
                     self.exploration.closed(decision)
+        return None
+
+    def _has_prior(self, config: Configuration) -> bool:
+        return self._prior_llms is None or config.llms == self._prior_llms
 
     # Where it begins
 

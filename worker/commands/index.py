@@ -14,7 +14,7 @@ from worker.commands.tables import Figures
 from worker.contract.errors import FixSetting
 from worker.estimation import demo_data, index
 from worker.estimation.embedder import embed_with
-from worker.estimation.history import read_table
+from worker.estimation.history import History, read_table
 from worker.estimation.manifest import Manifest
 
 DEMO = Path("demo")
@@ -99,17 +99,20 @@ def build(
     with working(f"reading {table}") as progress:
         steps = Steps(progress)
         steps("reading", 0, 1)
-        if table == DEMO:
-            history, _ = demo_data.split(demo_data.load())
-        else:
-            history = read_table(table, embeddings, embed_with(embedder, steps))
-        manifest = index.build(history, directory, embedder, neighbours, seed, steps)
+        # Without a name here: `build` drops what it needs no more of a large history.
+        manifest = index.build(_read(table, embeddings, embedder, steps), directory, embedder, neighbours, seed, steps)
         steps.end()
     for doubt in index.doubts(manifest):
         typer.echo(f"warning: {doubt}", err=True)
     spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in steps.cpu_seconds.items())
     typer.echo(f"CPU seconds: {spent}", err=True)
     present(manifest, json, output, lambda console: show(console, directory, manifest))
+
+
+def _read(table: Path, embeddings: Path | None, embedder: str, steps: Steps) -> History:
+    if table == DEMO:
+        return demo_data.split(demo_data.load())[0]
+    return read_table(table, embeddings, embed_with(embedder, steps))
 
 
 @app.command(epilog=more_help("tollgate index inspect ./index", "tollgate index inspect ./index --json", exit_3=""))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from worker.audit import input_check, recorded_prices
-from worker.audit.chain import read_anchors, write_anchors
+from worker.audit.chain import Anchor, read_anchors, write_anchors
 from worker.audit.run_replay import Limit, Replayed, Task, replay
 from worker.commands.options import (
     ConfigOption,
@@ -25,7 +25,7 @@ from worker.commands.options import (
 )
 from worker.commands.output import present, reading
 from worker.commands.tables import Figures
-from worker.contract.errors import CheckFailed
+from worker.contract.errors import CheckFailed, FixSetting
 
 
 def limit(text: str) -> Limit:
@@ -84,10 +84,13 @@ AnchorFile = Annotated[
     typer.Option(
         "--anchor",
         metavar="FILE",
-        help="Check the chains against the heads in FILE, then write the new heads to it.",
+        help="Check the chains against the heads in FILE, then write the new heads to it. FILE must exist.",
         callback=replaceable_file,
         show_default=False,
     ),
+]
+AnchorCreate = Annotated[
+    bool, typer.Option("--anchor-create", help="The first time: create the file of --anchor. Nothing is proven yet.")
 ]
 
 app = new_app()
@@ -96,6 +99,7 @@ app = new_app()
 @app.command(
     epilog=more_help(
         "tollgate replay",
+        "tollgate replay --anchor heads.json --anchor-create",
         "tollgate replay --anchor heads.json",
         "tollgate replay -p 3 --from 2026-01-31T08:00:00 --estimates index",
         exit_1="a partition diverges, or an anchor was not proven",
@@ -108,6 +112,7 @@ def command(
     end: To = None,
     estimates: Estimates = "recorded",
     anchor: AnchorFile = None,
+    anchor_create: AnchorCreate = False,
     json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
@@ -120,17 +125,20 @@ def command(
     The command works while the system runs. It begins with the chain, or at the first checkpoint if retention has
     removed the beginning.
 
-    With --anchor it also proves that nothing before the heads in the file was changed or removed. The file is written
-    only if everything was proven. Keep it outside of Kafka.
+    With --anchor it also proves that nothing before the heads in the file was changed or removed since the file was
+    written, and tells up to which decision and time. The file is written only if everything was proven. Keep it
+    outside of Kafka.
 
     OFFSET is an offset of the topic `decisions`. TIME is ISO 8601 (UTC if it has no offset), for example
     2026-01-31T08:00:00, or `@` followed by milliseconds since 1970.
     """
-    heads = {} if anchor is None else read_anchors(anchor)
+    if anchor_create and anchor is None:
+        raise FixSetting("--anchor-create: needs --anchor FILE, the file to create")
+    heads = {} if anchor is None else read_anchors(anchor, anchor_create)
     task = Task(partitions=tuple(partition or ()), start=start, end=end, estimates=estimates, anchors=heads)
     with reading() as progress:
         results = list(replay(settings_from(config), task, progress))
-    present(results, json, output, lambda console: show(console, results))
+    present(results, json, output, lambda console: show(console, results, anchor))
     if diverged := [result.divergence for result in results if result.divergence is not None]:
         raise CheckFailed(f"{len(diverged)} of {len(results)} partitions diverge, the first: {diverged[0]}")
     if anchor is not None:
@@ -144,17 +152,40 @@ def _anchor(file: Path, task: Task, results: Sequence[Replayed]) -> None:
     write_anchors(file, {**task.anchors, **{head.partition: head for head in passed}}.values())
 
 
-def show(console: Console, results: Sequence[Replayed]) -> None:
+def show(console: Console, results: Sequence[Replayed], anchor: Path | None = None) -> None:
     """The results by partition, and what was not checked."""
     headers = ("partition", "decisions", "divergent", "prices", "estimates", "per second", "x live")
     console.print(Figures(headers, [_row(result) for result in results]))
     for result in results:
+        if anchor is not None and result.divergence is None:
+            console.print(Text.assemble(("anchor", "green"), f" partition {result.partition}: {_proof(result)}"))
         for note in _notes(result):
             console.print(Text.assemble(("note", "yellow"), f" partition {result.partition}: {note}"))
         if (divergence := result.divergence) is not None:
             console.print(Text.assemble(("diverges", "red"), f" {divergence}"))
             for llm, account in result.accounts_before.items():
                 console.print(f"  before it: {llm}: {account}")
+
+
+def _proof(result: Replayed) -> str:
+    """What the anchor proved, and since when."""
+    anchor, head = result.anchor, result.head
+    if anchor is None:
+        ends = "" if head is None else f"; this run keeps one at decision {head.decisions:,}{_moment(head)}"
+        return f"nothing is proven, because the file held no anchor of it{ends}"
+    if not result.anchored:
+        return f"the anchor at decision {anchor.decisions:,}{_moment(anchor)} was not proven"
+    what = f"the first {anchor.decisions:,} decisions"
+    if not result.whole:
+        what = f"the decisions from offset {result.first_offset} to number {anchor.decisions:,}"
+    return f"proven: {what}{_moment(anchor)} were not changed, removed or moved since that anchor was kept"
+
+
+def _moment(anchor: Anchor) -> str:
+    """When its last decision was made, as the lane's clock had it."""
+    if anchor.at_ms is None:
+        return ""
+    return f" (up to {datetime.fromtimestamp(anchor.at_ms / 1000, UTC).isoformat(' ', 'seconds')})"
 
 
 def _row(result: Replayed) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ FIELDS = {
     "limit": "The number that the record does not keep, in the unit of its setting.",
     "latency_ms": "How long the LLM took, waits for its provider's limits included. Milliseconds.",
     "llm": "The name of the LLM, as the settings have it.",
+    "Ignored.cost_micros": "What the answer cost, as the completion tells; null if it does not. No account has it.",
     "Ignored.llm": "The name of the LLM in the completion.",
     "Routed.llm": "The name of the chosen LLM; null if the query was deferred.",
     "llms": "The names of the LLMs. Lists of other records run over them in this order.",

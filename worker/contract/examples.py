@@ -108,7 +108,9 @@ def decisions() -> dict[str, Struct]:
         "decision-routed": _routed(),
         "decision-rejected": Rejected(PREV, Cause("queries", 1_235), AT_MS, "unknown_field", detail="txt"),
         "decision-closed": _closed(),
-        "decision-ignored": Ignored(PREV, Cause("completions", 981), AT_MS, "unmatched", "1-900-1", "gpt-4o"),
+        "decision-ignored": Ignored(
+            PREV, Cause("completions", 981), AT_MS, "unmatched", "1-900-1", "gpt-4o", 3_910, "usage"
+        ),
         "decision-checkpoint": _checkpoint(),
     }
 

@@ -337,7 +337,8 @@ class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit
 class Ignored(Struct, frozen=True, tag="ignored", tag_field="kind"):
     """A completion that changed nothing. `llm` is the LLM that it names.
 
-    `unmatched`: no reservation is open under this id. `other_llm`: the dispatch went to another LLM.
+    `unmatched`: no reservation is open under this id. `other_llm`: the dispatch went to another LLM. `cost_micros` is
+    the cost that it tells and that no account has, None if it tells none.
     """
 
     prev: bytes
@@ -346,6 +347,8 @@ class Ignored(Struct, frozen=True, tag="ignored", tag_field="kind"):
     code: IgnoreCode
     dispatch_id: str
     llm: str
+    cost_micros: int | None = None
+    basis: Literal["cost", "usage", "none"] = "none"
 
     @property
     def limit(self) -> int | None:

@@ -147,7 +147,16 @@ class Outbox:
     def ignored(self, completion: Completed, code: IgnoreCode) -> None:
         """A completion changed nothing."""
         dispatch_id = completion.dispatch_id
-        record = Ignored(self._journal.head, self._cause, self._at_ms, code, dispatch_id, completion.llm)
+        record = Ignored(
+            prev=self._journal.head,
+            cause=self._cause,
+            at_ms=self._at_ms,
+            code=code,
+            dispatch_id=dispatch_id,
+            llm=completion.llm,
+            cost_micros=completion.cost_micros,
+            basis=completion.basis,
+        )
         self._effects.ignored.append(record)
         self._journal.append(dispatch_id, record)
 

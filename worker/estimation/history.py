@@ -92,7 +92,10 @@ def read_table(path: Path, embeddings: Path | None = None, embed: Embed | None =
     in its directory is taken where `embed` is None; else `embed` makes them from the `prompt` column. Raises FixSetting
     for a table that does not have the layout, naming the file, and the column or the row (the first is row 1).
     """
-    return _history(path, tables.read(path), embeddings, embed)
+    history = _history(path, tables.read(path), embeddings, embed)
+    # Arrow keeps the memory of the table for a next one.
+    pa.default_memory_pool().release_unused()
+    return history
 
 
 def _history(path: Path, table: pa.Table, embeddings: Path | None = None, embed: Embed | None = None) -> History:

@@ -7,6 +7,7 @@ every hash. Nothing is unpickled.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,17 @@ def build(
     _make_parent(directory)
     equal_rows = EqualRows.of(history.embeddings)
     fitted = fit(history, equal_rows, neighbours, seed, step)
+    llm_rows = _llm_rows(history)
+    # The scores and costs of a million rows take 176 MB, if the caller does not hold them. The graph needs the room.
+    nothing = np.empty((0, 0))
+    history = replace(history, quality=nothing, cost_micros=nothing)
     graph, recall = make_graph(history.embeddings, equal_rows, fitted.shrinkage.neighbours, step)
     step("writing", 0, len(history.ids))
     with tempfile.TemporaryDirectory(prefix=".index-", dir=directory.parent) as place:
         work = Path(place) / "index"
         work.mkdir()
         _write_files(work, history, fitted, graph, equal_rows)
-        manifest = sealed(_manifest(work, history, fitted, graph, embedder, recall, seed))
+        manifest = sealed(_manifest(work, history, llm_rows, fitted, graph, embedder, recall, seed))
         (work / MANIFEST).write_bytes(encode(manifest))
         work.rename(directory)
     return manifest
@@ -209,7 +214,14 @@ def _write_files(work: Path, history: History, fitted: Fitted, graph: Any, equal
 
 
 def _manifest(
-    work: Path, history: History, fitted: Fitted, graph: Any, embedder: str, recall: float, seed: int
+    work: Path,
+    history: History,
+    llm_rows: tuple[int, ...],
+    fitted: Fitted,
+    graph: Any,
+    embedder: str,
+    recall: float,
+    seed: int,
 ) -> Manifest:
     return Manifest(
         format=FORMAT,
@@ -217,7 +229,7 @@ def _manifest(
         dimension=history.embeddings.shape[1],
         llms=history.llms,
         rows=len(history.ids),
-        llm_rows=_llm_rows(history),
+        llm_rows=llm_rows,
         parameters=_parameters(fitted, graph, seed),
         errors=_errors(fitted, recall),
         margins=fitted.margins,
