@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Self, TypedDict, TypeVar, Unpack
+from typing import Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from worker.contract.codes import Rejection
-from worker.contract.messages import Configuration, Decision, Deferred, Dispatch, Ignored
+from worker.contract.codes import CostWord, Rejection
+from worker.contract.completions import Remark, UsableCompletion
+from worker.contract.decisions import Decision, Ignored
+from worker.contract.messages import Configuration, Deferred, Dispatch
+from worker.contract.token_costs import PriceList
+from worker.contract.usage import Usage
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused
 from worker.core.router import Prior, Router
 from worker.core.snapshot import read_rows
@@ -45,6 +49,7 @@ CONFIGURATION = Configuration(
     checkpoint_every=4,
     seed=1,
     index="index",
+    max_cost_micros=1_000_000_000,
 )
 
 decode = msgspec.msgpack.Decoder(Decision).decode
@@ -67,6 +72,8 @@ class ConfigurationChanges(TypedDict, total=False):
     checkpoint_every: int
     seed: int
     index: str
+    max_cost_micros: int
+    price_lists: dict[str, PriceList]
 
 
 class QueryChanges(TypedDict, total=False):
@@ -74,21 +81,23 @@ class QueryChanges(TypedDict, total=False):
 
     at_ms: int
     quality: list[float]
-    cost_micros: list[int]
+    cost_micros: list[float]
     deadline_ms: int | None
     query: msgspec.Raw
 
 
 class CompletionChanges(TypedDict, total=False):
-    """Fields of a Completed."""
+    """Fields of a UsableCompletion, the time and the query that a failure brings back."""
 
     at_ms: int
+    retry: Arrived | None
     ok: bool
-    cost_micros: int | None
-    basis: Literal["cost", "usage", "none"]
+    stated_micros: int | None
+    cost: CostWord | None
+    usage: Usage | None
     quality: float | None
     error: str | None
-    retry: Arrived | None
+    remarks: tuple[Remark, ...]
 
 
 def config(**changes: Unpack[ConfigurationChanges]) -> Configuration:
@@ -107,12 +116,22 @@ def query(offset: int, *, query_id: str | None = None, **changes: Unpack[QueryCh
         deadline_ms=None,
         query=QUERY,
     )
-    return replace(arrived, **changes)
+    changed = replace(arrived, **changes)
+    # As from an estimator: whole numbers are other bytes.
+    return replace(changed, cost_micros=[float(cost) for cost in changed.cost_micros])
 
 
 def completion(offset: int, dispatch_id: str, llm: str, **changes: Unpack[CompletionChanges]) -> Completed:
     """A good answer that cost 100 micro-dollars, with `changes`."""
-    return replace(Completed(offset, offset * 100, dispatch_id, llm, True, 100, "cost", quality=1.0), **changes)
+    at_ms, retry = changes.pop("at_ms", offset * 100), changes.pop("retry", None)
+    answer = replace(UsableCompletion(dispatch_id, llm, stated_micros=100, quality=1.0), **changes)
+    return Completed(offset, at_ms, answer, retry)
+
+
+def failure(offset: int, dispatch_id: str, llm: str, **changes: Unpack[CompletionChanges]) -> Completed:
+    """An error that cost nothing, with `changes`."""
+    free: CompletionChanges = {"ok": False, "stated_micros": None, "cost": "zero", "quality": None, **changes}
+    return completion(offset, dispatch_id, llm, **free)
 
 
 class Drive:

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from tests.test_repository import ROOT, text, tracked
 from worker.commands.main import VERBS, lazy
 from worker.contract.codes import DeferReason, FitCode, IgnoreCode, RejectCode, RemedyCode
+from worker.contract.completions import Remark
+from worker.contract.decisions import Cause
 from worker.contract.errors import CheckBroker, CheckFailed, FixSetting, LeaveProcess
-from worker.contract.messages import Cause
 from worker.contract.settings import Settings
 from worker.contract.topic_names import TopicNames
 from worker.core.alarms import MEANINGS
@@ -84,7 +85,7 @@ def test_the_reference_names_every_topic() -> None:
     assert set(get_args(DeferReason)) - page == set()
 
 
-CODES = [RejectCode, IgnoreCode, RemedyCode, FitCode, get_type_hints(Cause)["kind"]]
+CODES = [RejectCode, IgnoreCode, RemedyCode, FitCode, Remark, get_type_hints(Cause)["kind"]]
 
 
 def test_the_reference_names_every_code() -> None:

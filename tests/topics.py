@@ -9,7 +9,8 @@ from tests.drive import Drive
 from worker.audit.chain import DecisionRecord, decoded
 from worker.contract import codec, dead_letters
 from worker.contract.codes import Reason
-from worker.contract.messages import Configuration, Decision
+from worker.contract.decisions import Decision
+from worker.contract.messages import Configuration
 from worker.contract.record import Headers, StoredRecord
 from worker.contract.topic_names import TopicNames
 from worker.core.events import Arrived, Completed, Effects, Event, Refused

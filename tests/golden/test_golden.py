@@ -19,7 +19,8 @@ from worker.audit import run_replay, run_verify
 from worker.audit.run_replay import Replayed, Task
 from worker.contract import codec, sentences
 from worker.contract.codes import DeferReason, FitCode, IgnoreCode, RejectCode, Rejection, Remedy, RemedyCode
-from worker.contract.messages import Cause, Closed, Decision, Deferred, Ignored, Rejected, Routed
+from worker.contract.decisions import Cause, Closed, Decision, Ignored, Rejected, Routed
+from worker.contract.messages import Deferred
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.kafka.memory import MemoryBroker

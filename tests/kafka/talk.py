@@ -15,7 +15,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from tests.kafka.commands import PATIENCE_SECONDS
 from tests.topics import value as value_of
 from worker.contract import codec
-from worker.contract.messages import Decision, Dispatch
+from worker.contract.decisions import Decision
+from worker.contract.messages import Dispatch
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.kafka import clients

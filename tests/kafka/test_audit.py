@@ -20,7 +20,7 @@ from tests.kafka.commands import PATIENCE_SECONDS, run, run_here
 from tests.kafka.load import problems, under_load
 from tests.topics import value as value_of
 from worker.contract import codec
-from worker.contract.messages import Checkpoint
+from worker.contract.decisions import Checkpoint
 from worker.contract.settings import Settings
 from worker.core.journal import record_hash
 from worker.estimation.history import History

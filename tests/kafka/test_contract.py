@@ -12,7 +12,7 @@ from tests.kafka.commands import PATIENCE_SECONDS
 from tests.kafka.talk import Talk, enlarge
 from tests.topics import value as value_of
 from worker.audit import run_verify
-from worker.contract.messages import Closed, Ignored, Rejected, Routed
+from worker.contract.decisions import ChargedAgain, Closed, Ignored, Rejected, Routed
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.estimation.history import History
@@ -77,8 +77,8 @@ def test_json_dispatches(system: System, prepare: Prepare, rows: Rows) -> None:
 
 
 def test_completions(system: System, prepare: Prepare, rows: Rows) -> None:
-    """A cost settles; usage is priced; absent usage settles at the reservation; an error goes to the next best LLM;
-    a second answer, a forged one and one for another LLM change nothing and are dead letters."""
+    """A cost settles, usage is priced, absent usage settles at the reservation. An LLM spelled otherwise settles too.
+    An error goes to the next best LLM. A second answer costs money. Only a forged answer is a dead letter."""
     price = {"input_usd_per_mtok": 1, "output_usd_per_mtok": 2}
     settings = prepare()
     llms = "".join(
@@ -99,9 +99,8 @@ def test_completions(system: System, prepare: Prepare, rows: Rows) -> None:
     answer(first.id, first.llm, status="ok", cost_micros=77, quality=1.0)
     answer(second.id, second.llm, status="ok", usage={"prompt_tokens": 10, "completion_tokens": 20})
     answer(third.id, third.llm, status="ok")
-    answer(fourth.id, "another", status="ok", cost_micros=1)
     answer("0-99-1", first.llm, status="ok", cost_micros=1)
-    answer(fourth.id, fourth.llm, status="error", error="overloaded")
+    answer(fourth.id, f"{fourth.llm}-2025", status="error", error="overloaded")
     closed = talk.wait_decisions(Closed, 4)
     assert [(one.outcome, one.spent_micros, one.basis) for one in closed] == [
         ("settled", 77, "cost"),
@@ -113,12 +112,17 @@ def test_completions(system: System, prepare: Prepare, rows: Rows) -> None:
     assert retried.id == "0-3-2"
     assert retried.attempt == 2
     assert retried.llm != fourth.llm
-    assert len([one for one in talk.decisions() if isinstance(one, Ignored)]) == len(talk.letters()) == 3
-    assert run_verify.verify(settings).findings == []
+    again = [one for one in talk.decisions() if isinstance(one, ChargedAgain)]
+    assert [(one.dispatch_id, one.reason, one.spent_micros) for one in again] == [(first.id, "paid_twice", 77)]
+    assert closed[-1].remarks == ("llm_spelled_otherwise",)
+    assert len([one for one in talk.decisions() if isinstance(one, Ignored)]) == len(talk.letters()) == 1
+    proof = run_verify.verify(settings)
+    assert proof.findings == []
+    assert sum(llm.paid_twice_micros for llm in proof.llms.values()) == 77
 
 
 def test_reservations_expire(system: System, prepare: Prepare, rows: Rows) -> None:
-    """A dispatch that nobody answers gives its money back at its deadline; an answer after that changes nothing."""
+    """A dispatch that nobody answers gives its money back at its deadline. An answer after that is booked as late."""
     settings = prepare(routing={"reservation_seconds": 1})
     system.start_workers(1)
     talk = Talk(settings)
@@ -126,10 +130,12 @@ def test_reservations_expire(system: System, prepare: Prepare, rows: Rows) -> No
     [closed] = talk.wait_decisions(Closed, 1)
     [dispatch] = talk.dispatches()
     talk.completion(None, dispatch_id=dispatch.id, llm=dispatch.llm, status="ok", cost_micros=5)
-    talk.wait_decisions(Ignored, 1)
+    talk.wait_decisions(ChargedAgain, 1)
     account = run_verify.verify(settings).llms[dispatch.llm]
     assert closed.outcome == "expired"
-    assert account.spent_micros == 0
+    assert closed.spent_micros == 0
+    assert account.spent_micros == 5
+    assert account.late_micros == 5
     assert account.reserved_micros == 0
 
 
@@ -171,22 +177,22 @@ BAD_QUERIES = [
     ("format", pack({"text": "cut off"})[:-4]),
     ("type", pack({"text": 5})),
     ("embedding_nan", pack({"embedding": [float("nan")] * 256})),
-    ("embedding_zero", pack({"embedding": bytes(512)})),
+    ("embedding_zero", pack({"embedding": bytes(1024)})),
+    ("embedding_ambiguous", pack({"embedding": bytes(512)})),
     ("embedding_dimension", pack({"embedding": bytes(100)})),
     ("no_text", pack({"id": "x"})),
     ("no_text", pack({"text": " "})),
     ("unknown_field", pack({"txet": "misspelt"})),
     ("nesting", pack({"text": "x", "parameters": {"a": msgspec.Raw(b"\x91" * 200 + b"\x01")}})),
-    ("format", b"\xdd\xff\xff\xff\xff" * 10),
+    ("array", b"\xdd\xff\xff\xff\xff" * 10),
     ("too_large", pack({"text": "x" * 20_000_000})),
     ("empty", None),
 ]
 
 BAD_COMPLETIONS = [
     ("format", b"\xc1"),
-    ("cost", pack({"dispatch_id": "0-0-1", "origin_partition": 0, "llm": "a", "status": "ok", "cost_micros": -1})),
-    ("cost", pack({"dispatch_id": "0-0-1", "origin_partition": 0, "llm": "a", "status": "ok", "cost_micros": 2**60})),
-    ("type", pack({"dispatch_id": "0-0-1", "origin_partition": 0, "llm": "a", "status": "well"})),
+    ("dispatch_id", pack({"origin_partition": 0, "llm": "a", "status": "ok"})),
+    ("dispatch_id", pack({"dispatch_id": "one", "origin_partition": 0, "llm": "a", "status": "ok"})),
     ("partition", pack({"dispatch_id": "1-0-1", "origin_partition": 1, "llm": "a", "status": "ok"})),
 ]
 

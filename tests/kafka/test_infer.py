@@ -18,7 +18,8 @@ import numpy as np
 from tests.kafka.talk import Talk
 from tests.provider import Provider, provided
 from worker.contract import codec
-from worker.contract.messages import Completion, Routed
+from worker.contract.decisions import Routed
+from worker.contract.messages import Completion
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.estimation import index
@@ -46,8 +47,8 @@ class Seen(NamedTuple):
 
     @property
     def completed(self) -> list[Completion]:
-        read = [codec.decode_completion(one.value, 10**6, 64, 10**12) for one in self.completions]
-        return [one for one in read if isinstance(one, Completion)]
+        read = [codec.completion_fields(one.value, 10**6, 64) for one in self.completions]
+        return [msgspec.convert(one, Completion) for one in read if isinstance(one, dict) and "dispatch_id" in one]
 
 
 def seen(settings: Settings) -> Seen:

@@ -13,7 +13,7 @@ from tests.kafka.commands import PATIENCE_SECONDS
 from tests.kafka.talk import Talk, enlarge, produce_raw
 from worker.audit import run_verify
 from worker.contract import dead_letters
-from worker.contract.messages import Cause, Rejected, Routed
+from worker.contract.decisions import Cause, Rejected, Routed
 from worker.contract.settings import Settings
 from worker.core.events import Reconfigured, Ticked
 from worker.estimation.history import History

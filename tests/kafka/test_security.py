@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from tests.kafka.commands import run
 from tests.kafka.talk import Talk
 from worker.audit import run_verify
-from worker.contract.messages import Routed
+from worker.contract.decisions import Routed
 from worker.contract.settings import Settings
 from worker.estimation.history import History
 from worker.local.broker import Broker

@@ -14,7 +14,7 @@ from tests.quality.instances import history, without_answers
 from worker.contract.errors import FixSetting
 from worker.estimation import index
 from worker.estimation.history import History
-from worker.estimation.manifest import Errors, Manifest, Parameters
+from worker.estimation.manifest import FORMAT, Errors, Manifest, Parameters
 
 FEW = history(60, seed=1)
 
@@ -64,8 +64,8 @@ def test_an_index_of_another_format_is_refused(directory: Path, tmp_path: Path) 
     copy = tmp_path / "index"
     shutil.copytree(directory, copy)
     manifest = copy / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 3', '"format": 1'))
-    with pytest.raises(FixSetting, match="has format 1, this version reads 3"):
+    manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
+    with pytest.raises(FixSetting, match=f"has format 1, this version reads {FORMAT}"):
         index.load(copy)
 
 

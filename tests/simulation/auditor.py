@@ -8,28 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from tests.simulation.reading import TOPICS, proven, replayed
 from worker.contract import codec
-from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import (
-    Account,
+from worker.contract.decisions import (
     Cause,
+    ChargedAgain,
     Checkpoint,
     Closed,
-    Completion,
-    Configuration,
     Configured,
     Decision,
     Ignored,
-    Offsets,
     Priced,
     Rejected,
     Routed,
 )
+from worker.contract.dispatch_id import DispatchId
+from worker.contract.messages import Account, Configuration, Offsets
 from worker.contract.record import StoredRecord
 from worker.core.events import Event, Reconfigured
 from worker.core.journal import record_hash
@@ -37,6 +36,8 @@ from worker.core.router import Prior, Router
 from worker.core.snapshot import read_rows
 from worker.kafka.memory import Log, Transaction
 
+# limits.max_cost_usd of the settings that the simulation runs with.
+MOST_MICROS = 1_000_000_000
 NO_PRIOR = Prior(np.zeros((0, 0)), np.zeros((0, 0)))
 
 
@@ -63,6 +64,8 @@ class Books:
     accounts: dict[str, Account] = field(default_factory=dict)
     open: dict[str, Routed] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
+    booked: dict[str, Closed | ChargedAgain] = field(default_factory=dict)
+    reserved: dict[str, int] = field(default_factory=dict)
     config: Configuration | None = None
     prices: tuple[float, ...] = ()
     offsets: Offsets = field(default_factory=Offsets)
@@ -110,6 +113,8 @@ class Auditor:
                 self._input(partition, books, decision.cause)
             case Closed():
                 self._closed(partition, books, decision)
+            case ChargedAgain():
+                self._charged_again(partition, books, decision)
             case Ignored():
                 self._input(partition, books, decision.cause)
             case Checkpoint():
@@ -147,7 +152,7 @@ class Auditor:
         books.open[dispatch_id] = routed
         old = books.accounts[routed.llm]
         reserved = old.reserved_micros + routed.reserved_micros
-        books.accounts[routed.llm] = Account(old.budget_micros, reserved, old.spent_micros, old.overrun_micros)
+        books.accounts[routed.llm] = msgspec.structs.replace(old, reserved_micros=reserved)
 
     def _closed(self, partition: int, books: Books, closed: Closed) -> None:
         require(closed.dispatch_id not in books.closed, f"{closed.dispatch_id} is closed twice")
@@ -157,20 +162,47 @@ class Auditor:
         require(closed.overrun_micros == max(0, closed.spent_micros - closed.reserved_micros), f"{closed}: overrun")
         old = books.accounts[closed.llm]
         reserved, spent = old.reserved_micros - closed.reserved_micros, old.spent_micros + closed.spent_micros
-        books.accounts[closed.llm] = _account(old.budget_micros, reserved, spent)
+        books.accounts[closed.llm] = _account(old, reserved_micros=reserved, spent_micros=spent)
+        books.booked[closed.dispatch_id] = closed
+        books.reserved[closed.dispatch_id] = closed.reserved_micros
         if closed.cause.kind == "completions":
             self._input(partition, books, closed.cause)
             self._check_charge(partition, closed)
         else:
             require(closed.outcome == "expired", f"{closed}: no completion settled it")
 
-    def _check_charge(self, partition: int, closed: Closed) -> None:
-        record = next(self.log.read((TOPICS.completions, partition), closed.cause.number))
-        said = codec.decode_completion(record.value, 100_000, 64, 10**12)
-        assert isinstance(said, Completion), f"{closed} answers {said}"
-        require((said.dispatch_id, said.llm) == (closed.dispatch_id, closed.llm), f"{closed} answers {said}")
-        if said.cost_micros is not None:
-            require(said.cost_micros == closed.spent_micros, f"{closed}, but {said}")
+    def _charged_again(self, partition: int, books: Books, charged: ChargedAgain) -> None:
+        self._input(partition, books, charged.cause)
+        require(charged.dispatch_id in books.booked, f"{charged}: it never closed")
+        before = books.booked[charged.dispatch_id]
+        late = isinstance(before, Closed) and before.outcome == "expired"
+        require(charged.reason == ("late" if late else "paid_twice"), f"{charged} follows {before}")
+        require(charged.replaced_micros == (before.spent_micros if late else 0), f"{charged} follows {before}")
+        self._check_charge(partition, charged)
+        old, cost = books.accounts[charged.llm], charged.spent_micros
+        books.accounts[charged.llm] = _account(
+            old,
+            spent_micros=old.spent_micros + cost - charged.replaced_micros,
+            late_micros=old.late_micros + (cost if late else 0),
+            paid_twice_micros=old.paid_twice_micros + (0 if late else cost),
+        )
+        books.booked[charged.dispatch_id] = charged
+
+    def _check_charge(self, partition: int, charged: Closed | ChargedAgain) -> None:
+        """A cost that can be is booked to the micro-dollar. Nothing else is booked at less than was held, unless the
+        completion says that it cost nothing."""
+        record = next(self.log.read((TOPICS.completions, partition), charged.cause.number))
+        said = _fields(record.value or b"")
+        require(said["dispatch_id"] == charged.dispatch_id, f"{charged} answers {said}")
+        stated = said.get("cost_micros")
+        if isinstance(stated, int) and 0 < stated <= MOST_MICROS:
+            require(stated == charged.spent_micros, f"{charged}, but {said}")
+        elif isinstance(stated, int) and stated > MOST_MICROS:
+            require(charged.spent_micros == MOST_MICROS, f"{charged}, but {said}")
+        elif said.get("cost") == "zero" or (stated == 0 and said.get("status") == "error"):
+            require(charged.spent_micros == 0, f"{charged}, but {said}")
+        else:
+            require(charged.spent_micros > 0 or _held(self.books[partition], charged) == 0, f"{charged}, but {said}")
 
     def _checkpoint(self, books: Books, checkpoint: Checkpoint) -> None:
         if checkpoint.row is not None:
@@ -292,7 +324,7 @@ def state(router: Router) -> tuple[object, ...]:
         return view.offsets, view.sequence
     # The digest is of the last transaction, which a router that was just restored does not know.
     row = msgspec.structs.replace(view.account_row(), digest=b"")
-    return row, view.config, list(row.accounts), list(view.open.items()), view.window()
+    return row, view.config, list(row.accounts), list(view.open.items()), view.closed, view.window()
 
 
 def _check_choice(books: Books, routed: Routed) -> None:
@@ -311,12 +343,25 @@ def _check_choice(books: Books, routed: Routed) -> None:
 def _set_budgets(books: Books, config: Configuration) -> None:
     for llm, budget in config.budget_micros.items():
         old = books.accounts.get(llm, Account(0))
-        books.accounts[llm] = _account(budget, old.reserved_micros, old.spent_micros)
+        books.accounts[llm] = _account(old, budget_micros=budget)
 
 
-def _account(budget: int, reserved: int, spent: int) -> Account:
-    """Overrun is what is beyond the budget."""
-    return Account(budget, reserved, spent, max(0, reserved + spent - budget))
+def _account(old: Account, **changes: int) -> Account:
+    """An account with changes. Overrun is what is beyond the budget."""
+    new = msgspec.structs.replace(old, **changes)
+    beyond = new.reserved_micros + new.spent_micros - new.budget_micros
+    return msgspec.structs.replace(new, overrun_micros=max(0, beyond))
+
+
+def _fields(value: bytes) -> dict[str, Any]:
+    fields = codec.completion_fields(value, 100_000, 64)
+    assert isinstance(fields, dict), f"{fields} closed a reservation"
+    return fields
+
+
+def _held(books: Books, charged: Closed | ChargedAgain) -> int:
+    """What was reserved for a dispatch that closed."""
+    return charged.reserved_micros if isinstance(charged, Closed) else books.reserved[charged.dispatch_id]
 
 
 def _by_topic(records: Iterable[StoredRecord]) -> dict[str, list[StoredRecord]]:

@@ -70,11 +70,12 @@ class TwiceSettled(Router):
     """Books the cost of an answer again when the answer comes again."""
 
     def _completed(self, completion: Completed) -> None:
-        again = completion.dispatch_id not in self._ledger.open and completion.cost_micros
+        answer = completion.answer
+        again = answer.dispatch_id not in self._ledger.open and answer.stated_micros
         super()._completed(completion)
-        account = self._ledger.accounts.get(completion.llm)
-        if again and account is not None and self._ledger.available_micros(completion.llm) >= again:
-            self._ledger._put(completion.llm, replace(account, spent_micros=account.spent_micros + again))
+        account = self._ledger.accounts.get(answer.llm or "")
+        if again and account is not None and self._ledger.available_micros(answer.llm or "") >= again:
+            self._ledger._put(answer.llm or "", replace(account, spent_micros=account.spent_micros + again))
 
 
 class StalePrice(Router):

@@ -43,7 +43,7 @@ class Estimator:
     """Stands for the index: estimates that depend on nothing but the embedding."""
 
     def __init__(self, llms: Sequence[str]) -> None:
-        self.manifest = SimpleNamespace(dimension=DIMENSION, llms=llms)
+        self.manifest = SimpleNamespace(dimension=DIMENSION, llms=llms, embedder="supplied")
 
     def search(self, embeddings: Any) -> Any:
         return np.ones((len(embeddings), 1), np.float32), None

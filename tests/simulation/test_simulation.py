@@ -13,7 +13,8 @@ from tests.simulation.reading import replayed
 from tests.simulation.shrink import failure_of, report, shrink, story
 from tests.simulation.world import STEPS, simulate
 from worker.contract import codec
-from worker.contract.messages import Decision, Query, Routed
+from worker.contract.decisions import Decision, Routed
+from worker.contract.messages import Query
 from worker.kafka.memory import Log
 
 SEEDS = 200

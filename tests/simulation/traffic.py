@@ -82,6 +82,8 @@ class Traffic:
         answer["status"] = "error" if dice < 0.25 else "ok"
         if 0.1 < dice < 0.9:
             answer["cost_micros"] = int(dispatch.reserved_micros * self.random.uniform(0.3, 1.3))
+        elif answer["status"] == "error" and self.random.random() < 0.5:
+            answer["cost"] = "zero"
         if dice > 0.5:
             answer["quality"] = self.random.random()
         return _encode(answer | changes)
@@ -92,6 +94,9 @@ class Traffic:
             {"llm": "nobody"},
             {"cost_micros": -1},
             {"cost_micros": 10**15},
+            {"cost_micros": 0},
+            {"cost_micros": "many", "usage": {"prompt_tokens": -1}},
+            {"status": "done", "quality": 85, "vendor": "x"},
             {"origin_partition": self.random.randrange(self.partitions)},
             {"dispatch_id": "never-made"},
         ]

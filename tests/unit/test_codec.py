@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from worker.contract import codec, sentences
 from worker.contract.codes import Rejection
-from worker.contract.messages import Completion, Query
+from worker.contract.completions import UsableCompletion, read_answer
+from worker.contract.messages import Query
+from worker.contract.record import StoredRecord
+from worker.contract.rejections import Limits, read_completion
 
 MAX_BYTES = 1_000_000
 MAX_NESTING = 64
-MAX_COST_MICROS = 100_000_000
 FRAME = b"\x00\x00\x00\x00\x07"
 HALF = np.array([3.0, 4.0], "<f2").tobytes()
 
@@ -37,8 +39,9 @@ def read_query(value: bytes | None) -> Query | Rejection:
     return codec.decode_query(value, MAX_BYTES, MAX_NESTING)
 
 
-def read_completion(value: bytes | None) -> Completion | Rejection:
-    return codec.decode_completion(value, MAX_BYTES, MAX_NESTING, MAX_COST_MICROS)
+def completion(value: bytes | None) -> UsableCompletion | Rejection:
+    stored = StoredRecord("completions", 1, 0, 0, None, value, ())
+    return read_completion(stored, Limits(MAX_BYTES, max_nesting=MAX_NESTING))
 
 
 # Queries that are read
@@ -55,8 +58,20 @@ QUERIES = [
     ("nulls", packed(text="hello", id=None, body=None), Query(text="hello")),
     (
         "every field",
-        packed(id="q", text="t", body={}, input_tokens=1, max_output_tokens=2, deadline_ms=3, parameters={"a": [1]}),
-        Query("q", "t", None, {}, 1, 2, 3, {"a": [1]}),
+        packed(id="q", text="t", body={}, input_tokens=1, max_output_tokens=2, parameters={"a": [1]}),
+        Query("q", "t", body={}, input_tokens=1, max_output_tokens=2, parameters={"a": [1]}),
+    ),
+    (
+        "whole numbers as floats",
+        as_json(text="t", input_tokens=12.0, deadline_ms=1.8e12),
+        Query(text="t", input_tokens=12, deadline_ms=1_800_000_000_000),
+    ),
+    ("JSON after a blank", b' {"text": "x"}', Query(text="x")),
+    ("JSON after a byte order mark", b'\xef\xbb\xbf{"text": "x"}', Query(text="x")),
+    (
+        "an embedding with its type",
+        packed(embedding=HALF, embedding_dtype="float16", embedder="e5"),
+        Query(embedding=HALF, embedding_dtype="float16", embedder="e5"),
     ),
     ("nothing at all, which is refused when it is to be embedded", b"\x80", Query()),
 ]
@@ -94,10 +109,16 @@ REFUSED = [
     ("text", b"hello", Rejection("format", detail="0x68")),
     ("a lone zero", b"\x00", Rejection("format", detail="0x00")),
     ("an empty frame", FRAME, Rejection("format", detail="0x00")),
-    ("a frame in a frame", FRAME + FRAME + packed(text="x"), Rejection("format", detail="0x00")),
-    ("a MessagePack list", b"\x91\x01", Rejection("format", detail="0x91")),
-    ("a JSON list", b"[]", Rejection("format", detail="0x5b")),
-    ("JSON after a blank", b' {"text": "x"}', Rejection("format", detail="0x20")),
+    ("a frame in a frame", FRAME + FRAME + packed(text="x"), Rejection("confluent_frame")),
+    ("a MessagePack list", b"\x91\x01", Rejection("array")),
+    ("a JSON list", b"[]", Rejection("array")),
+    ("JSON in a JSON string", b'"{}"', Rejection("quoted_json")),
+    ("a Connect envelope", as_json(schema={}, payload={"text": "x"}), Rejection("connect_envelope")),
+    (
+        "a deadline in seconds",
+        packed(text="x", deadline_ms=1_760_000_000),
+        Rejection("deadline_in_seconds", detail="1760000000"),
+    ),
     ("truncated", packed(text="hello")[:-1], Rejection("format", detail="msgpack")),
     ("truncated after a wrong type", packed(id=1, text="hello")[:-1], Rejection("format", detail="msgpack")),
     ("truncated JSON", b'{"text": "he', Rejection("format", detail="json")),
@@ -106,7 +127,7 @@ REFUSED = [
     ("no UTF-8", b"\x81\xa4text\xa2\xff\xfe", Rejection("format", detail="msgpack")),
     ("no UTF-8 in a name", b"\x81\xa2\xff\xfe\x01", Rejection("format", detail="msgpack")),
     ("no UTF-8 in JSON", b'{"text": "\xff"}', Rejection("format", detail="json")),
-    ("half a surrogate", b'{"text": "\\ud800"}', Rejection("format", detail="json")),
+    ("half a surrogate", b'{"text": "\\ud800"}', Rejection("half_surrogate")),
     ("too large", packed(text="x" * 20_000_000), Rejection("too_large", 1_000_000, "20000011")),
     ("an unknown field", packed(txt="x"), Rejection("unknown_field", detail="txt")),
     ("an unknown field in JSON", as_json(txt="x"), Rejection("unknown_field", detail="txt")),
@@ -210,54 +231,10 @@ def test_a_refusal_does_not_tell_the_text(value: bytes) -> None:
 # The text of a query
 
 USER = {"role": "user", "content": "the question"}
-TEXTS = [
-    ("its text", Query(text="hello"), "hello"),
-    ("text before body", Query(text="hello", body={"messages": [USER]}), "hello"),
-    ("the user's message", Query(body={"messages": [USER]}), "the question"),
-    (
-        "the last of the user's",
-        Query(body={"messages": [{"role": "user", "content": "first"}, USER, {"role": "assistant", "content": "a"}]}),
-        "the question",
-    ),
-    (
-        "parts, without images",
-        Query(
-            body={
-                "messages": [
-                    {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, {"text": "b"}]}
-                ]
-            }
-        ),
-        "a\nb",
-    ),
-    ("a blank text beside a body", Query(text=" \n", body={"messages": [USER]}), "the question"),
-    ("a blank text alone", Query(text=" "), None),
-    (
-        "images after words",
-        Query(body={"messages": [USER, {"role": "user", "content": [{"type": "image_url"}]}]}),
-        "the question",
-    ),
-    ("a blank message after words", Query(body={"messages": [USER, {"role": "user", "content": " "}]}), "the question"),
-    ("an image alone", Query(body={"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), None),
-    ("only a system message", Query(body={"messages": [{"role": "system", "content": "be kind"}]}), None),
-    ("messages that are none", Query(body={"messages": "hello"}), None),
-    ("entries that are none", Query(body={"messages": [1, None, {"role": "user"}]}), None),
-    ("a body without messages", Query(body={"input": "hello"}), None),
-    ("neither", Query(), None),
-]
-
-
-@pytest.mark.parametrize(("query", "text"), [c[1:] for c in TEXTS], ids=[c[0] for c in TEXTS])
-def test_the_text_of_a_query(query: Query, text: str | None) -> None:
-    """What is embedded is the text, or the last user message of an OpenAI request."""
-    assert codec.query_text(query) == text
-
-
 # Embeddings
 
 UNIT = [0.6, 0.8]
 ROWS: list[tuple[str, bytes | list[float] | None, list[float], str | None]] = [
-    ("float16", HALF, UNIT, None),
     ("float32", np.array([3, 4], "<f4").tobytes(), UNIT, None),
     ("numbers", [3.0, 4.0], UNIT, None),
     ("very large", [3e38, 0.0], [1.0, 0.0], None),
@@ -266,10 +243,11 @@ ROWS: list[tuple[str, bytes | list[float] | None, list[float], str | None]] = [
     ("too many bytes", bytes(9), [0.0, 0.0], "embedding_dimension"),
     ("empty", b"", [0.0, 0.0], "embedding_dimension"),
     ("too few numbers", [1.0], [0.0, 0.0], "embedding_dimension"),
-    ("zeros", bytes(4), [0.0, 0.0], "embedding_zero"),
+    ("zeros", bytes(8), [0.0, 0.0], "embedding_zero"),
     ("zeros as numbers", [0.0, -0.0], [0.0, 0.0], "embedding_zero"),
     ("NaN", [float("nan"), 1.0], [0.0, 0.0], "embedding_nan"),
-    ("NaN in float16", np.array([np.nan, 1], "<f2").tobytes(), [0.0, 0.0], "embedding_nan"),
+    ("float16 without a word", HALF, [0.0, 0.0], "embedding_ambiguous"),
+    ("big-endian", np.array([3, 4], ">f4").tobytes(), [0.0, 0.0], "embedding_byte_order"),
     ("infinity", np.array([np.inf, 1], "<f4").tobytes(), [0.0, 0.0], "embedding_nan"),
     ("beyond float32", [1e39, 1.0], [0.0, 0.0], "embedding_nan"),
 ]
@@ -283,6 +261,22 @@ def test_embeddings_of_a_batch() -> None:
     assert np.round(rows.astype(np.float64), 6).tolist() == [case[2] for case in ROWS]
 
 
+def test_float16_is_read_where_somebody_says_so() -> None:
+    """The query says it, or the settings do. The query wins."""
+    said = Query(embedding=HALF, embedding_dtype="float16")
+    other = Query(embedding=HALF, embedding_dtype="float32")
+    assert codec.embedding_rows([said], 2)[1] == [None]
+    assert codec.embedding_rows([Query(embedding=HALF)], 2, "float16")[1] == [None]
+    assert codec.embedding_rows([other], 2, "float16")[1] == [Rejection("embedding_dimension", 2, "4")]
+
+
+def test_an_embedding_of_another_model_is_refused() -> None:
+    """A query that names its embedder is compared with the index. A query that names none is taken."""
+    rows = [Query(embedding=[3.0, 4.0], embedder=name) for name in ("e5", "wordllama", None)]
+    _, problems = codec.embedding_rows(rows, 2, embedder="wordllama")
+    assert problems == [Rejection("embedding_of_another_model", detail="e5"), None, None]
+
+
 @pytest.mark.parametrize("embedding", [c[1] for c in ROWS], ids=[c[0] for c in ROWS])
 def test_an_embedding_alone_is_as_in_a_batch(embedding: bytes | list[float] | None) -> None:
     """Bit for bit."""
@@ -293,45 +287,34 @@ def test_an_embedding_alone_is_as_in_a_batch(embedding: bytes | list[float] | No
 
 # Completions
 
+FIELDS = ["status", "cost", "cost_micros", "cost_usd", "usage", "quality", "error", "error_class", "llm"]
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES))
+def test_an_answer_is_read_whatever_else_is_wrong(fields: dict[str, Any]) -> None:
+    """Only the id of the dispatch has to be right."""
+    assert read_answer({"dispatch_id": "0-0-1", **fields}, 0) is not None
+
+
 DONE = {"dispatch_id": "1-2-1", "origin_partition": 1, "llm": "a", "status": "ok"}
-COMPLETIONS = [
-    ("a cost", packed(**DONE, cost_micros=5), Completion("1-2-1", 1, "a", "ok", 5)),
-    ("as JSON", as_json(**DONE, cost_micros=5), Completion("1-2-1", 1, "a", "ok", 5)),
-    ("usage", packed(**DONE, usage={"x": 1}), Completion("1-2-1", 1, "a", "ok", usage={"x": 1})),
-    ("unknown cost", packed(**DONE), Completion("1-2-1", 1, "a", "ok")),
-    ("free of charge", packed(**DONE, cost_micros=0), Completion("1-2-1", 1, "a", "ok", 0)),
-    ("the most it may cost", packed(**DONE, cost_micros=10**8), Completion("1-2-1", 1, "a", "ok", 10**8)),
-    (
-        "an error that cost money",
-        packed(**{**DONE, "status": "error"}, cost_micros=7, error="overloaded"),
-        Completion("1-2-1", 1, "a", "error", 7, error="overloaded"),
-    ),
-]
-
-
-@pytest.mark.parametrize(("value", "completion"), [c[1:] for c in COMPLETIONS], ids=[c[0] for c in COMPLETIONS])
-def test_a_completion_is_read(value: bytes, completion: Completion) -> None:
-    """Cost, usage or neither."""
-    assert read_completion(value) == completion
-
-
 REFUSED_COMPLETIONS = [
-    ("a negative cost", packed(**DONE, cost_micros=-1), Rejection("cost", MAX_COST_MICROS, "-1")),
-    ("an absurd cost", packed(**DONE, cost_micros=10**8 + 1), Rejection("cost", MAX_COST_MICROS, "100000001")),
-    ("an endless cost", as_json(**DONE, cost_micros=10**200), Rejection("cost", MAX_COST_MICROS, "1" + "0" * 99)),
-    ("a cost in dollars", packed(**DONE, cost_micros=0.5), Rejection("type", detail="cost_micros")),
-    ("quality above 1", packed(**DONE, quality=1.5), Rejection("type", detail="quality")),
-    ("quality NaN", packed(**DONE, quality=float("nan")), Rejection("type", detail="quality")),
-    ("another status", packed(**{**DONE, "status": "maybe"}), Rejection("type", detail="status")),
-    ("no dispatch", packed(status="ok"), Rejection("missing_field", detail="dispatch_id")),
-    ("a misspelt field", packed(**DONE, costs=1), Rejection("unknown_field", detail="costs")),
-    ("a negative partition", packed(**{**DONE, "origin_partition": -1}), Rejection("type", detail="origin_partition")),
+    ("no dispatch", packed(status="ok"), Rejection("dispatch_id")),
+    ("a dispatch that no lane makes", packed(**{**DONE, "dispatch_id": "1-02-1"}), Rejection("dispatch_id")),
+    ("a number for a dispatch", packed(**{**DONE, "dispatch_id": 7}), Rejection("dispatch_id")),
+    ("a dispatch of another partition", packed(**{**DONE, "dispatch_id": "5-2-1"}), Rejection("partition", detail="5")),
     (
         "nested usage",
         as_json(**DONE, usage={"a": json.loads("[" * 70 + "]" * 70)}),
-        Rejection("nesting", MAX_NESTING, "usage"),
+        Rejection("nesting", MAX_NESTING, "completion"),
     ),
     ("not a map", b"\x01", Rejection("format", detail="0x01")),
+    ("UTF-16", '{"a": 1}'.encode("utf-16"), Rejection("utf16")),
 ]
 
 
@@ -340,7 +323,7 @@ REFUSED_COMPLETIONS = [
 )
 def test_a_completion_is_refused(value: bytes, why: Rejection) -> None:
     """Costs that cannot be never reach the ledger."""
-    assert read_completion(value) == why
+    assert completion(value) == why
 
 
 # What goes out

@@ -8,7 +8,7 @@ import pytest
 
 from tests.drive import LLMS
 from worker.contract.codes import Remedy
-from worker.contract.messages import Cause, Routed
+from worker.contract.decisions import Cause, Routed
 from worker.core.deferral import best, remedy
 
 

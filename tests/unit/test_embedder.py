@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from worker.contract.errors import FixSetting
-from worker.estimation.embedder import MAX_CHARACTERS, SUPPLIED, WordLlamaEmbedder, load_embedder
+from worker.estimation.embedder import MOST_TOKENS, SUPPLIED, WordLlamaEmbedder, load_embedder
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def test_nothing_is_no_text(embedder: WordLlamaEmbedder) -> None:
 
 
 def test_a_long_text_is_cut(embedder: WordLlamaEmbedder) -> None:
-    """Characters after the limit do not change the embedding."""
-    long = "abcd " * (MAX_CHARACTERS // 5)
+    """Tokens after the limit do not change the embedding."""
+    long = "word " * MOST_TOKENS
     rows, _ = embedder.embed([long, long + "something else entirely"])
     assert rows[0].tobytes() == rows[1].tobytes()
 
@@ -69,3 +69,13 @@ def test_names_of_embedders() -> None:
     with pytest.raises(FixSetting, match="'bert' is neither 'wordllama' nor 'supplied'"):
         load_embedder("bert")
     assert load_embedder(SUPPLIED) is None
+
+
+BLANKS = [" " * 25_000, "\n" * 900_000, "\t \r\n" * 10_000]
+
+
+@pytest.mark.parametrize("blanks", BLANKS, ids=("25 kB of blanks", "900 kB of line ends", "all kinds"))
+def test_blanks_do_not_change_the_embedding(embedder: WordLlamaEmbedder, blanks: str) -> None:
+    """The question is embedded, wherever it stands among blanks."""
+    rows, _ = embedder.embed(["Which city is it?", f"{blanks}Which city{blanks}is it?{blanks}"])
+    assert rows[0].tobytes() == rows[1].tobytes()

@@ -12,7 +12,7 @@ from tests.topics import decided
 from tests.unit.test_verify import story
 from worker.audit.explain import Attempt, Explanation, Search
 from worker.contract import sentences
-from worker.contract.messages import Checkpoint, Decision, Routed
+from worker.contract.decisions import Checkpoint, Decision, Routed
 from worker.core.events import Reconfigured, Refused
 
 
@@ -39,8 +39,8 @@ def test_every_attempt_is_told_with_its_candidates_and_its_end() -> None:
     first = drive.dispatches[0].llm
     second = {"large": "medium", "medium": "large"}[first]
     again = query(0, at_ms=500, quality=[0.9, 0.8, 0.0])
-    failed = completion(0, "0-0-1", first, ok=False, cost_micros=None, basis="none", error="busy", retry=again)
-    drive.run([failed, completion(1, "0-0-2", second, cost_micros=150)])
+    failed = completion(0, "0-0-1", first, ok=False, stated_micros=None, cost="zero", error="busy", retry=again)
+    drive.run([failed, completion(1, "0-0-2", second, stated_micros=150)])
     told = [
         (attempt.decision.attempt, verdicts(attempt), attempt.closed.outcome if attempt.closed is not None else None)
         for attempt in attempts(drive, "q0")

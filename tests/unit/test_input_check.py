@@ -11,21 +11,22 @@ import pytest
 
 from tests.drive import completion, config, query
 from tests.topics import NAMES, record
-from worker.audit.decision_events import IgnoredCompletion
-from worker.audit.input_check import OTHER_CEILINGS, OTHER_LIMITS, OTHER_PRICES, Originals
+from worker.audit.input_check import OTHER_LIMITS, OTHER_PRICES, Originals
 from worker.audit.inputs import Stream
 from worker.audit.mismatch import Mismatch
 from worker.contract import codec
 from worker.contract.codes import Rejection
+from worker.contract.completions import UsableCompletion
 from worker.contract.messages import Completion, Query
 from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord
 from worker.contract.rejections import EMPTY_TEXT, NO_EMBEDDING, NO_TEXT
 from worker.contract.settings import LimitSettings
 from worker.contract.token_costs import PriceList
+from worker.contract.usage import Usage
 from worker.core.events import Arrived, Completed, Event, Refused
 
 LIMITS = LimitSettings()
-PRICES = {"large": PriceList(Decimal(2), Decimal(4)), "small": None}
+PRICES = {"large": PriceList(Decimal(2), Decimal(4))}
 GARBAGE = b"garbage"
 FORMAT = Rejection("format", detail="0x67")
 LENGTH = Rejection("embedding_dimension", 3, "8")
@@ -65,19 +66,12 @@ def told(**changes: Any) -> bytes:
     return codec.encode(msgspec.structs.replace(said, **changes))
 
 
-def ignored(llm: str) -> IgnoredCompletion:
-    """A completion that was ignored, as its decision tells of it."""
-    return IgnoredCompletion(0, 0, "0-0-1", llm, ok=True, cost_micros=100, basis="cost")
-
-
 ANSWER = completion(0, "0-0-1", "large")
-BY_USAGE = completion(0, "0-0-1", "large", basis="usage")
-OF_UNKNOWN_COST = completion(0, "0-0-1", "large", basis="none", cost_micros=None)
 QUERIES = [
     ("the same", query(0), asked(), None),
     ("another id", query(0), asked(id="q1"), ("query_id", "q0", "q1")),
     ("no id", query(0, query_id="0-0"), asked(id=None), None),
-    ("another deadline", query(0), asked(deadline_ms=9), ("query_deadline_ms", None, 9)),
+    ("another deadline", query(0), asked(deadline_ms=10**12), ("query_deadline_ms", None, 10**12)),
     ("no query", query(0), GARBAGE, ("query", "routed", FORMAT)),
     ("not there", query(1), asked(), ("offset", 1, None)),
     ("refused for what it is", Refused("queries", 0, 0, FORMAT), GARBAGE, None),
@@ -109,52 +103,21 @@ QUERIES = [
     ),
 ]
 PARTITION = Rejection("partition", detail="5")
-DEAR = Rejection("usage_cost", 800, "900")
-COSTS = Rejection("cost", 800, "900")
-NESTED = Rejection("nesting", 1, "usage")
-TOKENS = {"prompt_tokens": 10, "completion_tokens": 20}
+NESTED = Rejection("nesting", 1, "completion")
 COMPLETIONS = [
-    ("the same", ANSWER, told(), None),
-    ("another cost", ANSWER, told(cost_micros=90), ("spent_micros", 100, 90)),
-    ("another quality", ANSWER, told(quality=0.5), ("quality", 1.0, 0.5)),
     ("another dispatch", ANSWER, told(dispatch_id="0-1-1"), ("dispatch_id", "0-0-1", "0-1-1")),
-    ("another LLM", ANSWER, told(llm="small"), ("llm", "large", "small")),
-    ("a failure", ANSWER, told(status="error"), ("status", "ok", "error")),
     ("no completion", ANSWER, GARBAGE, ("completion", "used", FORMAT)),
+    ("of another partition", ANSWER, told(dispatch_id="5-0-1"), ("completion", "used", PARTITION)),
     ("refused for what it is", Refused("completions", 0, 0, FORMAT), GARBAGE, None),
-    ("of another partition", ANSWER, told(origin_partition=5), ("completion", "used", PARTITION)),
-    ("a cost that nobody named", ANSWER, told(cost_micros=None), ("basis", "cost", "none")),
-    ("a cost instead of usage", ANSWER, told(cost_micros=None, usage=TOKENS), ("basis", "cost", "usage")),
-    ("usage that nobody named", BY_USAGE, told(cost_micros=None), ("basis", "usage", "none")),
-    ("usage instead of a cost", BY_USAGE, told(), ("basis", "usage", "cost")),
-    ("usage", BY_USAGE, told(cost_micros=None, usage=TOKENS), None),
-    ("usage without tokens", BY_USAGE, told(cost_micros=None, usage={}), ("basis", "usage", "none")),
-    ("no cost at all", OF_UNKNOWN_COST, told(cost_micros=None), None),
-    ("no cost, but one was named", OF_UNKNOWN_COST, told(), ("basis", "none", "cost")),
     ("refused for nothing", Refused("completions", 0, 0, OTHER), told(), ("rejection", OTHER, None)),
-    ("refused for its partition", Refused("completions", 0, 0, PARTITION), told(origin_partition=5), None),
+    ("refused for its partition", Refused("completions", 0, 0, PARTITION), told(dispatch_id="5-0-1"), None),
     (
         "refused for a partition that is right",
         Refused("completions", 0, 0, PARTITION),
         told(),
         ("rejection", PARTITION, None),
     ),
-    ("refused for its usage", Refused("completions", 0, 0, DEAR), told(cost_micros=None, usage=TOKENS), None),
-    (
-        "refused for usage that costs less than its limit",
-        Refused("completions", 0, 0, Rejection("usage_cost", 800, "700")),
-        told(cost_micros=None, usage=TOKENS),
-        ("rejection", Rejection("usage_cost", 800, "700"), None),
-    ),
-    ("refused for its cost", Refused("completions", 0, 0, COSTS), told(cost_micros=900), None),
-    (
-        "refused for a cost within the limit",
-        Refused("completions", 0, 0, COSTS),
-        told(cost_micros=9),
-        ("rejection", COSTS, None),
-    ),
     ("refused for its nesting", Refused("completions", 0, 0, NESTED), told(usage={"a": {"b": {}}}), None),
-    ("refused for no usage", Refused("completions", 0, 0, DEAR), told(), ("rejection", DEAR, None)),
 ]
 
 
@@ -166,57 +129,42 @@ def test_queries(event: Arrived | Refused, value: bytes, expected: object) -> No
 
 @pytest.mark.parametrize(("event", "value", "expected"), [c[1:] for c in COMPLETIONS], ids=[c[0] for c in COMPLETIONS])
 def test_completions(event: Completed | Refused, value: bytes, expected: object) -> None:
-    """What a settlement says of its completion is what the completion says."""
+    """What a decision says of its completion is what the completion says."""
     assert differing(originals([], [value]), event) == expected
 
 
-LONG = told(error="x" * (101 - len(told(error=""))))
-PRICED = told(cost_micros=None, usage=TOKENS)
-DEAREST = completion(0, "0-0-1", "large", cost_micros=LIMITS.max_cost_micros + 1)
-DOUBTS = [
-    ("taken under a higher limit", DEAREST, told(cost_micros=DEAREST.cost_micros), OTHER_LIMITS),
-    ("usage at another price", completion(0, "0-0-1", "large", basis="usage", cost_micros=99), PRICED, OTHER_PRICES),
-    ("usage at no price", OF_UNKNOWN_COST, PRICED, OTHER_PRICES),
+AS_RECEIVED = [
+    ("the same", told(), UsableCompletion("0-0-1", "large", stated_micros=100, quality=1.0)),
+    ("another cost", told(cost_micros=90), UsableCompletion("0-0-1", "large", stated_micros=90, quality=1.0)),
+    ("another quality", told(quality=0.5), UsableCompletion("0-0-1", "large", stated_micros=100, quality=0.5)),
+    ("a failure", told(status="error"), UsableCompletion("0-0-1", "large", ok=False, stated_micros=100, quality=1.0)),
     (
-        "refused under a lower limit",
-        Refused("completions", 0, 0, Rejection("too_large", 50, "101")),
-        LONG,
-        OTHER_LIMITS,
+        "usage",
+        told(cost_micros=None, usage={"prompt_tokens": 10, "completion_tokens": 20}),
+        UsableCompletion("0-0-1", "large", usage=Usage(10, 20), quality=1.0),
     ),
 ]
 
 
-@pytest.mark.parametrize(("event", "value", "doubt"), [c[1:] for c in DOUBTS], ids=[c[0] for c in DOUBTS])
-def test_what_only_other_settings_explain_is_a_doubt(event: Completed | Refused, value: bytes, doubt: str) -> None:
-    """Limits and price lists are not recorded, and may have been others: no difference, but counted."""
-    inputs = originals([], [value])
-    assert (differing(inputs, event), dict(inputs.doubts)) == (None, {doubt: 1})
+@pytest.mark.parametrize(("value", "answer"), [c[1:] for c in AS_RECEIVED], ids=[c[0] for c in AS_RECEIVED])
+def test_an_answer_is_decided_as_it_was_received(value: bytes, answer: UsableCompletion) -> None:
+    """The router is told what the record says, and decides again what it charges: a changed decision then differs."""
+    assert originals([], [value])(ANSWER, config()) == msgspec.structs.replace(ANSWER, answer=answer)
 
 
-IGNORED = [
-    ("an answer", told(), {}, True),
-    ("a failure", told(status="error"), {}, False),
-    ("without a cost", told(cost_micros=None), {"cost_micros": None, "basis": "none"}, True),
+LONG = told(error="x" * (101 - len(told(error=""))))
+DOUBTS = [
+    ("taken under a higher limit", completion(0, "0-0-1", "large"), told(error="x" * LIMITS.max_completion_bytes)),
+    ("refused under a lower limit", Refused("completions", 0, 0, Rejection("too_large", 50, "101")), LONG),
 ]
 
 
-@pytest.mark.parametrize(("value", "recorded", "ok"), [c[1:] for c in IGNORED], ids=[c[0] for c in IGNORED])
-def test_an_ignored_completion_is_decided_as_it_was_received(
-    value: bytes, recorded: dict[str, object], ok: bool
-) -> None:
-    """Its record does not say the status. The router is told it, and would settle one that it should have."""
-    event = msgspec.structs.replace(ignored("large"), **recorded)
-    assert originals([], [value])(event, config()) == msgspec.structs.replace(event, ok=ok)
-
-
-def test_an_ignored_completion_has_the_cost_that_its_record_says() -> None:
-    """A record with another cost than the completion was changed."""
-    assert differing(originals([], [told(cost_micros=7)]), ignored("large")) == ("spent_micros", 100, 7)
-
-
-def test_an_ignored_completion_names_the_llm_that_its_record_says() -> None:
-    """The record of an ignored completion has its LLM."""
-    assert differing(originals([], [told(llm="small")]), ignored("large")) == ("llm", "large", "small")
+@pytest.mark.parametrize(("event", "value"), [c[1:] for c in DOUBTS], ids=[c[0] for c in DOUBTS])
+def test_what_only_other_settings_explain_is_a_doubt(event: Completed | Refused, value: bytes) -> None:
+    """Limits are not recorded, and may have been others: no difference, but counted."""
+    inputs = originals([], [value])
+    assert not isinstance(inputs(event, config()), Mismatch)
+    assert dict(inputs.doubts) == {OTHER_LIMITS: 1}
 
 
 HEADERS = [
@@ -283,7 +231,7 @@ def test_estimates_are_compared_within_tolerance(
 ) -> None:
     """Exact ones and close ones are told apart; what is further off is a difference."""
     inputs = estimated(asked(), **changes)
-    found = inputs(query(0), config())
+    found = inputs(query(0), config(price_lists=PRICES))
     assert (found.field if isinstance(found, Mismatch) else None, inputs.exact, inputs.close) == expected
 
 
@@ -296,10 +244,18 @@ def test_estimates_of_another_index_are_taken_as_recorded() -> None:
     assert inputs.missing == "another"
 
 
-def test_estimates_that_price_lists_cap_may_have_been_capped_otherwise() -> None:
-    """Price lists are not recorded: a cost capped by them is a doubt."""
-    inputs = estimated(asked(input_tokens=5, max_output_tokens=5), cost_micros=[9, 9, 9])
-    assert (inputs(query(0), config()), dict(inputs.doubts)) == (query(0), {OTHER_CEILINGS: 1})
+def test_costs_under_other_price_lists_are_a_doubt() -> None:
+    """Costs are bounded by price lists. The recorded lists may not be those of today."""
+    inputs = estimated(asked(), cost_micros=[9, 9, 9])
+    assert inputs(query(0), config(price_lists={})) == query(0)
+    assert dict(inputs.doubts) == {OTHER_PRICES: 1}
+
+
+def test_costs_under_the_same_price_lists_are_compared() -> None:
+    """Where today's lists are the recorded ones, nothing but tampering explains another cost."""
+    found = estimated(asked(), cost_micros=[9, 9, 9])(query(0), config(price_lists=PRICES))
+    assert isinstance(found, Mismatch), "the costs were not compared"
+    assert found.field == "cost_micros"
 
 
 def test_a_query_that_can_be_estimated_was_not_to_be_refused() -> None:

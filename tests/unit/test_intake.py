@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -10,10 +11,11 @@ import msgpack
 import msgspec
 import numpy as np
 import pytest
-import structlog
 
+from worker.contract.completions import UsableCompletion
 from worker.contract.record import StoredRecord
 from worker.contract.settings import LlmSettings, Settings
+from worker.contract.usage import Usage
 from worker.core.events import Arrived, Completed, Refused
 from worker.estimation import demo_data, index
 from worker.estimation.embedder import Embedder, WordLlamaEmbedder
@@ -57,7 +59,8 @@ def make(history: History, tmp_path_factory: pytest.TempPathFactory) -> Callable
     def made(shelf: Shelf | None = None, embedder: Embedder | None = embedder, **llm: Any) -> Intake:
         llms = {name: LlmSettings(budget_usd=Decimal(1), **llm) for name in history.llms}
         settings = Settings(llms=llms)
-        return Intake(settings, Preparer(settings, estimator, embedder), shelf or Shelf(), Metrics())
+        prices = settings.price_lists(datetime(2026, 11, 25, tzinfo=UTC))
+        return Intake(settings, Preparer(settings, estimator, embedder, prices), shelf or Shelf(), Metrics())
 
     return made
 
@@ -84,14 +87,14 @@ def mixed(history: History) -> list[StoredRecord]:
     return [
         record(10, text="Which planet is the largest?"),
         record(11, txt="misspelt"),
-        record(12, embedding=embedding, id="mine", deadline_ms=5),
+        record(12, embedding=embedding, id="mine", deadline_ms=10**12),
         StoredRecord("queries", 3, 13, 1_000, None, b"\xc1", ()),
         record(14, embedding=bytes(1024)),
         record(15, embedding=b"\x00"),
         record(16),
         record(17, text=""),
         record(18, body={"messages": [{"role": "user", "content": "Which planet is the largest?"}]}),
-        record(19, embedding=history.embeddings[1].astype("<f2").tobytes(), text="never embedded"),
+        record(19, embedding=history.embeddings[1].tobytes(), text="never embedded"),
     ]
 
 
@@ -153,82 +156,50 @@ def test_a_query_cannot_cost_more_than_its_own_counts(
 
 # Completions
 
-PRICES = {"input_usd_per_mtok": 2, "output_usd_per_mtok": 10}
-USAGE = {"prompt_tokens": 5, "completion_tokens": 3}
-COSTS = [
-    ("a cost", PRICES, {"cost_micros": 7}, (7, "cost")),
-    ("a cost of nothing", PRICES, {"cost_micros": 0}, (0, "cost")),
-    ("a cost and usage", PRICES, {"cost_micros": 7, "usage": USAGE}, (7, "cost")),
-    ("usage", PRICES, {"usage": USAGE}, (40, "usage")),
-    ("usage of nothing", PRICES, {"usage": {"prompt_tokens": 0, "completion_tokens": 0}}, (0, "usage")),
-    ("usage without a price list", {}, {"usage": USAGE}, (None, "none")),
-    ("usage that says nothing", PRICES, {"usage": {}}, (None, "none")),
-    ("neither", PRICES, {}, (None, "none")),
-    ("another LLM", PRICES, {"usage": USAGE, "llm": "nobody"}, (None, "none")),
-]
-
-
-@pytest.mark.parametrize(("prices", "fields", "cost"), [c[1:] for c in COSTS], ids=[c[0] for c in COSTS])
-def test_the_cost_of_a_completion(
-    make: Callable[..., Intake],
-    history: History,
-    prices: dict[str, int],
-    fields: dict[str, Any],
-    cost: tuple[int | None, str],
-) -> None:
-    """What the provider charged, or its usage priced, or unknown: never zero because nothing was said."""
-    completion = {"dispatch_id": "3-1-1", "origin_partition": 3, "llm": history.llms[0], "status": "ok", **fields}
-    (got,) = events(make(**prices), [record(1, "completions", **completion)])
-    assert (got.cost_micros, got.basis) == cost
-
-
-UNPRICED = [
-    ("no price list", {}, USAGE, "no_price_list"),
-    ("names of no provider", PRICES, {"tokens": 3}, "unknown_usage"),
-]
-
-
-@pytest.mark.parametrize(("prices", "usage", "reason"), [c[1:] for c in UNPRICED], ids=[c[0] for c in UNPRICED])
-def test_usage_that_cannot_be_priced_is_noticed(
-    make: Callable[..., Intake], history: History, prices: dict[str, int], usage: dict[str, int], reason: str
-) -> None:
-    """Each is counted; the log warns of an LLM and a reason once. LLMs of other names are not ours to count."""
-    intake = make(**prices)
-    common = {"origin_partition": 3, "status": "ok", "usage": usage}
-    llms = [*history.llms[:2] * 3, "forged"]
-    with structlog.testing.capture_logs() as logs:
-        for number, llm in enumerate(llms):
-            events(intake, [record(number, "completions", dispatch_id=f"3-{number}-1", llm=llm, **common)])
-    counted = [
-        intake.metrics.registry.get_sample_value("tollgate_unpriced_completions_total", {"llm": llm, "reason": reason})
-        for llm in (*history.llms[:2], "forged")
-    ]
-    warned = [(line["llm"], line["reason"]) for line in logs]
-    assert (counted, warned) == ([3.0, 3.0, None], [(llm, reason) for llm in history.llms[:2]])
-
-
 DONE = {"dispatch_id": "3-1-1", "origin_partition": 3, "llm": "x", "status": "ok"}
-REFUSED = [
-    ("another partition", {"origin_partition": 2}, "partition"),
-    ("a negative cost", {"cost_micros": -1}, "cost"),
-    ("more than any query costs", {"cost_micros": 100_000_001}, "cost"),
+ANSWERS: list[tuple[str, dict[str, Any], UsableCompletion]] = [
+    ("a cost", {"cost_micros": 7}, UsableCompletion("3-1-1", "x", stated_micros=7)),
     (
-        "usage that costs more than any query",
-        {"usage": {"prompt_tokens": 60_000_000, "completion_tokens": 0}},
-        "usage_cost",
+        "usage",
+        {"usage": {"prompt_tokens": 5, "completion_tokens": 3}},
+        UsableCompletion("3-1-1", "x", usage=Usage(5, 3)),
     ),
-    ("usage that cannot be", {"usage": {"prompt_tokens": -5, "completion_tokens": 0}}, "usage"),
-    ("an unknown field", {"price": 1}, "unknown_field"),
+    ("a negative cost", {"cost_micros": -1}, UsableCompletion("3-1-1", "x", remarks=("cost_negative", "usage_absent"))),
+    (
+        "an unknown field",
+        {"cost_micros": 7, "a": 1},
+        UsableCompletion("3-1-1", "x", stated_micros=7, remarks=("unknown_field",)),
+    ),
+    (
+        "another partition",
+        {"cost_micros": 7, "origin_partition": 2},
+        UsableCompletion("3-1-1", "x", stated_micros=7, remarks=("partition",)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "answer"), [c[1:] for c in ANSWERS], ids=[c[0] for c in ANSWERS])
+def test_a_completion_becomes_an_answer(
+    make: Callable[..., Intake], fields: dict[str, Any], answer: UsableCompletion
+) -> None:
+    """Whatever else is wrong with it, a completion that names its dispatch is an answer."""
+    (got,) = events(make(), [record(1, "completions", **{**DONE, **fields})])
+    assert got.answer == answer
+
+
+REFUSED = [
+    ("a dispatch of another partition", {"dispatch_id": "2-1-1"}, "partition"),
+    ("no dispatch", {"dispatch_id": None}, "dispatch_id"),
+    ("an id that no lane makes", {"dispatch_id": "x"}, "dispatch_id"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "expected"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
 def test_a_completion_is_refused_and_the_next_is_read(
-    make: Callable[..., Intake], history: History, fields: dict[str, Any], expected: str
+    make: Callable[..., Intake], fields: dict[str, Any], expected: str
 ) -> None:
-    """A bad completion settles nothing and stops nothing."""
-    done = {**DONE, "llm": history.llms[0]}
-    got = events(make(**PRICES), [record(1, "completions", **{**done, **fields}), record(2, "completions", **done)])
+    """A completion that nobody can use settles nothing and stops nothing."""
+    got = events(make(), [record(1, "completions", **{**DONE, **fields}), record(2, "completions", **DONE)])
     assert [code(event) for event in got] == [expected, None]
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from worker.contract.codec import decode_decision, encode
-from worker.contract.messages import Cause, Rejected
+from worker.contract.decisions import Cause, Rejected
 from worker.core.journal import Journal, record_hash
 from worker.core.ledger import BrokenInvariant
 

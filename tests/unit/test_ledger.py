@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.contract.messages import Account, Reservation
+from worker.contract.messages import Account, Outcome, Reservation
+from worker.core import ledger as ledger_module
 from worker.core.ledger import BrokenInvariant, Ledger
 
 
@@ -48,7 +49,7 @@ def test_close(cost: int, after: Account, overrun: int) -> None:
     the budget as overrun."""
     ledger = Ledger({"a": Account(100)})
     ledger.reserve(held(1, amount_micros=60))
-    assert ledger.close(held(1, amount_micros=60), cost) == overrun
+    assert ledger.close(held(1, amount_micros=60), "settled", cost, 1).overrun_micros == overrun
     assert ledger.accounts["a"] == after
     assert ledger.open == {}
 
@@ -75,7 +76,7 @@ def test_a_lowered_budget_is_no_overrun_of_a_provider(steps: list[tuple[int, Acc
     ledger.budget({"a": steps[0][0]})
     seen.append(ledger.accounts["a"])
     for reservation, (cost, _) in zip(made, steps[1:], strict=False):
-        ledger.close(reservation, cost)
+        ledger.close(reservation, "settled", cost, 1)
         seen.append(ledger.accounts["a"])
     ledger.budget({"a": 200})
     assert seen == [after for _, after in steps]
@@ -102,9 +103,9 @@ def test_a_reservation_closes_once() -> None:
     """Closing a reservation that is not open raises BrokenInvariant and books nothing."""
     ledger = Ledger({"a": Account(100)})
     ledger.reserve(held(1))
-    ledger.close(held(1), 10)
+    ledger.close(held(1), "settled", 10, 1)
     with pytest.raises(BrokenInvariant):
-        ledger.close(held(1), 10)
+        ledger.close(held(1), "settled", 10, 1)
 
 
 def test_due_reservations_come_in_the_order_of_their_deadlines() -> None:
@@ -113,7 +114,7 @@ def test_due_reservations_come_in_the_order_of_their_deadlines() -> None:
     deadlines = {1: 300, 2: 100, 3: 200, 4: 900}
     for number, deadline_ms in deadlines.items():
         ledger.reserve(held(number, deadline_ms=deadline_ms))
-    ledger.close(held(3, deadline_ms=200), 0)
+    ledger.close(held(3, deadline_ms=200), "expired", 0, 1)
     assert [due.offset for due in ledger.due(300, most=5)] == [2, 1]
     assert ledger.next_deadline_ms() == 900
 
@@ -138,7 +139,7 @@ def test_any_history_keeps_the_books(steps: list[tuple[str, int, str, int]]) -> 
         if step == "reserve" and reservation is None:
             ledger.reserve(held(number, llm, amount))
         elif step == "close" and reservation is not None:
-            ledger.close(reservation, amount)
+            ledger.close(reservation, "settled", amount, number)
         elif step == "budget":
             ledger.budget({llm: amount})
         ledger.check()
@@ -166,5 +167,68 @@ def test_the_next_deadline_is_that_of_an_open_reservation(
     for reservation in made:
         ledger.reserve(reservation)
     for number in closed:
-        ledger.close(made[number], 0)
+        ledger.close(made[number], "settled", 0, number)
     assert ledger.next_deadline_ms() == earliest
+
+
+def closed_once(outcome: Outcome, spent_micros: int) -> Ledger:
+    """A ledger with a budget of 100 whose only dispatch, of 60, closed like this."""
+    ledger = Ledger({"a": Account(100)})
+    ledger.reserve(held(1, amount_micros=60))
+    ledger.close(held(1, amount_micros=60), outcome, spent_micros, 1)
+    return ledger
+
+
+AGAIN: list[tuple[str, Outcome, int, int, Account]] = [
+    ("late", "expired", 0, 40, Account(100, 0, 40, 0, 40, 0)),
+    ("late, booked as reserved before", "expired", 60, 40, Account(100, 0, 40, 0, 40, 0)),
+    ("late, beyond the budget", "expired", 0, 130, Account(100, 0, 130, 30, 130, 0)),
+    ("paid twice", "settled", 50, 40, Account(100, 0, 90, 0, 0, 40)),
+    ("paid twice, beyond the budget", "settled", 80, 40, Account(100, 0, 120, 20, 0, 40)),
+    ("answered after an error", "released", 0, 40, Account(100, 0, 40, 0, 0, 40)),
+    ("again, at no cost", "settled", 50, 0, Account(100, 0, 50, 0, 0, 0)),
+]
+
+
+@pytest.mark.parametrize(("outcome", "booked", "cost", "after"), [c[1:] for c in AGAIN], ids=[c[0] for c in AGAIN])
+def test_an_answer_after_the_closing_is_booked(outcome: Outcome, booked: int, cost: int, after: Account) -> None:
+    """A late answer replaces what its expiry booked; an answer after another one is added. Each has its column."""
+    ledger = closed_once(outcome, booked)
+    dispatch = ledger.closed("0-1-1")
+    assert dispatch is not None
+    ledger.charge_again(dispatch, cost, 2)
+    assert ledger.accounts["a"] == after
+    ledger.check()
+
+
+def test_a_late_answer_is_late_once() -> None:
+    """The second answer after an expiry is paid twice."""
+    ledger = closed_once("expired", 0)
+    for number, cost in enumerate((30, 20), 2):
+        dispatch = ledger.closed("0-1-1")
+        assert dispatch is not None
+        ledger.charge_again(dispatch, cost, number)
+    assert ledger.accounts["a"] == Account(100, 0, 50, 0, 30, 20)
+
+
+def test_the_oldest_closed_dispatches_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest of each outcome are kept: many answers do not push out those that expired."""
+    monkeypatch.setattr(ledger_module, "MOST_CLOSED", 2)
+    ledger = Ledger({"a": Account(10_000)})
+    forgotten = []
+    outcomes: tuple[Outcome, ...] = ("expired", "settled", "settled", "settled", "expired", "expired")
+    for number, outcome in enumerate(outcomes):
+        ledger.reserve(held(number))
+        forgotten.append(ledger.close(held(number), outcome, 0, number).forgotten)
+    assert forgotten == [None, None, None, "0-1-1", None, "0-0-1"]
+    assert [dispatch.number for dispatch in ledger.all_closed()] == [2, 3, 4, 5]
+
+
+def test_a_restored_ledger_keeps_the_closed_dispatches_in_order() -> None:
+    """Rows of a compacted topic come in any order; the ledger forgets in the order of closing all the same."""
+    ledger = Ledger({"a": Account(10_000)})
+    for number in range(5):
+        ledger.reserve(held(number))
+        ledger.close(held(number), "expired" if number % 2 else "settled", 0, number)
+    again = Ledger(ledger.accounts, (), reversed(ledger.all_closed()))
+    assert again.all_closed() == ledger.all_closed()

@@ -6,7 +6,7 @@ import pytest
 
 from worker.contract import codec, dead_letters, sentences
 from worker.contract.codes import Reason, Rejection
-from worker.contract.messages import Cause, Ignored
+from worker.contract.decisions import Cause, Ignored
 from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord
 
 ERRORS = {"topic": b"queries", "partition": b"3", "offset": b"77"}

@@ -23,7 +23,7 @@ class Index:
     """Estimates that show which embedding was estimated; `searched` counts the rows of each search."""
 
     def __init__(self) -> None:
-        self.manifest = SimpleNamespace(dimension=DIMENSION, llms=LLMS)
+        self.manifest = SimpleNamespace(dimension=DIMENSION, llms=LLMS, embedder="supplied")
         self.searched: list[int] = []
 
     def search(self, embeddings: Any) -> Any:

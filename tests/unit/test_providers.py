@@ -17,7 +17,7 @@ from tests.provider import Asked, Provider, providing
 from worker.contract.codes import ErrorClass
 from worker.contract.messages import Query
 from worker.contract.settings import Dialect, LlmSettings
-from worker.contract.token_costs import PriceList, cost_micros
+from worker.contract.token_costs import Cost, PriceList, cost_of
 from worker.inference import outcomes
 from worker.inference.calls import Caller, Ended
 from worker.inference.outcomes import Fate, Next, Outcome
@@ -30,6 +30,13 @@ CUT = ("33", "34", "35", "67")
 HURRIED_MS, PATIENT_MS = 400, 60_000
 PRICES = PriceList(Decimal(3), Decimal(15))
 QUESTION, LONG_QUESTION = "What is two and two?", "What is two and two, and why is it so? " * 10
+
+
+def micros(usage: object) -> int:
+    """What a provider's usage costs."""
+    cost = cost_of(usage, PRICES)
+    assert isinstance(cost, Cost), f"{usage} has no price"
+    return cost.micros
 
 
 class Case(NamedTuple):
@@ -230,7 +237,7 @@ def test_money(runs: dict[str, Run], case: Case, dialect: Dialect) -> None:
     if case.micros is None:
         assert any(one.cost == "unknown" for one in ended)
         return
-    known = sum(int(str(cost_micros(one.usage, PRICES))) for one in ended if one.cost == "known" and one.usage)
+    known = sum(micros(one.usage) for one in ended if one.cost == "known" and one.usage)
     assert known == case.micros
     assert run.billed == case.micros
     assert not any(one.cost == "unknown" for one in ended)

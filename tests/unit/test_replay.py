@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import CRASH, LLMS, NOT_A_QUERY, PRIOR, completion, config, query
+from tests.drive import CRASH, LLMS, NOT_A_QUERY, PRIOR, completion, config, failure, query
 from tests.topics import NAMES, Log, Recorded, record
 from tests.topics import value as value_of
 from tests.unit.test_verify import changed, cut_off, inserted, removed, story, swapped
@@ -22,8 +22,11 @@ from worker.audit.mismatch import Mismatch
 from worker.audit.recorded_prices import Solutions
 from worker.audit.replay import Checks, Replay, replay
 from worker.contract import codec
-from worker.contract.messages import Checkpoint, Closed, Ignored, Priced, Routed, WindowBlock
+from worker.contract.decisions import Checkpoint, Closed, Ignored, Priced, Routed
+from worker.contract.messages import WindowBlock
 from worker.contract.record import StoredRecord
+from worker.contract.usage import Usage
+from worker.core import ledger as ledger_module
 from worker.core import router
 from worker.core.events import Completed, Event, Reconfigured, Refused, Ticked
 from worker.core.journal import record_hash
@@ -111,12 +114,18 @@ def test_reservations_that_no_tick_has_taken_up(monkeypatch: pytest.MonkeyPatch)
 
 
 ENDS = [
-    ("an error that was charged", completion(0, "0-0-1", "large", ok=False, cost_micros=30, retry=query(0, at_ms=100))),
-    ("an error that was free", completion(0, "0-0-1", "large", ok=False, cost_micros=0, retry=query(0, at_ms=100))),
-    ("an error after the query had left", completion(0, "0-0-1", "large", ok=False, cost_micros=None, basis="none")),
-    ("an answer of unknown cost", completion(0, "0-0-1", "large", cost_micros=None, basis="none")),
-    ("a free answer", completion(0, "0-0-1", "large", cost_micros=0)),
-    ("an answer priced by usage", completion(0, "0-0-1", "large", basis="usage")),
+    (
+        "an error that was charged",
+        completion(0, "0-0-1", "large", ok=False, stated_micros=30, retry=query(0, at_ms=100)),
+    ),
+    ("an error that was free", completion(0, "0-0-1", "large", ok=False, stated_micros=0, retry=query(0, at_ms=100))),
+    ("an error after the query had left", failure(0, "0-0-1", "large")),
+    ("an answer of unknown cost", completion(0, "0-0-1", "large", stated_micros=None)),
+    ("a free answer", completion(0, "0-0-1", "large", stated_micros=0, cost="known")),
+    (
+        "an answer priced by usage",
+        completion(0, "0-0-1", "large", stated_micros=None, usage=Usage(10, 20, stated_micros=90)),
+    ),
     ("an answer of another LLM", completion(0, "0-0-1", "small")),
     ("an answer nobody waits for", completion(0, "0-7-1", "large")),
     ("no answer", Ticked(10_000)),
@@ -273,10 +282,12 @@ def test_the_last_record_before_the_limit_is_compared() -> None:
 
 def test_a_completion_that_had_to_settle_was_not_to_be_ignored() -> None:
     """The router is given what the completion says, and closes the reservation."""
-    drive = Recorded().run([query(0, quality=[0.9, 0.0, 0.0]), completion(0, "0-0-1", "small"), query(1)])
+    drive = Recorded().run([query(0, quality=[0.9, 0.0, 0.0]), completion(0, "0-7-1", "large"), query(1)])
 
     def original(event: Event, _: object) -> Event:
-        return msgspec.structs.replace(event, llm="large") if isinstance(event, Completed) else event
+        if not isinstance(event, Completed):
+            return event
+        return msgspec.structs.replace(event, answer=msgspec.structs.replace(event.answer, dispatch_id="0-0-1"))
 
     divergence = diverging(drive.topics()[D], original=original)
     number = next(n for n, decision in enumerate(drive.decisions) if isinstance(decision, Ignored))
@@ -299,8 +310,9 @@ def decisions(drive: Recorded, queries: int) -> Iterator[StoredRecord]:
         yield from records
 
 
-def test_memory_does_not_grow_with_the_log() -> None:
-    """Ten times as many decisions leave no more behind."""
+def test_memory_does_not_grow_with_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times as many decisions leave no more behind, once the ledger keeps as many closed dispatches as it may."""
+    monkeypatch.setattr(ledger_module, "MOST_CLOSED", 50)
 
     def left_by(queries: int) -> int:
         drive = Recorded(config(budget_micros=dict.fromkeys(LLMS, 10**9)))

@@ -8,9 +8,9 @@ import pytest
 
 from tests.drive import CRASH, LLMS, NOT_A_QUERY, CompletionChanges, Drive, completion, config, query
 from worker.contract.codes import Remedy
-from worker.contract.messages import Cause, Closed, Ignored, Priced, Rejected, Routed
+from worker.contract.decisions import Cause, ChargedAgain, Closed, Ignored, Priced, Rejected, Routed
 from worker.core import router
-from worker.core.events import Completed, Event, Reconfigured, Refused, Ticked
+from worker.core.events import Event, Reconfigured, Refused, Ticked
 from worker.core.journal import record_hash
 
 
@@ -28,8 +28,8 @@ def story() -> list[Event]:
         fields: CompletionChanges = {
             "at_ms": at_ms,
             "ok": ok,
-            "cost_micros": 150 if ok else None,
-            "basis": "cost" if ok else "none",
+            "stated_micros": 150 if ok else None,
+            "cost": None if ok else "zero",
             "retry": again,
         }
         if number % 7 != 6:
@@ -75,21 +75,26 @@ def test_every_record_is_chained_to_the_one_before() -> None:
 
 OPEN = [query(0)]
 CLOSES = [
-    ("its cost is spent", completion(0, "0-0-1", "large", cost_micros=500), ("settled", 500, "cost", 0)),
-    ("a dearer answer is an overrun", completion(0, "0-0-1", "large", cost_micros=800), ("settled", 800, "cost", 80)),
+    ("its cost is spent", completion(0, "0-0-1", "large", stated_micros=500), ("settled", 500, "cost", 0)),
+    ("a dearer answer is an overrun", completion(0, "0-0-1", "large", stated_micros=800), ("settled", 800, "cost", 80)),
     (
         "an unknown cost is the reservation",
-        completion(0, "0-0-1", "large", cost_micros=None, basis="none"),
+        completion(0, "0-0-1", "large", stated_micros=None),
         ("settled", 720, "reservation", 0),
     ),
     (
-        "an error costs nothing",
-        completion(0, "0-0-1", "large", ok=False, cost_micros=None, basis="none"),
+        "an error that says that it cost nothing",
+        completion(0, "0-0-1", "large", ok=False, stated_micros=None, cost="zero"),
         ("released", 0, "none", 0),
     ),
     (
+        "an error of unknown cost is the reservation",
+        completion(0, "0-0-1", "large", ok=False, stated_micros=None),
+        ("settled", 720, "reservation", 0),
+    ),
+    (
         "an error that was charged is spent",
-        completion(0, "0-0-1", "large", ok=False, cost_micros=30),
+        completion(0, "0-0-1", "large", ok=False, stated_micros=30),
         ("settled", 30, "cost", 0),
     ),
     ("no answer expires", Ticked(10_000), ("expired", 0, "none", 0)),
@@ -122,26 +127,74 @@ def test_a_mass_expiry_takes_one_tick_after_the_other(monkeypatch: pytest.Monkey
     ]
 
 
-IGNORED = [
-    ("never made", [completion(0, "0-7-1", "large")], "unmatched"),
-    ("settled before", [completion(0, "0-0-1", "large"), completion(1, "0-0-1", "large")], "unmatched"),
-    ("another LLM", [completion(0, "0-0-1", "small")], "other_llm"),
-    ("expired", [Ticked(20_000), completion(0, "0-0-1", "large", at_ms=20_001)], "unmatched"),
+def test_a_completion_of_an_unknown_dispatch_changes_no_account() -> None:
+    """It is recorded as ignored, with the cost that it states, and goes to the dead letters."""
+    drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0])])
+    before = drive.router.view.accounts
+    drive.run([completion(0, "0-7-1", "large")])
+    [ignored] = drive.decided(Ignored)
+    assert drive.router.view.accounts == before
+    assert (ignored.code, ignored.llm, ignored.cost_micros) == ("unmatched", "large", 100)
+    assert drive.ignored == [ignored]
+
+
+def test_a_completion_that_spells_the_llm_otherwise_settles() -> None:
+    """The id is the dispatch's own. The LLM of the dispatch is charged, and the spelling is remarked."""
+    drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0]), completion(0, "0-0-1", "large-2025-01-01")])
+    [closed] = drive.decided(Closed)
+    assert (closed.llm, closed.spent_micros, closed.remarks) == ("large", 100, ("llm_spelled_otherwise",))
+
+
+AFTER: list[tuple[str, list[Event], list[tuple[str, int, int]], tuple[int, int, int]]] = [
+    (
+        "after an answer",
+        [completion(0, "0-0-1", "large"), completion(1, "0-0-1", "large", stated_micros=70)],
+        [("paid_twice", 70, 0)],
+        (170, 0, 70),
+    ),
+    (
+        "after the expiry",
+        [Ticked(20_000), completion(0, "0-0-1", "large", at_ms=20_001)],
+        [("late", 100, 0)],
+        (100, 100, 0),
+    ),
+    (
+        "after the expiry, twice",
+        [Ticked(20_000), *(completion(n, "0-0-1", "large", at_ms=20_001) for n in range(2))],
+        [("late", 100, 0), ("paid_twice", 100, 0)],
+        (200, 100, 100),
+    ),
+    (
+        "of unknown cost, after an answer",
+        [completion(0, "0-0-1", "large"), completion(1, "0-0-1", "large", stated_micros=None)],
+        [("paid_twice", 720, 0)],
+        (820, 0, 720),
+    ),
+    (
+        "after an error that cost nothing",
+        [completion(0, "0-0-1", "large", ok=False, stated_micros=0), completion(1, "0-0-1", "large")],
+        [("paid_twice", 100, 0)],
+        (100, 0, 100),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("events", "code"), [case[1:] for case in IGNORED], ids=[case[0] for case in IGNORED])
-def test_a_completion_of_no_open_dispatch_changes_no_account(events: list[Event], code: str) -> None:
-    """It is recorded as ignored and goes to the dead letters; the accounts stay as they were."""
-    drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0]), *events[:-1]])
-    before = dict(drive.router.view.accounts)
-    drive.run(events[-1:])
-    [ignored] = drive.decided(Ignored)
-    assert drive.router.view.accounts == before
-    assert drive.ignored == [ignored]
-    assert ignored.code == code
-    assert isinstance(events[-1], Completed)
-    assert ignored.llm == events[-1].llm
+@pytest.mark.parametrize(
+    ("events", "charged", "account"), [case[1:] for case in AFTER], ids=[case[0] for case in AFTER]
+)
+def test_an_answer_after_the_closing_costs_money(
+    events: list[Event], charged: list[tuple[str, int, int]], account: tuple[int, int, int]
+) -> None:
+    """It is booked in a column of its own, closes nothing, and is not a dead letter, also after a crash."""
+    drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0], cost_micros=[600, 0, 0])])
+    for event in events:
+        drive.run([event, CRASH])
+    again = drive.decided(ChargedAgain)
+    large = drive.router.view.accounts["large"]
+    assert [(record.reason, record.spent_micros, record.replaced_micros) for record in again] == charged
+    assert (large.spent_micros, large.late_micros, large.paid_twice_micros) == account
+    assert drive.ignored == []
+    assert len(drive.decided(Closed)) == 1
 
 
 DEFERRED = [
@@ -167,8 +220,8 @@ def failure(offset: int, attempt: int, llm: str, retry: bool = True) -> Event:
     again = query(0, at_ms=1_000 + offset) if retry else None
     fields: CompletionChanges = {
         "ok": False,
-        "cost_micros": None,
-        "basis": "none",
+        "stated_micros": None,
+        "cost": "zero",
         "error": "overloaded",
         "retry": again,
         "at_ms": 1_000 + offset,

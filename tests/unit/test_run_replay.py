@@ -20,8 +20,8 @@ from worker.audit.run_replay import Limit, Replayed, Task, replay_one
 from worker.commands import replay as replay_command
 from worker.commands.main import app
 from worker.contract import codec
+from worker.contract.decisions import Checkpoint
 from worker.contract.errors import FixSetting
-from worker.contract.messages import Checkpoint
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.core.journal import record_hash
@@ -305,7 +305,7 @@ def test_the_command_says_what_was_proven_and_since_when(
     """One line for each partition: up to which decision and time nothing was changed."""
     file = tmp_path / "heads.json"
     write_anchors(file, [KEPT])
-    monkeypatch.setattr(replay_command, "replay", lambda *_: iter([Replayed(**{**ORDINARY, **changes})]))
+    monkeypatch.setattr(replay_command, "replay", lambda *_: iter([msgspec.structs.replace(ORDINARY, **changes)]))
     done = CliRunner().invoke(app, ["replay", "--anchor", str(file)])
     assert f"anchor partition 0: {says}" in done.output, done.output
 

@@ -18,8 +18,9 @@ from worker.audit.run_what_if import CAVEAT, Comparison, what_if
 from worker.audit.what_if import Change
 from worker.commands.what_if import show
 from worker.contract import codec
+from worker.contract.decisions import Checkpoint, Configured, Decision
 from worker.contract.errors import CheckFailed
-from worker.contract.messages import Checkpoint, Configured, Decision, Query
+from worker.contract.messages import Query
 from worker.contract.settings import IndexSettings, KafkaSettings, LlmSettings, Settings
 from worker.estimation import index
 from worker.estimation.history import History, normalised
@@ -68,7 +69,7 @@ def decisions() -> list[Decision]:
             again = query(offset, **given)
             fields: CompletionChanges = {"at_ms": offset * 100}
             if offset == 0:
-                fields |= {"ok": False, "cost_micros": None, "basis": "none", "retry": again}
+                fields |= {"ok": False, "stated_micros": None, "cost": "zero", "retry": again}
             drive.commit([completion(answers, sent.id, sent.llm, **fields)])
             answers += 1
     return drive.decisions

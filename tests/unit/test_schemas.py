@@ -16,7 +16,8 @@ import pytest
 from worker.contract import codec, descriptions, examples, schemas, sentences
 from worker.contract.answers import Begun, Unavailable
 from worker.contract.codes import Rejection
-from worker.contract.messages import Completion, Configuration, Decision, Query, WindowBlock
+from worker.contract.decisions import Decision
+from worker.contract.messages import ClosedDispatch, Completion, Configuration, Query, WindowBlock
 from worker.contract.settings import Settings
 from worker.kafka import clients
 
@@ -35,7 +36,8 @@ def decode_query(value: bytes | None) -> Query | Rejection:
 
 
 def decode_completion(value: bytes) -> Completion | Rejection:
-    return codec.decode_completion(value, LIMITS.max_completion_bytes, LIMITS.max_nesting, LIMITS.max_cost_micros)
+    fields = codec.completion_fields(value, LIMITS.max_completion_bytes, LIMITS.max_nesting)
+    return fields if isinstance(fields, Rejection) else msgspec.convert(fields, Completion)
 
 
 DECODERS: dict[str, Callable[[bytes], Any]] = {
@@ -49,6 +51,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "account-row": codec.decode_account,
     "reservation": codec.decode_reservation,
     "configuration": msgspec.msgpack.Decoder(Configuration).decode,
+    "closed-dispatch": msgspec.msgpack.Decoder(ClosedDispatch).decode,
     "window-block": msgspec.msgpack.Decoder(WindowBlock).decode,
 }
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from worker.commands import main
 from worker.commands import send as command
 from worker.contract import codec, examples
-from worker.contract.messages import Cause, Closed, Completion, Decision, Origin, Query, Rejected, Routed
+from worker.contract.decisions import Cause, Closed, Decision, Rejected, Routed
+from worker.contract.messages import Completion, Origin, Query
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.kafka import clients
@@ -140,15 +141,15 @@ def written(decisions: list[Decision], completions: dict[int, list[Completion]])
 
 ANSWER = Completion(dispatch_id=ID, origin_partition=1, llm="gpt-4o", status="ok")
 OTHER = msgspec.structs.replace(ANSWER, dispatch_id=f"{ID}1")
-DEAD = Rejected(b"", Cause("completions", 0), 0, "cost", 100, "-1")
-NOT_A_COST = "cost_micros is -1, which is not between 0 and 100 (limits.max_cost_usd)"
+DEAD = Rejected(b"", Cause("completions", 0), 0, "partition", None, "7")
+OF_ANOTHER = "the dispatch is of partition 7: send its completion to that partition"
 
 FOUND = [
     ("answered", [ROUTED, SETTLED], {}, None),
     ("nobody answered", [ROUTED], {1: [OTHER]}, Missing("no_completion")),
     ("answered in another partition", [ROUTED], {0: [ANSWER]}, Missing("other_partition", "0")),
     ("answered, not applied", [ROUTED], {1: [ANSWER]}, Missing("not_applied")),
-    ("the answer is a dead letter", [ROUTED, DEAD], {1: [ANSWER]}, Missing("rejected", NOT_A_COST)),
+    ("the answer is a dead letter", [ROUTED, DEAD], {1: [ANSWER]}, Missing("rejected", OF_ANOTHER)),
     ("not decided", [], {}, Missing("no_worker")),
 ]
 

@@ -12,7 +12,7 @@ import pytest
 from tests.test_repository import text, tracked
 from worker.contract import sentences
 from worker.contract.codes import DeferReason, FitCode, IgnoreCode, RejectCode, Rejection, Remedy, RemedyCode
-from worker.contract.messages import Cause, Ignored
+from worker.contract.decisions import Cause, Ignored
 
 # A code, with an example of the limit and the detail that it carries.
 FIELDS = {

@@ -11,7 +11,6 @@ import pytest
 
 from worker.contract.errors import FixSetting
 from worker.contract.settings import KafkaSettings, LlmSettings, RoutingSettings, Settings, load_settings
-from worker.contract.token_costs import PriceList
 from worker.core.partition_config import configuration
 from worker.estimation.manifest import Manifest
 
@@ -333,20 +332,20 @@ SPLITS = [
 def test_budgets_are_split_exactly(partitions: int, usd: str, shares: list[int]) -> None:
     """The shares of all partitions add up to the budget, to the micro-dollar."""
     settings = budgets(partitions, usd)
-    split = [configuration(settings, manifest(), partition).budget_micros for partition in range(partitions)]
+    split = [configuration(settings, manifest(), partition, {}).budget_micros for partition in range(partitions)]
     assert split == [{"a": share, "b": share} for share in shares]
 
 
 def test_the_horizon_is_split_as_budgets_are() -> None:
     """The horizon of a partition is its share of the queries."""
     settings = budgets(3, "1", horizon=10)
-    assert [configuration(settings, manifest(), partition).horizon_queries for partition in range(3)] == [4, 3, 3]
+    assert [configuration(settings, manifest(), partition, {}).horizon_queries for partition in range(3)] == [4, 3, 3]
 
 
 def test_a_margin_of_the_settings_wins() -> None:
     """The settings' margin replaces the index's margin. LLMs, margins and budgets have the order of the index."""
     llms = {"b": LlmSettings(budget_usd=Decimal(1), margin=2.0), "a": LlmSettings(budget_usd=Decimal(1))}
-    made = configuration(Settings(llms=llms), manifest(), 0)
+    made = configuration(Settings(llms=llms), manifest(), 0, {})
     assert made.llms == ("a", "b")
     assert made.margins == (1.5, 2.0)
     assert list(made.budget_micros) == ["a", "b"]
@@ -355,25 +354,4 @@ def test_a_margin_of_the_settings_wins() -> None:
 def test_an_index_of_other_llms_is_refused() -> None:
     """The error names the LLMs that only the index or only the settings have."""
     with pytest.raises(FixSetting, match=r"only in the index: \['c'\], only in the settings: \['b'\]"):
-        configuration(budgets(1, "1"), manifest(("a", "c")), 0)
-
-
-PRICE_LISTS = [
-    ("none", {}, None),
-    (
-        "input and output",
-        {"input_usd_per_mtok": "0.15", "output_usd_per_mtok": "0.6"},
-        PriceList(Decimal("0.15"), Decimal("0.6")),
-    ),
-    (
-        "free of charge",
-        {"input_usd_per_mtok": "0", "output_usd_per_mtok": "0", "cached_input_usd_per_mtok": "0"},
-        PriceList(Decimal(0), Decimal(0), Decimal(0)),
-    ),
-]
-
-
-@pytest.mark.parametrize(("prices", "price_list"), [c[1:] for c in PRICE_LISTS], ids=[c[0] for c in PRICE_LISTS])
-def test_a_price_list(prices: dict[str, str], price_list: PriceList | None) -> None:
-    """A price list with prices of zero is a price list; an LLM without prices has no price list."""
-    assert LlmSettings.model_validate({"budget_usd": 1, **prices}).price_list == price_list
+        configuration(budgets(1, "1"), manifest(("a", "c")), 0, {})

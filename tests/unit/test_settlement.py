@@ -1,35 +1,281 @@
-"""What a completion charges: settled or released, how much, and on what basis."""
+"""What an answer charges: its own cost, the price of its usage, the limit, nothing, or the whole reservation."""
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from worker.contract.messages import Reservation
-from worker.core.events import Completed
+from worker.contract.completions import REMARKS, Remark, UsableCompletion, read_answer
+from worker.contract.messages import Basis, Outcome, Reservation
+from worker.contract.token_costs import PriceList, Tier
 from worker.core.settlement import Charge, charge
 
-HELD = Reservation("0-0-1", "q0", "large", 0, 1, 720, 0, 1_000)
+CASES = Path(__file__).parents[1] / "cases" / "completions"
+LLM = "big/model-a:1"
+RESERVED = 2_823
+LIMIT = 1_000_000_000
+HELD = Reservation("0-0-1", "q0", LLM, 0, 1, RESERVED, 0, 1_000)
+BIG = PriceList(
+    input_usd_per_mtok=Decimal(3),
+    output_usd_per_mtok=Decimal(15),
+    cached_input_usd_per_mtok=Decimal("0.3"),
+    cache_write_usd_per_mtok=Decimal("3.75"),
+    cache_write_1h_usd_per_mtok=Decimal(6),
+    output_audio_usd_per_mtok=Decimal(80),
+    batch_factor=Decimal("0.5"),
+    tiers=(Tier(200_000, input_usd_per_mtok=Decimal(6), output_usd_per_mtok=Decimal("22.5")),),
+)
+FREE = PriceList(Decimal(0), Decimal(0))
 
-# Whether it is an answer, its cost and the basis of that -> outcome, spent, basis.
-CHARGES: list[tuple[str, bool, int | None, Literal["cost", "usage", "none"], Charge]] = [
-    ("an answer costs what it cost", True, 500, "cost", Charge("settled", 500, "cost", 0.5, "why")),
-    ("also more than was held", True, 900, "usage", Charge("settled", 900, "usage", 0.5, "why")),
-    ("an answer may be free", True, 0, "cost", Charge("settled", 0, "cost", 0.5, "why")),
-    ("unknown is what was held, not zero", True, None, "none", Charge("settled", 720, "reservation", 0.5, "why")),
-    ("an error costs nothing", False, None, "none", Charge("released", 0, "none", 0.5, "why")),
-    ("an error that cost nothing says so", False, 0, "usage", Charge("released", 0, "usage", 0.5, "why")),
-    ("an error that was charged is spent", False, 30, "cost", Charge("settled", 30, "cost", 0.5, "why")),
+# What each file of the cases books, and what is remarked.
+BOOKED: dict[str, tuple[int, tuple[Remark, ...]]] = {
+    "openai-cached": (5_334, ()),
+    "openai-reasoning": (18_015, ()),
+    "openai-details-null": (375, ()),
+    "responses": (1_073, ()),
+    "anthropic-write": (54_399, ()),
+    "anthropic-read": (11_950, ()),
+    "anthropic-batch": (5_250, ()),
+    "litellm-anthropic-normalised": (218_369, ()),
+    "proxy-anthropic-excl-cached-prompt": (4_255, ()),
+    "proxy-responses-excl-cached-input": (4_255, ()),
+    "deepseek-hit": (3_540, ()),
+    "gemini-openai-compat-thoughts-outside": (8_055, ()),
+    "gemini-thoughts": (15_345, ()),
+    "gemini-cached-tools": (10_168, ()),
+    "gemini-blocked-no-candidates": (1_500, ()),
+    "gemini-only-thoughts": (15_000, ()),
+    "gemini-snake-mixed": (1_635, ()),
+    "bedrock-converse": (5_683, ()),
+    "cohere-v2": (1_050, ()),
+    "mistral": (1_050, ()),
+    "ollama-native": (4_548, ()),
+    "audio": (40_261, ()),
+    "tier-200k": (1_822_500, ()),
+    "usage-null": (RESERVED, ("usage_absent",)),
+    "usage": (RESERVED, ("usage_absent",)),
+    "no-usage": (RESERVED, ("usage_absent",)),
+    "all-zeros-ok": (RESERVED, ("usage_zero",)),
+    "prompt-zero-completion-not": (6_000, ()),
+    "negative": (RESERVED, ("usage_not_a_count",)),
+    "string": (1_050, ()),
+    "float-12-0": (1_050, ()),
+    "bool": (RESERVED, ("usage_not_a_count",)),
+    "whole-response-in-usage": (1_050, ()),
+    "usage-as-list": (1_050, ()),
+    "cost-usd-field": (1_050, ()),
+    "cost-micros-float-dollars": (RESERVED, ("cost_in_dollars", "usage_absent")),
+    "cost-micros-1050-0": (1_050, ()),
+    "cost-micros-1050-5": (1_051, ()),
+    "cost-micros-0-with-usage": (18_000, ()),
+    "cost-above-max-cost-usd-150-usd": (150_000_000, ()),
+    "error-with-unknown-cost-partial-usage": (RESERVED, ("usage_partial",)),
+    "error-usage-null": (RESERVED, ()),
+    "embedding-usage": (24, ()),
+    "vendor-fields-beside": (1_050, ("unknown_field",)),
+    "llm-spelled-as-provider-returns-it": (1_050, ("llm_spelled_otherwise",)),
+    "quality-85-of-100": (1_050, ("quality",)),
+    "quality-true": (1_050, ("quality",)),
+    "status-success": (1_050, ("status",)),
+}
+
+
+def answer(fields: dict[str, Any]) -> UsableCompletion:
+    """The answer that a completion with these fields is read as."""
+    read = read_answer({"dispatch_id": "0-0-1", "origin_partition": 0, "llm": LLM, "status": "ok", **fields}, 0)
+    assert read is not None, "its dispatch is named"
+    return read
+
+
+def test_every_case_is_here() -> None:
+    """A case that is added is booked by a test."""
+    assert {file.stem.removeprefix("c-") for file in CASES.glob("c-*.json")} == BOOKED.keys()
+
+
+@pytest.mark.parametrize("name", BOOKED)
+def test_a_case_is_booked(name: str) -> None:
+    """Each completion books what the provider charges by its own rules, or the reservation where nobody can say."""
+    charged = charge(HELD, answer(json.loads((CASES / f"c-{name}.json").read_text("utf-8"))), BIG, LIMIT)
+    spent, remarks = BOOKED[name]
+    assert charged.spent_micros == spent
+    assert charged.remarks == remarks
+    assert charged.outcome == "settled"
+
+
+CHARGES: list[tuple[str, dict[str, Any], PriceList | None, tuple[Outcome, int, Basis], tuple[Remark, ...]]] = [
+    ("a stated cost", {"cost_micros": 500}, BIG, ("settled", 500, "cost"), ()),
+    ("more than was held", {"cost_micros": 9_000}, None, ("settled", 9_000, "cost"), ()),
+    (
+        "a stated cost wins over usage",
+        {"cost_micros": 7, "usage": {"prompt_tokens": 1_000, "completion_tokens": 0}},
+        BIG,
+        ("settled", 7, "cost"),
+        (),
+    ),
+    (
+        "a negative cost, usage",
+        {"cost_micros": -5, "usage": {"prompt_tokens": 100, "completion_tokens": 50}},
+        BIG,
+        ("settled", 1_050, "usage"),
+        ("cost_negative",),
+    ),
+    (
+        "a negative cost alone",
+        {"cost_micros": -5},
+        BIG,
+        ("settled", RESERVED, "reservation"),
+        ("cost_negative", "usage_absent"),
+    ),
+    (
+        "a boolean cost",
+        {"cost_micros": True},
+        BIG,
+        ("settled", RESERVED, "reservation"),
+        ("cost_not_a_number", "usage_absent"),
+    ),
+    (
+        "a cost in words",
+        {"cost_micros": "much"},
+        BIG,
+        ("settled", RESERVED, "reservation"),
+        ("cost_not_a_number", "usage_absent"),
+    ),
+    ("a cost as text", {"cost_micros": "1050"}, BIG, ("settled", 1_050, "cost"), ()),
+    ("a cost above the limit", {"cost_micros": LIMIT + 1}, BIG, ("settled", LIMIT, "limit"), ("cost_above_limit",)),
+    (
+        "an endless cost",
+        {"cost_micros": 10**200},
+        BIG,
+        ("settled", LIMIT, "limit"),
+        ("cost_above_limit",),
+    ),
+    (
+        "a cost above the limit, usage",
+        {"cost_micros": LIMIT + 1, "usage": {"prompt_tokens": 100, "completion_tokens": 50}},
+        BIG,
+        ("settled", 1_050, "usage"),
+        (),
+    ),
+    (
+        "usage above the limit",
+        {"usage": {"prompt_tokens": 90_000_000, "completion_tokens": 90_000_000}},
+        BIG,
+        ("settled", LIMIT, "limit"),
+        ("cost_above_limit",),
+    ),
+    (
+        "usage without a price list",
+        {"usage": {"prompt_tokens": 100, "completion_tokens": 50}},
+        None,
+        ("settled", RESERVED, "reservation"),
+        ("no_price_list",),
+    ),
+    (
+        "the provider's own cost needs no price list",
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.00105}},
+        None,
+        ("settled", 1_050, "usage"),
+        (),
+    ),
+    ("a cost of 0 alone", {"cost_micros": 0}, BIG, ("settled", RESERVED, "reservation"), ()),
+    ("a cost of 0 that is known", {"cost_micros": 0, "cost": "known"}, BIG, ("settled", 0, "none"), ()),
+    ("a free LLM", {"usage": {"prompt_tokens": 100, "completion_tokens": 50}}, FREE, ("settled", 0, "usage"), ()),
+    (
+        "a free LLM that used nothing",
+        {"usage": {"prompt_tokens": 0, "completion_tokens": 0}},
+        FREE,
+        ("settled", 0, "none"),
+        ("usage_zero",),
+    ),
+    (
+        "audio without a price",
+        {"usage": {"prompt_tokens": 10, "completion_tokens": 1, "prompt_tokens_details": {"audio_tokens": 5}}},
+        BIG,
+        ("settled", RESERVED, "usage"),
+        ("unpriced_input_audio",),
+    ),
+    (
+        "searches without a price",
+        {"usage": {"input_tokens": 1_000, "output_tokens": 1_000, "server_tool_use": {"web_search_requests": 2}}},
+        BIG,
+        ("settled", 18_000, "usage"),
+        ("unpriced_tool_calls",),
+    ),
+    ("an error of which nothing is said", {"status": "error"}, BIG, ("settled", RESERVED, "reservation"), ()),
+    ("an error of cost zero", {"status": "error", "cost": "zero"}, BIG, ("released", 0, "none"), ()),
+    ("an error that states 0", {"status": "error", "cost_micros": 0}, BIG, ("released", 0, "none"), ()),
+    ("an error of unknown cost", {"status": "error", "cost": "unknown"}, BIG, ("settled", RESERVED, "reservation"), ()),
+    (
+        "an error of unknown cost that states more",
+        {"status": "error", "cost": "unknown", "cost_micros": 4_000},
+        BIG,
+        ("settled", 4_000, "cost"),
+        (),
+    ),
+    (
+        "an error of unknown cost that states less",
+        {"status": "error", "cost": "unknown", "cost_micros": 40},
+        BIG,
+        ("settled", RESERVED, "cost"),
+        (),
+    ),
+    ("an error that was charged", {"status": "error", "cost_micros": 30}, BIG, ("settled", 30, "cost"), ()),
+    (
+        "an error with usage of its own",
+        {"status": "error", "cost": "zero", "usage": {"prompt_tokens": 100, "completion_tokens": 50}},
+        BIG,
+        ("settled", 1_050, "usage"),
+        (),
+    ),
+    (
+        "a provider that refuses before it works",
+        {"status": "error", "error": "rate_limited"},
+        BIG,
+        ("released", 0, "none"),
+        (),
+    ),
+    (
+        "a provider that times out",
+        {"status": "error", "error": "timeout"},
+        BIG,
+        ("settled", RESERVED, "reservation"),
+        (),
+    ),
+    (
+        "an error object",
+        {"status": "error", "error": {"code": "x", "message": "y"}},
+        BIG,
+        ("settled", RESERVED, "reservation"),
+        (),
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("ok", "cost_micros", "basis", "expected"), [case[1:] for case in CHARGES], ids=[case[0] for case in CHARGES]
+    ("fields", "prices", "expected", "remarks"), [case[1:] for case in CHARGES], ids=[case[0] for case in CHARGES]
 )
-def test_a_completion_charges(
-    ok: bool, cost_micros: int | None, basis: Literal["cost", "usage", "none"], expected: Charge
+def test_an_answer_charges(
+    fields: dict[str, Any],
+    prices: PriceList | None,
+    expected: tuple[Outcome, int, Basis],
+    remarks: tuple[Remark, ...],
 ) -> None:
-    """Quality and error are passed on as they came."""
-    completion = Completed(0, 0, HELD.dispatch_id, HELD.llm, ok, cost_micros, basis, 0.5, "why")
-    assert charge(HELD, completion) == expected
+    """Unknown is never zero. What cannot be is left out and remarked, and never keeps a reservation open."""
+    charged = charge(HELD, answer(fields), prices, LIMIT)
+    assert (charged.outcome, charged.spent_micros, charged.basis) == expected
+    assert charged.remarks == remarks
+
+
+def test_quality_and_error_are_passed_on() -> None:
+    """The record of a closing carries what the completion says of the answer."""
+    charged = charge(HELD, answer({"cost_micros": 5, "quality": 0.5, "error": "why"}), BIG, LIMIT)
+    assert charged == Charge("settled", 5, "cost", 0.5, "why")
+
+
+def test_every_remark_has_a_sentence() -> None:
+    """A remark is a code; people read its sentence."""
+    assert set(Remark.__args__) == REMARKS.keys()  # type: ignore[attr-defined]

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.drive import LLMS, NOT_A_QUERY, PRIOR, CompletionChanges, Drive, completion, config, query
+from worker.contract.decisions import Checkpoint
 from worker.contract.errors import FixSetting
-from worker.contract.messages import FORMAT, AccountRow, Checkpoint, Reservation
+from worker.contract.messages import FORMAT, AccountRow, Reservation
 from worker.core.events import Effects, Event, Reconfigured, Refused, Ticked
 from worker.core.ledger import BrokenInvariant
 from worker.core.router import Router
@@ -36,8 +37,8 @@ def histories(draw: st.DrawFn) -> list[Event]:
         elif kind in "ce":
             origin, llm = draw(st.integers(0, max(queries - 1, 0))), draw(st.sampled_from(LLMS))
             again = query(origin, at_ms=at_ms) if draw(st.booleans()) else None
-            cost_micros = draw(st.sampled_from([None, 10, 2_000]))
-            fields: CompletionChanges = {"at_ms": at_ms, "ok": kind == "c", "retry": again, "cost_micros": cost_micros}
+            stated = draw(st.sampled_from([None, 10, 2_000]))
+            fields: CompletionChanges = {"at_ms": at_ms, "ok": kind == "c", "retry": again, "stated_micros": stated}
             dispatch_id = f"0-{origin}-{draw(st.integers(1, 2))}"
             events.append(completion(completions, dispatch_id, llm, **fields))
             completions += 1
@@ -87,7 +88,8 @@ def from_checkpoint(drive: Drive) -> Router:
     assert row is not None
     assert settings is not None
     reservations = [held for part in parts[first:] for held in part.reservations]
-    state = LaneState(row, settings, reservations, dict(enumerate(parts[first].window)))
+    closed = [dispatch for part in parts[first:] for dispatch in part.closed]
+    state = LaneState(row, settings, reservations, closed, dict(enumerate(parts[first].window)))
     return Router.restored(0, PRIOR, state)
 
 

@@ -18,7 +18,7 @@ from worker.audit.report import report
 from worker.audit.verify import Verified, verify
 from worker.contract import codec, dead_letters
 from worker.contract.codes import Remedy
-from worker.contract.messages import Checkpoint, Closed, Routed
+from worker.contract.decisions import Checkpoint, Closed, Routed
 from worker.contract.record import StoredRecord
 from worker.core.events import Event, Reconfigured, Refused, Ticked
 from worker.core.journal import record_hash
@@ -34,7 +34,7 @@ def story() -> list[Event]:
     for number, dispatch in enumerate(Recorded().run(events).dispatches[:12]):
         fields: CompletionChanges = {"at_ms": 3_000}
         if number % 4 == 0:
-            fields |= {"ok": False, "cost_micros": None, "retry": query(dispatch.origin.offset)}
+            fields |= {"ok": False, "stated_micros": None, "cost": "zero", "retry": query(dispatch.origin.offset)}
         events.append(completion(number, dispatch.id, dispatch.llm, **fields))
     events += [completion(12, "0-99-1", "large", at_ms=3_000), Refused("completions", 13, 3_000, NOT_A_QUERY)]
     events += [Reconfigured(4_000, config(resolve_every_queries=5)), Ticked(11_950)]

@@ -8,13 +8,13 @@ from typing import Unpack
 import msgspec
 import pytest
 
-from tests.drive import LLMS, NOT_A_QUERY, PRIOR, ConfigurationChanges, Drive, completion, config, query
+from tests.drive import LLMS, NOT_A_QUERY, PRIOR, ConfigurationChanges, Drive, completion, config, failure, query
 from tests.topics import decided
 from tests.unit.test_verify import story
 from worker.audit.outcomes import Served
 from worker.audit.propensity import Explored
 from worker.audit.what_if import Change, Estimated, WhatIf
-from worker.contract.messages import Checkpoint, Configured, Decision, Routed
+from worker.contract.decisions import Checkpoint, Configured, Decision, Routed
 from worker.core.events import Arrived, Refused
 
 
@@ -89,7 +89,7 @@ def test_a_query_that_failed_and_was_tried_again_is_served_once() -> None:
     drive, quality = Drive(), [0.9, 0.8, 0.0]
     [first] = drive.commit([query(0, quality=quality)]).dispatches
     again = query(0, at_ms=500, quality=quality)
-    failed = completion(0, first.id, first.llm, ok=False, cost_micros=7, retry=again)
+    failed = completion(0, first.id, first.llm, ok=False, stated_micros=7, retry=again)
     [second] = drive.commit([failed]).dispatches
     drive.commit([completion(1, second.id, second.llm, quality=0.5)])
     played = play(drive, Change())
@@ -211,7 +211,7 @@ def test_a_retry_keeps_the_estimates_of_the_other_index() -> None:
     drive, quality = Drive(), [0.9, 0.5, 0.6]
     [first] = drive.commit([query(0, quality=quality, cost_micros=[10, 10, 10])]).dispatches
     again = query(0, at_ms=500, quality=quality, cost_micros=[10, 10, 10])
-    drive.commit([completion(0, first.id, first.llm, ok=False, cost_micros=None, basis="none", retry=again)])
+    drive.commit([failure(0, first.id, first.llm, retry=again)])
     swapped = lambda arrived: msgspec.structs.replace(arrived, quality=[0.9, 0.6, 0.5])  # noqa: E731
     played = play(drive, Change(prices={}), swapped)
     assert [(llm, served.dispatched) for llm, served in played.other.llms.items()] == [("large", 1), ("medium", 1)]

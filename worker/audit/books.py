@@ -14,22 +14,21 @@ from msgspec.structs import replace
 
 from worker.audit.mismatch import Mismatch, compared
 from worker.audit.start import Start
-from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import (
-    FORMAT,
-    Account,
-    AccountRow,
+from worker.contract.decisions import (
+    ChargedAgain,
     Checkpoint,
     Closed,
-    Configuration,
     Configured,
     Decision,
     Ignored,
     Priced,
     Rejected,
-    Reservation,
     Routed,
 )
+from worker.contract.dispatch_id import DispatchId
+from worker.contract.messages import FORMAT, Account, AccountRow, ClosedDispatch, Configuration, Outcome, Reservation
+from worker.contract.token_costs import price
+from worker.core.ledger import MOST_CLOSED
 
 # First attempts that were answered before they were priced.
 UNPRICED = ("duplicate", "expired")
@@ -47,10 +46,13 @@ class Books:
         self.accounts: dict[str, Account] = {}
         self.open: dict[str, Reservation] = {}
         self.prices: dict[str, float] = {}
-        self.clock_ms = self.seen = self.dispatches = 0
+        self.clock_ms = self.seen = self.dispatches = self.decisions = 0
         self.counts: Counter[str] = Counter()
         self.dispatched: Counter[str] = Counter()
         self.quality: dict[str, tuple[float, int]] = {}
+        self.expired: dict[str, ClosedDispatch] = {}
+        self.answered: dict[str, ClosedDispatch] = {}
+        self.remarks: Counter[str] = Counter()
         self._queries: set[str] = set()
         self._listed = 0
         if start is not None and start.row is not None:
@@ -61,7 +63,15 @@ class Books:
         self.accounts, self.prices = dict(row.accounts), dict(row.prices)
         self.clock_ms, self.seen, self.dispatches = row.clock_ms, row.seen, row.dispatches
         self.open = {reservation.dispatch_id: reservation for reservation in start.reservations}
+        for dispatch in start.closed:
+            self._keep(dispatch)
+        self.decisions = row.decisions + len(start.parts)
         self._queries = {reservation.query_id for reservation in start.reservations}
+
+    @property
+    def closed(self) -> dict[str, ClosedDispatch]:
+        """The closed dispatches that the ledger must keep, by their ids."""
+        return self.expired | self.answered
 
     @property
     def llms(self) -> tuple[str, ...]:
@@ -82,12 +92,15 @@ class Books:
                 yield from self._routed(decision)
             case Closed():
                 yield from self._closed(decision)
+            case ChargedAgain():
+                yield from self._charged_again(decision)
             case Checkpoint():
                 yield from self._checkpoint(decision)
             case Rejected():
                 self.counts["dead_letters" if decision.cause.kind == "queries" else "refused_completions"] += 1
             case Ignored():
                 self.counts["ignored"] += 1
+        self.decisions += 1
 
     def differences(self, what: str, row: AccountRow) -> Iterator[Mismatch]:
         """What an account row, called `what`, says that these books do not."""
@@ -110,7 +123,7 @@ class Books:
         for llm, budget in record.config.budget_micros.items():
             old = self.accounts.get(llm, Account(0))
             uncovered = max(0, old.reserved_micros + old.spent_micros - budget)
-            self.accounts[llm] = Account(budget, old.reserved_micros, old.spent_micros, uncovered)
+            self.accounts[llm] = replace(old, budget_micros=budget, overrun_micros=uncovered)
 
     def _routed(self, record: Routed) -> Iterator[Mismatch]:
         first = record.attempt == 1
@@ -149,14 +162,88 @@ class Books:
             return
         self._queries.discard(reservation.query_id)
         yield from _mismatches(record, reservation)
+        yield from self._priced_wrong(record)
+        self._judged(record)
+        yield from self._settled(reservation, record.spent_micros)
+        self._keep(
+            ClosedDispatch(
+                record.dispatch_id,
+                record.query_id,
+                record.llm,
+                record.reserved_micros,
+                record.spent_micros,
+                record.outcome,
+                self.decisions,
+            )
+        )
+
+    def _charged_again(self, record: ChargedAgain) -> Iterator[Mismatch]:
+        dispatch = self.expired.pop(record.dispatch_id, None) or self.answered.pop(record.dispatch_id, None)
+        self.counts[record.reason] += 1
+        self._judged(record)
+        if dispatch is None:
+            yield Mismatch(f"charges {record.dispatch_id} again, which never closed, or closed long ago")
+            return
+        late = dispatch.outcome == "expired"
+        replaced = dispatch.booked_micros if late else 0
+        yield from self._priced_wrong(record)
+        expected = {
+            "reason": "late" if late else "paid_twice",
+            "replaced_micros": replaced,
+            "llm": dispatch.llm,
+            "query_id": dispatch.query_id,
+        }
+        for field, value in expected.items():
+            if (recorded := getattr(record, field)) != value:
+                yield Mismatch(f"ChargedAgain {record.dispatch_id}", field, recorded, value)
+        old = self.accounts.get(dispatch.llm, Account(0))
+        spent = old.spent_micros + record.spent_micros - replaced
+        self.accounts[dispatch.llm] = replace(
+            old,
+            spent_micros=spent,
+            overrun_micros=max(0, old.reserved_micros + spent - old.budget_micros),
+            late_micros=old.late_micros + (record.spent_micros if late else 0),
+            paid_twice_micros=old.paid_twice_micros + (0 if late else record.spent_micros),
+        )
+        booked = dispatch.booked_micros - replaced + record.spent_micros
+        outcome: Outcome = "settled" if late else dispatch.outcome
+        self._keep(replace(dispatch, booked_micros=booked, outcome=outcome, number=self.decisions))
+
+    def _priced_wrong(self, record: Closed | ChargedAgain) -> Iterator[Mismatch]:
+        """What is booked by usage must be the price of the recorded usage, where all its details have a price."""
+        prices = None if self.config is None else self.config.price_lists.get(record.llm)
+        if record.basis != "usage" or record.usage is None or prices is None:
+            return
+        cost = price(record.usage, prices)
+        stated = record.usage.stated_micros
+        expected = cost.micros if stated is None else stated
+        if record.spent_micros != expected and not (cost.unpriced and record.spent_micros > expected):
+            yield Mismatch(
+                f"{type(record).__name__} {record.dispatch_id}", "spent_micros", record.spent_micros, expected
+            )
+
+    def _judged(self, record: Closed | ChargedAgain) -> None:
+        self.remarks.update(record.remarks)
         if record.quality is not None:
             total, count = self.quality.get(record.llm, (0.0, 0))
             self.quality[record.llm] = total + record.quality, count + 1
-        yield from self._settled(reservation, record.spent_micros)
+
+    def _keep(self, dispatch: ClosedDispatch) -> None:
+        """Keep a closed dispatch as the ledger does: the newest ones that expired, and the newest of the others."""
+        kept = self.expired if dispatch.outcome == "expired" else self.answered
+        kept[dispatch.dispatch_id] = dispatch
+        if len(kept) > MOST_CLOSED:
+            del kept[next(iter(kept))]
 
     def _checkpoint(self, record: Checkpoint) -> Iterator[Mismatch]:
         if record.row is not None:
             yield from self.differences("the checkpoint's account row", record.row)
+        for dispatch in record.closed:
+            name, mine = f"the checkpoint's closed dispatch {dispatch.dispatch_id}", self._closed_dispatch(dispatch)
+            if mine is None:
+                yield Mismatch(f"{name} did not close, or closed long ago")
+            elif (differs := compared(name, dispatch, mine)) is not None:
+                yield differs
         self._listed = len(record.reservations) + (self._listed if record.part else 0)
         for reservation in record.reservations:
             name = f"the checkpoint's reservation {reservation.dispatch_id}"
@@ -167,12 +254,15 @@ class Books:
         if record.part + 1 == record.parts and self._listed != len(self.open):
             yield Mismatch("the checkpoint", "number of reservations", self._listed, len(self.open))
 
+    def _closed_dispatch(self, dispatch: ClosedDispatch) -> ClosedDispatch | None:
+        return self.expired.get(dispatch.dispatch_id) or self.answered.get(dispatch.dispatch_id)
+
     def _settled(self, reservation: Reservation, spent_micros: int) -> Iterator[Mismatch]:
         llm = reservation.llm
         old = self.accounts.get(llm, Account(0))
         reserved, spent = old.reserved_micros - reservation.reserved_micros, old.spent_micros + spent_micros
         overrun = max(0, reserved + spent - old.budget_micros)
-        self.accounts[llm] = Account(old.budget_micros, reserved, spent, overrun)
+        self.accounts[llm] = replace(old, reserved_micros=reserved, spent_micros=spent, overrun_micros=overrun)
         if reserved < 0 or spent < 0:
             yield Mismatch(f"takes {llm} below zero: {reserved} reserved, {spent} spent")
 

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from worker.audit.mismatch import Mismatch
 from worker.contract import codec
+from worker.contract.decisions import Decision
 from worker.contract.errors import FixSetting
-from worker.contract.messages import Decision
 from worker.contract.record import Record
 from worker.core.journal import record_hash
 

@@ -14,14 +14,22 @@ from typing import Literal
 import msgspec
 
 from worker.audit.chain import DecisionRecord
-from worker.contract.messages import Cause, Checkpoint, Closed, Configured, Decision, Ignored, Rejected, Routed
+from worker.contract.codes import CostWord
+from worker.contract.completions import UsableCompletion
+from worker.contract.decisions import (
+    Cause,
+    ChargedAgain,
+    Checkpoint,
+    Closed,
+    Configured,
+    Decision,
+    Ignored,
+    Rejected,
+    Routed,
+)
 from worker.core.events import Arrived, Completed, Event, Reconfigured, Refused, Ticked
 
 NIL = msgspec.Raw(msgspec.msgpack.encode(None))
-
-
-class IgnoredCompletion(Completed, frozen=True, gc=False):
-    """A completion that changed nothing, as its decision records it: without its status."""
 
 
 def grouped(records: Iterable[DecisionRecord]) -> Iterator[list[DecisionRecord]]:
@@ -32,19 +40,16 @@ def grouped(records: Iterable[DecisionRecord]) -> Iterator[list[DecisionRecord]]
 
 def event_of(decisions: Sequence[Decision]) -> Event:
     """The event that caused these records."""
-    match decisions[0]:
-        case Configured() as configured:
-            return Reconfigured(configured.at_ms, configured.config)
-        case Rejected() as rejected:
-            return Refused(topic_of(rejected), rejected.cause.number, rejected.at_ms, rejected.rejection)
-        case Ignored() as ignored:
-            return _ignored(ignored)
-        case Closed(cause=Cause(kind="completions", number=offset)) as closed:
-            retry = decisions[1] if len(decisions) > 1 else None
-            return _completed(closed, offset, retry if isinstance(retry, Routed) else None)
+    first, last = decisions[0], decisions[-1]
+    match first:
+        case Configured():
+            return Reconfigured(first.at_ms, first.config)
+        case Rejected():
+            return Refused(topic_of(first), first.cause.number, first.at_ms, first.rejection)
+        case Closed(cause=Cause(kind="completions")) | ChargedAgain() | Ignored():
+            return _completed(first, decisions[1:])
         case Closed() | Checkpoint():
-            return Ticked(decisions[0].at_ms)
-    last = decisions[-1]
+            return Ticked(first.at_ms)
     return arrived(last) if isinstance(last, Routed) else Ticked(last.at_ms)
 
 
@@ -66,30 +71,38 @@ def topic_of(rejected: Rejected) -> Literal["queries", "completions"]:
     return "queries" if rejected.cause.kind == "queries" else "completions"
 
 
-def _ignored(ignored: Ignored) -> Completed:
-    return IgnoredCompletion(
-        offset=ignored.cause.number,
-        at_ms=ignored.at_ms,
-        dispatch_id=ignored.dispatch_id,
-        llm=ignored.llm,
-        ok=True,
-        cost_micros=ignored.cost_micros,
-        basis=ignored.basis,
-    )
+def _completed(first: Closed | ChargedAgain | Ignored, after: Sequence[Decision]) -> Completed:
+    offset = first.cause.number
+    if isinstance(first, Ignored):
+        return Completed(
+            offset, first.at_ms, UsableCompletion(first.dispatch_id, first.llm, stated_micros=first.cost_micros)
+        )
+    again = after[0] if after and isinstance(after[0], Routed) else None
+    # Every failed answer is followed by another attempt of its query. Without estimates the query had left its topic.
+    retry = arrived(again) if again is not None and again.quality else None
+    return Completed(offset, first.at_ms, _answer(first, is_ok=again is None), retry)
 
 
-def _completed(closed: Closed, offset: int, again: Routed | None) -> Completed:
-    unknown = closed.basis in ("reservation", "none")
-    return Completed(
-        offset=offset,
-        at_ms=closed.at_ms,
-        dispatch_id=closed.dispatch_id,
-        llm=closed.llm,
-        ok=again is None and closed.outcome == "settled",
-        cost_micros=None if unknown else closed.spent_micros,
-        basis="none" if closed.basis == "reservation" else closed.basis,
-        quality=closed.quality,
-        error=closed.error,
-        # Without estimates the query had left its topic when it was to be tried again.
-        retry=arrived(again) if again is not None and again.quality else None,
+def _answer(record: Closed | ChargedAgain, is_ok: bool) -> UsableCompletion:
+    """An answer that charges what the record says, on the same basis."""
+    cost: CostWord | None = None
+    stated = None
+    match record.basis:
+        case "cost":
+            stated = record.spent_micros
+        case "limit":
+            stated = record.spent_micros + 1
+        case "none":
+            cost = "zero"
+        case "usage" | "reservation":
+            pass
+    return UsableCompletion(
+        dispatch_id=record.dispatch_id,
+        ok=is_ok,
+        stated_micros=stated,
+        cost=cost,
+        usage=record.usage,
+        quality=record.quality,
+        error=record.error,
+        remarks=record.remarks,
     )

@@ -11,7 +11,7 @@ from worker.audit.mismatch import Mismatch, compared, shown
 from worker.contract import codec
 from worker.contract.messages import AccountRow, WindowBlock
 from worker.core.journal import record_hash
-from worker.core.outbox import RESERVATION_PREFIX, WINDOW_PREFIX
+from worker.core.outbox import CLOSED_PREFIX, RESERVATION_PREFIX, WINDOW_PREFIX
 from worker.core.router import Router
 
 # The account row's other fields say how the decisions were cut into transactions.
@@ -56,6 +56,9 @@ def _ledger_mismatches(ledger: LedgerView, row: AccountRow, router: Router) -> I
     for dispatch_id in sorted(ledger.reservations.keys() | router.view.open.keys()):
         theirs, held = ledger.reservations.get(dispatch_id), router.view.open.get(dispatch_id)
         yield compared(f"{RESERVATION_PREFIX}{dispatch_id} row", theirs, held)
+    closed = {dispatch.dispatch_id: dispatch for dispatch in router.view.closed}
+    for dispatch_id in sorted(ledger.closed.keys() | closed.keys()):
+        yield compared(f"{CLOSED_PREFIX}{dispatch_id} row", ledger.closed.get(dispatch_id), closed.get(dispatch_id))
 
 
 def _window_mismatches(ledger: LedgerView, router: Router) -> Iterator[Mismatch | None]:

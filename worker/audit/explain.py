@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec import Struct
 
@@ -14,16 +14,9 @@ from worker.audit.chain import DecisionRecord
 from worker.audit.outcomes import origin
 from worker.audit.start import StartSearch
 from worker.contract import sentences
+from worker.contract.decisions import Cause, ChargedAgain, Checkpoint, Closed, Configured, Rejected, Routed
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import (
-    Cause,
-    Checkpoint,
-    Closed,
-    Configuration,
-    Configured,
-    Rejected,
-    Routed,
-)
+from worker.contract.messages import Configuration
 from worker.core.policy import make_policy
 
 
@@ -35,7 +28,7 @@ class Candidate(Struct, frozen=True):
 
     llm: str
     quality: float
-    cost_micros: int
+    cost_micros: float
     price: float
     score: float
     reserve_micros: int
@@ -57,6 +50,7 @@ class Attempt(Struct, frozen=True):
     candidates: list[Candidate]
     note: str | None
     closed: Closed | None
+    again: list[ChargedAgain] = []
 
 
 class Explanation(Struct, frozen=True):
@@ -84,6 +78,7 @@ class Met:
     seen: int | None
     available_micros: dict[str, int]
     closed: Closed | None = None
+    again: list[ChargedAgain] = field(default_factory=list)
 
 
 class Search:
@@ -114,6 +109,9 @@ class Search:
                 self._met.setdefault(decision.offset, []).append(self._meet(offset, decision))
             case Closed(query_id=self.query_id):
                 self._close(decision)
+            case ChargedAgain(query_id=self.query_id):
+                for met in self._attempts_of(decision.dispatch_id):
+                    met.again.append(decision)
             case Rejected(cause=Cause(kind="queries", number=number)) if self.query_id == f"{self.partition}-{number}":
                 refused = sentences.reason(decision)
                 self._refused.append(Explanation(self.query_id, self.partition, number, refused=refused))
@@ -144,9 +142,13 @@ class Search:
         return Met(offset, routed, self._config, self._books.seen, left)
 
     def _close(self, closed: Closed) -> None:
-        for met in self._met.get(origin(closed.dispatch_id), []):
-            if closed.dispatch_id == str(DispatchId(self.partition, met.routed.offset, met.routed.attempt)):
-                met.closed = closed
+        for met in self._attempts_of(closed.dispatch_id):
+            met.closed = closed
+
+    def _attempts_of(self, dispatch_id: str) -> Iterator[Met]:
+        for met in self._met.get(origin(dispatch_id), []):
+            if dispatch_id == str(DispatchId(self.partition, met.routed.offset, met.routed.attempt)):
+                yield met
 
     def _attempt(self, met: Met) -> Attempt:
         config = met.config or self._first
@@ -160,6 +162,7 @@ class Search:
             candidates=[] if config is None else _candidates(met, config, observing, gated),
             note="; ".join(_notes(met, config)) or None,
             closed=met.closed,
+            again=met.again,
         )
 
 

@@ -1,8 +1,8 @@
 """Compares replayed events with the records of the input topics that they came from.
 
 Each topic is read forwards once, as far as the replay has come. What has left its topic is counted, not compared.
-Queries can be estimated again by the index and compared too. What depends on settings that are not recorded (limits,
-price lists) is no difference where today's settings disagree: it is counted as a doubt.
+Queries can be estimated again by the index and compared too. What depends on settings that are not recorded (limits)
+is not a difference where today's settings disagree: it is counted as a doubt.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from typing import Any
 
 import msgspec
 
-from worker.audit.decision_events import IgnoredCompletion
 from worker.audit.inputs import Prepare, Stream
 from worker.audit.mismatch import Mismatch
-from worker.audit.rejection_check import FREE, LIMITED, can_reject_completion, can_reject_query, limits_of
+from worker.audit.rejection_check import LIMITED, can_reject_completion, can_reject_query, limits_of
 from worker.contract.codes import Rejection
-from worker.contract.messages import Completion, Configuration, Query
+from worker.contract.messages import Configuration
 from worker.contract.record import StoredRecord
 from worker.contract.rejections import Limits, read_completion, read_query
 from worker.contract.settings import LimitSettings
-from worker.contract.token_costs import PriceList, Unknown, cost_micros
+from worker.contract.token_costs import PriceList
 from worker.core.events import Arrived, Completed, Event, Refused
 
 Difference = tuple[str, Any, Any]
@@ -33,8 +32,7 @@ COST_TOLERANCE = 0.05
 COST_TOLERANCE_MICROS = 1
 
 OTHER_LIMITS = "inputs were taken or refused by other limits than today's"
-OTHER_PRICES = "settlements by token usage are not what today's price lists give: changed since, or tampered with"
-OTHER_CEILINGS = "estimates of cost, capped by price lists, are not what today's price lists give"
+OTHER_PRICES = "estimates of cost, bounded by price lists, are not what today's price lists give"
 
 
 class Originals:
@@ -50,7 +48,7 @@ class Originals:
         limits: LimitSettings,
         queries: Stream,
         completions: Stream,
-        prices: Mapping[str, PriceList | None] | None = None,
+        prices: Mapping[str, PriceList] | None = None,
     ) -> None:
         self.queries = queries
         self.completions = completions
@@ -60,9 +58,7 @@ class Originals:
         self.estimate: Prepare | None = None
         self.index: str | None = None
         self._query_limits = Limits(limits.max_query_bytes, limits.max_header_bytes, limits.max_nesting)
-        self._completion_limits = Limits(
-            limits.max_completion_bytes, max_nesting=limits.max_nesting, max_cost_micros=limits.max_cost_micros
-        )
+        self._completion_limits = Limits(limits.max_completion_bytes, max_nesting=limits.max_nesting)
         self._prices = prices or {}
 
     def __call__(self, event: Event, config: Configuration | None = None) -> Event | Mismatch:
@@ -92,10 +88,8 @@ class Originals:
                 return self._refused_query(event, record, estimated, config) or event
             case Refused():
                 return self._refused_completion(event, record) or event
-            case IgnoredCompletion():
-                return self._ignored(event, record)
             case Completed():
-                return self._completed(event, record) or event
+                return self._completed(event, record)
         return event
 
     # Queries
@@ -111,11 +105,9 @@ class Originals:
             return "query_id", event.query_id, query_id
         if event.deadline_ms != query.deadline_ms:
             return "query_deadline_ms", event.deadline_ms, query.deadline_ms
-        return None if estimated is None else self._estimates(event, query, estimated, config)
+        return None if estimated is None else self._estimates(event, estimated, config)
 
-    def _estimates(
-        self, event: Arrived, query: Query, estimated: Event, config: Configuration | None
-    ) -> Difference | None:
+    def _estimates(self, event: Arrived, estimated: Event, config: Configuration | None) -> Difference | None:
         if not self._is_here(config):
             self.elsewhere += 1
             return None
@@ -127,9 +119,9 @@ class Originals:
         if not _near(event.quality, estimated.quality, QUALITY_TOLERANCE, 0.0):
             return "quality", event.quality, estimated.quality
         if not _near(event.cost_micros, estimated.cost_micros, COST_TOLERANCE_MICROS, COST_TOLERANCE):
-            if query.input_tokens is None or query.max_output_tokens is None:
+            if config is None or config.price_lists == self._prices:
                 return "cost_micros", event.cost_micros, estimated.cost_micros
-            self.doubts[OTHER_CEILINGS] += 1
+            self.doubts[OTHER_PRICES] += 1
         self.close += 1
         return None
 
@@ -152,51 +144,14 @@ class Originals:
 
     # Completions
 
-    def _completed(self, event: Completed, record: StoredRecord) -> Difference | None:
-        completion = self._taken(read_completion, record, self._completion_limits)
-        if isinstance(completion, Rejection):
-            return "completion", "used", completion
-        pairs: list[Difference] = [
-            ("dispatch_id", event.dispatch_id, completion.dispatch_id),
-            ("llm", event.llm, completion.llm),
-            ("status", "ok" if event.ok else "error", completion.status),
-            ("quality", event.quality, completion.quality),
-            ("error", event.error, completion.error),
-        ]
-        return next((pair for pair in pairs if pair[1] != pair[2]), None) or self._cost(event, completion)
-
-    def _cost(self, event: Completed, completion: Completion) -> Difference | None:
-        if completion.cost_micros is None and completion.usage is not None and event.basis != "cost":
-            return self._usage(event, completion.llm, completion.usage)
-        basis = "none" if completion.usage is None else "usage"
-        basis = basis if completion.cost_micros is None else "cost"
-        if event.basis != basis:
-            return "basis", event.basis, basis
-        same = event.cost_micros == completion.cost_micros
-        return None if same else ("spent_micros", event.cost_micros, completion.cost_micros)
-
-    def _usage(self, event: Completed, llm: str, tokens: dict[str, Any]) -> Difference | None:
-        prices = self._prices.get(llm)
-        cost = cost_micros(tokens, prices or FREE)
-        if isinstance(cost, Rejection | Unknown):
-            # Without a price list the worker did not look at the usage.
-            found = cost if isinstance(cost, Rejection) else "none"
-            return ("basis", "usage", found) if event.basis == "usage" else None
-        today = ("none", None) if prices is None else ("usage", cost)
-        self.doubts[OTHER_PRICES] += (event.basis, event.cost_micros) != today
-        return None
-
-    def _ignored(self, event: Completed, record: StoredRecord) -> Event | Difference:
-        """The completion as it was received, so that the router tells whether it had to be ignored."""
-        completion = self._taken(read_completion, record, self._completion_limits)
-        if isinstance(completion, Rejection):
-            return "completion", "ignored", completion
-        if event.dispatch_id != completion.dispatch_id:
-            return "dispatch_id", event.dispatch_id, completion.dispatch_id
-        if event.llm != completion.llm:
-            return "llm", event.llm, completion.llm
-        differs = self._cost(event, completion)
-        return msgspec.structs.replace(event, ok=completion.status == "ok") if differs is None else differs
+    def _completed(self, event: Completed, record: StoredRecord) -> Event | Difference:
+        """The answer as it was received, so that the router decides again what it charges."""
+        answer = self._taken(read_completion, record, self._completion_limits)
+        if isinstance(answer, Rejection):
+            return "completion", "used", answer
+        if event.answer.dispatch_id != answer.dispatch_id:
+            return "dispatch_id", event.answer.dispatch_id, answer.dispatch_id
+        return msgspec.structs.replace(event, answer=answer)
 
     def _refused_completion(self, event: Refused, record: StoredRecord) -> Difference | None:
         if not can_reject_completion(record, event.rejection):

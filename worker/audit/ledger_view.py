@@ -11,15 +11,19 @@ import msgspec
 from worker.audit.mismatch import Mismatch, compared
 from worker.audit.topics import Topics
 from worker.contract import codec
-from worker.contract.messages import AccountRow, Configuration, Reservation
+from worker.contract.messages import AccountRow, ClosedDispatch, Configuration, Reservation
 from worker.contract.record import Record
 from worker.core.journal import record_hash
-from worker.core.outbox import ACCOUNT_KEY, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX
+from worker.core.outbox import ACCOUNT_KEY, CLOSED_PREFIX, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX
 
 # About 250 bytes each. Older transactions are not checked for being torn.
 MARKS = 100_000
 
+_closed = msgspec.msgpack.Decoder(ClosedDispatch).decode
 _configuration = msgspec.msgpack.Decoder(Configuration).decode
+
+
+Content = Configuration | Reservation | ClosedDispatch | bytes | None
 
 
 class Mark(NamedTuple):
@@ -44,10 +48,11 @@ class LedgerView:
         self.row: AccountRow | None = None
         self.config: Configuration | None = None
         self.reservations: dict[str, Reservation] = {}
+        self.closed: dict[str, ClosedDispatch] = {}
         self.window: dict[str, bytes] = {}
         self.next_offset = 0
         self.marks: deque[Mark] = deque(maxlen=MARKS)
-        self._unfinished: list[tuple[str, Configuration | Reservation | bytes | None]] = []
+        self._unfinished: list[tuple[str, Content]] = []
 
     @property
     def is_whole(self) -> bool:
@@ -80,22 +85,30 @@ class LedgerView:
             return f"is account row {row.sequence}, but the account row before it is {last.sequence}"
         return None
 
-    def _put(self, key: str, content: Configuration | Reservation | bytes | None) -> None:
-        self.reservations.pop(key.removeprefix(RESERVATION_PREFIX), None)
+    def _put(self, key: str, content: Content) -> None:
+        if key.startswith(RESERVATION_PREFIX):
+            self.reservations.pop(key.removeprefix(RESERVATION_PREFIX), None)
+        if key.startswith(CLOSED_PREFIX):
+            self.closed.pop(key.removeprefix(CLOSED_PREFIX), None)
         self.window.pop(key, None)
         if isinstance(content, Configuration):
             self.config = content
         elif isinstance(content, Reservation):
             self.reservations[key.removeprefix(RESERVATION_PREFIX)] = content
+        elif isinstance(content, ClosedDispatch):
+            self.closed[content.dispatch_id] = content
         elif content is not None:
             self.window[key] = content
         elif key == CONFIGURATION_KEY:
             self.config = None
 
     def differences(
-        self, config: Configuration | None, reservations: Mapping[str, Reservation]
+        self,
+        config: Configuration | None,
+        reservations: Mapping[str, Reservation],
+        closed: Mapping[str, ClosedDispatch],
     ) -> Iterator[Mismatch | None]:
-        """Compare the rows with the configuration and the open reservations that they must hold."""
+        """Compare the rows with the configuration, the reservations and the closed dispatches that they must hold."""
         yield compared("the configuration row", self.config, config)
         for dispatch_id in sorted(self.reservations.keys() | reservations.keys()):
             row, expected = self.reservations.get(dispatch_id), reservations.get(dispatch_id)
@@ -106,11 +119,14 @@ class LedgerView:
                 yield Mismatch(f"{name} is there: by the decisions it was closed, or never made")
             else:
                 yield compared(name, row, expected)
+        for dispatch_id in sorted(self.closed.keys() | closed.keys()):
+            name = f"row {CLOSED_PREFIX}{dispatch_id}"
+            yield compared(name, self.closed.get(dispatch_id), closed.get(dispatch_id))
         if not self.is_whole:
             yield Mismatch("rows after the last account row belong to no transaction")
 
 
-def _content(key: str, value: bytes | None) -> Configuration | Reservation | bytes | None:
+def _content(key: str, value: bytes | None) -> Content:
     """What the view keeps of a row."""
     if value is None:
         return None
@@ -118,6 +134,8 @@ def _content(key: str, value: bytes | None) -> Configuration | Reservation | byt
         return _configuration(value)
     if key.startswith(RESERVATION_PREFIX):
         return codec.decode_reservation(value)
+    if key.startswith(CLOSED_PREFIX):
+        return _closed(value)
     return record_hash(value) if key.startswith(WINDOW_PREFIX) else None
 
 

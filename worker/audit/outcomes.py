@@ -8,8 +8,8 @@ from itertools import zip_longest
 
 from msgspec import Struct
 
+from worker.contract.decisions import Closed, Decision, Routed
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import Closed, Decision, Routed
 
 
 class Served(Struct, frozen=True):

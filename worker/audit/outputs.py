@@ -16,17 +16,9 @@ from worker.audit.decision_events import topic_of
 from worker.audit.mismatch import Mismatch
 from worker.contract import codec, dead_letters
 from worker.contract.codes import Rejection, Remedy
+from worker.contract.decisions import Decision, Ignored, Rejected, Routed
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import (
-    Decision,
-    Deferred,
-    Dispatch,
-    Ignored,
-    Offsets,
-    Origin,
-    Rejected,
-    Routed,
-)
+from worker.contract.messages import Deferred, Dispatch, Offsets, Origin
 from worker.contract.record import Record
 from worker.contract.rejections import Limits, read_query
 from worker.contract.topic_names import TopicNames

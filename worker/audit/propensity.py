@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from worker.audit.books import UNPRICED
 from worker.audit.outcomes import origin
-from worker.contract.messages import Closed, Configuration, Routed
+from worker.contract.decisions import Closed, Routed
+from worker.contract.messages import Configuration
 from worker.core.policy import Policy, make_policy
 
 

@@ -7,7 +7,8 @@ each solution whether it came out the same, nearly the same, or was not solved a
 
 from __future__ import annotations
 
-from worker.contract.messages import Configuration, Fit, Priced
+from worker.contract.decisions import Priced
+from worker.contract.messages import Configuration, Fit
 from worker.core.policy import Policy, PolicyAround, Solution, View, make_policy
 
 # Two machines' libraries differ in the last bits, and the solver stops within its tolerance of the optimum.

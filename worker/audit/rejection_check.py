@@ -6,23 +6,19 @@ A rejection is checked by the limit or the dimension that it carries: settings a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 
 from worker.contract import codec
 from worker.contract.codes import RejectCode, Rejection
 from worker.contract.record import Record
 from worker.contract.rejections import EMPTY_TEXT, NO_EMBEDDING, NO_TEXT, Limits, read_completion, read_query
-from worker.contract.token_costs import PriceList, cost_micros
+from worker.contract.requests import question
 
 # The codes that depend on [limits], with the limit that they carry.
 LIMITED: dict[RejectCode, str] = {
     "too_large": "max_bytes",
     "headers": "max_header_bytes",
     "nesting": "max_nesting",
-    "cost": "max_cost_micros",
-    "usage_cost": "max_cost_micros",
 }
-FREE = PriceList(Decimal(0), Decimal(0))
 MAX_DIMENSION = 100_000
 
 
@@ -38,27 +34,14 @@ def can_reject_query(record: Record, rejection: Rejection) -> bool:
     if isinstance(query, Rejection):
         return query == rejection
     if query.embedding is None:
-        text = codec.query_text(query)
-        return rejection in (NO_EMBEDDING, EMPTY_TEXT if text else NO_TEXT)
+        return rejection in (NO_EMBEDDING, EMPTY_TEXT if question(query) else NO_TEXT)
     problems = (codec.embedding_rows([query], n)[1][0] for n in _dimensions(query.embedding, rejection))
     return rejection in problems
 
 
 def can_reject_completion(record: Record, rejection: Rejection) -> bool:
-    """Whether a completion can have been rejected like this, under some limits and some price lists."""
-    completion = read_completion(record, limits_of(rejection))
-    if isinstance(completion, Rejection):
-        return completion == rejection
-    if completion.cost_micros is not None or completion.usage is None:
-        return False
-    cost = cost_micros(completion.usage, FREE)
-    if isinstance(cost, Rejection):
-        return cost == rejection
-    return isinstance(cost, int) and rejection.code == "usage_cost" and _is_above(rejection)
-
-
-def _is_above(rejection: Rejection) -> bool:
-    return rejection.detail.isdecimal() and int(rejection.detail) > (rejection.limit or 0)
+    """Whether a completion can have been rejected like this, under some limits."""
+    return read_completion(record, limits_of(rejection)) == rejection
 
 
 def _dimensions(embedding: bytes | list[float], rejection: Rejection) -> Iterator[int]:

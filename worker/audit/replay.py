@@ -20,8 +20,9 @@ from worker.audit.mismatch import Mismatch
 from worker.audit.recorded_prices import Solutions
 from worker.audit.start import Start, find_start, router_at
 from worker.contract import codec
+from worker.contract.decisions import Checkpoint, Priced
 from worker.contract.errors import FixSetting
-from worker.contract.messages import Account, Checkpoint, Configuration, Priced
+from worker.contract.messages import Account, Configuration
 from worker.contract.record import Record
 from worker.core.events import Event
 from worker.core.ledger import BrokenInvariant

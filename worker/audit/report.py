@@ -28,6 +28,8 @@ class Counts(Struct, frozen=True):
     settled: int = 0
     released: int = 0
     expired: int = 0
+    late: int = 0
+    paid_twice: int = 0
     ignored: int = 0
     refused_completions: int = 0
     open: int = 0
@@ -38,12 +40,17 @@ class Counts(Struct, frozen=True):
 
 
 class LlmTotals(Struct, frozen=True):
-    """One LLM over all partitions. `mean_quality` is over its `judged` answers; None if there are none."""
+    """One LLM over all partitions. `mean_quality` is over its `judged` answers; None if there are none.
+
+    `late_micros` and `paid_twice_micros` are parts of `spent_micros`.
+    """
 
     budget_micros: int = 0
     spent_micros: int = 0
     reserved_micros: int = 0
     overrun_micros: int = 0
+    late_micros: int = 0
+    paid_twice_micros: int = 0
     dispatched: int = 0
     judged: int = 0
     mean_quality: float | None = None
@@ -52,7 +59,8 @@ class LlmTotals(Struct, frozen=True):
 class Report(Struct, frozen=True):
     """The result of an audit. `ok` says that nothing is wrong; `notes` say what could not be looked at, and why.
 
-    `findings` are the first of each partition, in the order of their reading; `wrong` counts all.
+    `findings` are the first of each partition, in the order of their reading; `wrong` counts all. `remarks` counts the
+    answers that were odd, by what was odd about them.
     """
 
     ok: bool
@@ -61,6 +69,7 @@ class Report(Struct, frozen=True):
     wrong: int
     findings: list[Mismatch]
     notes: list[str]
+    remarks: dict[str, int]
 
 
 def report(partitions: Sequence[Verified]) -> Report:
@@ -73,6 +82,7 @@ def report(partitions: Sequence[Verified]) -> Report:
         wrong=wrong,
         findings=[finding for partition in partitions for finding in partition.findings],
         notes=[note for partition in partitions for note in partition.notes],
+        remarks=dict(sum((partition.books.remarks for partition in partitions), Counter[str]()).most_common()),
     )
 
 
@@ -104,6 +114,8 @@ def _total(llm: str, books: Sequence[Books]) -> LlmTotals:
         spent_micros=sum(account.spent_micros for account in accounts),
         reserved_micros=sum(account.reserved_micros for account in accounts),
         overrun_micros=sum(account.overrun_micros for account in accounts),
+        late_micros=sum(account.late_micros for account in accounts),
+        paid_twice_micros=sum(account.paid_twice_micros for account in accounts),
         dispatched=sum(partition.dispatched[llm] for partition in books),
         judged=count,
         mean_quality=quality / count if count else None,

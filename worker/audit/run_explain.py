@@ -76,7 +76,7 @@ def _nearest(
 
 
 def _near(settings: Settings, estimator: Estimator, record: StoredRecord, count: int) -> Neighbours | str:
-    (row,) = Preparer.load(settings, estimator).embed([record])
+    (row,) = Preparer.load(settings, estimator, {}).embed([record])
     if row.problem is not None:
         return sentences.reason(row.problem)
     assert row.embedding is not None, "a row without a problem is embedded"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
@@ -24,6 +25,7 @@ from worker.contract.errors import FixSetting
 from worker.contract.messages import Account
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
+from worker.contract.token_costs import PriceList
 from worker.core.events import Event
 from worker.core.partition_config import configuration
 from worker.core.router import Prior
@@ -97,7 +99,7 @@ def replay(
     again = task.estimates == "index"
     estimator = load_estimator(settings, again)
     if again and estimator is not None:
-        configuration(settings, estimator.manifest, 0)
+        configuration(settings, estimator.manifest, 0, {})
     with open_reader(settings, progress) as reader:
         for partition in task.partitions or range(settings.kafka.partitions):
             yield replay_one(settings, task, estimator, reader, partition)
@@ -190,11 +192,11 @@ def _offset(reader: Reader, place: Place, limit: Limit | None) -> int | None:
 
 
 def _originals(settings: Settings, task: Task, estimator: Estimator | None, topics: Topics) -> Originals:
-    names, llms = settings.topics, settings.llms
+    names, prices = settings.topics, settings.price_lists(datetime.now(UTC))
     queries, completions = (stream(topics, name) for name in (names.queries, names.completions))
-    originals = Originals(settings.limits, queries, completions, {llm: llms[llm].price_list for llm in llms})
+    originals = Originals(settings.limits, queries, completions, prices)
     if task.estimates == "index" and estimator is not None:
-        originals.estimate = estimates_by(settings, estimator)
+        originals.estimate = estimates_by(settings, estimator, prices)
         originals.index = estimator.manifest.index
     return originals
 
@@ -206,7 +208,9 @@ def stream(topics: Topics, topic: str) -> Stream:
     )
 
 
-def estimates_by(settings: Settings, estimator: Estimator) -> Callable[[list[StoredRecord]], list[Event]]:
+def estimates_by(
+    settings: Settings, estimator: Estimator, prices: Mapping[str, PriceList]
+) -> Callable[[list[StoredRecord]], list[Event]]:
     """A function from query records to their events, estimated by this index."""
-    preparer = Preparer.load(settings, estimator)
+    preparer = Preparer.load(settings, estimator, prices)
     return lambda records: [event(row, 0) for row in preparer.prepare(records)]

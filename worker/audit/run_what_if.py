@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from worker.audit.propensity import Explored
 from worker.audit.run_replay import estimates_by, prior_of, stream
 from worker.audit.topics import PartitionTopics
 from worker.audit.what_if import Change, WhatIf
+from worker.contract.decisions import Checkpoint, Configured
 from worker.contract.errors import CheckFailed, FixSetting
-from worker.contract.messages import Checkpoint, Configured
 from worker.contract.record import Record
 from worker.contract.settings import MICROS_PER_USD, Settings
 from worker.core.events import Arrived
@@ -178,7 +179,7 @@ class Reestimates:
     """Estimates of another index for the queries as they came in; a query that has left its topic keeps its own."""
 
     def __init__(self, settings: Settings, estimator: Estimator, queries: Stream) -> None:
-        self._estimate = estimates_by(settings, estimator)
+        self._estimate = estimates_by(settings, estimator, settings.price_lists(datetime.now(UTC)))
         self._queries = queries
 
     def __call__(self, query: Arrived) -> Arrived:

@@ -8,7 +8,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from worker.audit.chain import DecisionRecord
-from worker.contract.messages import AccountRow, Checkpoint, Configuration, Configured, Reservation
+from worker.contract.decisions import Checkpoint, Configured
+from worker.contract.messages import AccountRow, ClosedDispatch, Configuration, Reservation
 from worker.core.ledger import BrokenInvariant
 from worker.core.pricing import Policies, Prior
 from worker.core.router import Router
@@ -54,6 +55,11 @@ class Start(Struct, frozen=True):
     def reservations(self) -> list[Reservation]:
         """The reservations of all parts of the checkpoint."""
         return [reservation for part in self.parts for reservation in part.reservations]
+
+    @property
+    def closed(self) -> list[ClosedDispatch]:
+        """The closed dispatches of all parts of the checkpoint."""
+        return [dispatch for part in self.parts for dispatch in part.closed]
 
     @property
     def before(self) -> int:
@@ -112,5 +118,5 @@ def router_at(start: Start, partition: int, prior: Prior, policies: Policies) ->
         raise BrokenInvariant("its account row does not name the record before it")
     # The records of the checkpoint are decisions too.
     row = replace(row, head=start.records[-1].head, decisions=row.decisions + len(start.records))
-    state = LaneState(row, config, start.reservations, dict(enumerate(start.parts[0].window)))
+    state = LaneState(row, config, start.reservations, start.closed, dict(enumerate(start.parts[0].window)))
     return Router.restored(partition, prior, state, policies)

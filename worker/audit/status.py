@@ -43,6 +43,8 @@ class LlmStatus(Struct, frozen=True):
     spent_micros: int
     reserved_micros: int
     overrun_micros: int
+    late_micros: int
+    paid_twice_micros: int
     prices: list[float]
 
 
@@ -118,5 +120,7 @@ def _llm(llm: str, partitions: Sequence[PartitionStatus]) -> LlmStatus:
         spent_micros=sum(account.spent_micros for account in accounts),
         reserved_micros=sum(account.reserved_micros for account in accounts),
         overrun_micros=sum(account.overrun_micros for account in accounts),
+        late_micros=sum(account.late_micros for account in accounts),
+        paid_twice_micros=sum(account.paid_twice_micros for account in accounts),
         prices=[partition.prices[llm] * 1e6 for partition in partitions if llm in partition.prices],
     )

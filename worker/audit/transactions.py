@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from worker.audit.ledger_view import Mark
 from worker.audit.mismatch import Mismatch
+from worker.contract.decisions import Decision, Routed
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import Decision, Routed
 from worker.core.journal import record_hash
 
 

@@ -19,7 +19,8 @@ from worker.audit.outputs import Outputs
 from worker.audit.start import Start, find_start
 from worker.audit.topics import Topics
 from worker.audit.transactions import Transactions
-from worker.contract.messages import AccountRow, Cause, Checkpoint, Closed, Decision, Ignored, Offsets, Rejected, Routed
+from worker.contract.decisions import Cause, ChargedAgain, Checkpoint, Closed, Decision, Ignored, Rejected, Routed
+from worker.contract.messages import AccountRow, Offsets
 from worker.contract.topic_names import TopicNames
 
 SHOWN_FINDINGS = 100
@@ -169,7 +170,7 @@ def _decide_input(result: Verified, decision: Decision) -> Mismatch | None:
     match decision:
         case Routed(attempt=1):
             topic, offset = "queries", decision.offset
-        case Rejected() | Ignored() | Closed(cause=Cause(kind="completions")):
+        case Rejected() | Ignored() | ChargedAgain() | Closed(cause=Cause(kind="completions")):
             topic, offset = decision.cause.kind, decision.cause.number
         case _:
             return None
@@ -259,4 +260,6 @@ def _check_ledger(result: Verified) -> None:
     what = "the account row"
     result.find(names.ledger, None, _row_differences(result, what, row, result.decisions, result.head))
     result.find(names.ledger, None, result.books.differences(what, row))
-    result.find(names.ledger, None, result.ledger.differences(result.books.config, result.books.open))
+    result.find(
+        names.ledger, None, result.ledger.differences(result.books.config, result.books.open, result.books.closed)
+    )

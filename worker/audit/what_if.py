@@ -7,6 +7,7 @@ there was none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Literal, NamedTuple, TypeVar
@@ -21,8 +22,10 @@ from worker.audit.outcomes import Tally, origin
 from worker.audit.propensity import Exploration
 from worker.audit.start import Start, find_start, router_at
 from worker.contract import codec
+from worker.contract.completions import UsableCompletion
+from worker.contract.decisions import Closed, Configured, Decision, Routed
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import Closed, Configuration, Configured, Decision, Fit, Routed
+from worker.contract.messages import Configuration, Fit
 from worker.core.events import Arrived, Completed, Event, Reconfigured, Ticked
 from worker.core.policy import Policy, PolicyAround, Solution, View, make_policy
 from worker.core.router import Prior, Router
@@ -99,9 +102,9 @@ class Sent(NamedTuple):
 
     dispatch_id: str
     llm: str
-    cost_micros: int
+    cost_micros: float
     quality: list[float]
-    costs_micros: list[int]
+    costs_micros: list[float]
 
 
 class WhatIf:
@@ -230,16 +233,17 @@ class WhatIf:
             self._settle(query.offset, query.at_ms)
 
     def _completed(self, event: Completed, caused: Sequence[Decision]) -> None:
-        offset = origin(event.dispatch_id)
+        offset = origin(event.answer.dispatch_id)
         sent = self._open.get(offset)
-        if sent is None or not isinstance(caused[0], Closed):
+        closed = caused[0]
+        if sent is None or not isinstance(closed, Closed):
             return
-        if sent.llm != event.llm:
+        if sent.llm != closed.llm:
             self._settle(offset, event.at_ms)
             return
         del self._open[offset]
         self._complete(sent, msgspec.structs.replace(event, retry=self._again(sent, event.retry)))
-        if not event.ok and not _is_dispatched(caused):
+        if not event.answer.ok and not _is_dispatched(caused):
             self._settle(offset, event.at_ms)
 
     def _again(self, sent: Sent, retry: Arrived | None) -> Arrived | None:
@@ -264,11 +268,14 @@ class WhatIf:
         """Close a dispatch that has no real counterpart, as estimated."""
         sent = self._open.pop(offset, None)
         if sent is not None:
-            self._complete(sent, Completed(0, at_ms, sent.dispatch_id, sent.llm, True, sent.cost_micros, "cost"))
+            self._complete(
+                sent, Completed(0, at_ms, UsableCompletion("", stated_micros=math.ceil(sent.cost_micros), cost="known"))
+            )
 
     def _complete(self, sent: Sent, completion: Completed) -> None:
         self._completions += 1
-        self._decide(msgspec.structs.replace(completion, offset=self._completions, dispatch_id=sent.dispatch_id))
+        answer = msgspec.structs.replace(completion.answer, dispatch_id=sent.dispatch_id)
+        self._decide(msgspec.structs.replace(completion, offset=self._completions, answer=answer))
 
     def _decide(self, event: Event) -> None:
         decisions = [codec.decode_decision(record) for _, record in self._router.decide(event)]

@@ -98,7 +98,7 @@ def _candidates(attempt: Attempt) -> Figures:
         (
             candidate.llm,
             f"{candidate.quality:.3f}",
-            f"{candidate.cost_micros:,}",
+            f"{candidate.cost_micros:,.1f}",
             f"{candidate.price / USD_PER_MICRO:,.0f}",
             f"{candidate.score:.3f}",
             f"{candidate.reserve_micros:,}",
@@ -119,4 +119,9 @@ def _ending(attempt: Attempt) -> str:
     told = f"reserved ${reserved:.6f}, {closed.outcome} at ${spent:.6f} (basis: {closed.basis})"
     if closed.quality is not None:
         told += f", quality {closed.quality:.3f}"
-    return f"{told}, error: {closed.error}" if closed.error else told
+    told += "".join(f", {remark}" for remark in closed.remarks)
+    told += f", error: {closed.error}" if closed.error else ""
+    for charged in attempt.again:
+        told += f"\nanswered again ({charged.reason}): ${charged.spent_micros * USD_PER_MICRO:.6f} more"
+        told += f", which replaces ${charged.replaced_micros * USD_PER_MICRO:.6f}" if charged.replaced_micros else ""
+    return told

@@ -11,7 +11,8 @@ from rich.console import Console
 from worker.commands.options import ConfigOption, JsonOption, OutputOption, finite, more_help, new_app, settings_from
 from worker.commands.output import present, working
 from worker.commands.tables import Figures
-from worker.contract.messages import Query, Routed
+from worker.contract.decisions import Routed
+from worker.contract.messages import Query
 from worker.contract.settings import Settings
 from worker.inference.replies import answer_text
 from worker.local.send import SendResult, dispatch_id
@@ -90,7 +91,8 @@ def _show_candidates(console: Console, reply: SendResult, routed: Routed) -> Non
     best = sorted(reply.candidates, key=lambda candidate: -candidate.score)
     shown = [one for place, one in enumerate(best) if place < SHOWN or one.llm == routed.llm]
     rows = [
-        (one.llm, f"{one.quality:.3f}", f"{one.cost_micros:,}", f"{one.paid:.3f}", f"{one.score:+.3f}") for one in shown
+        (one.llm, f"{one.quality:.3f}", f"{one.cost_micros:,.1f}", f"{one.paid:.3f}", f"{one.score:+.3f}")
+        for one in shown
     ]
     console.print(Figures(("LLM", "quality", "cost (micro-dollars)", "price x cost", "score"), rows))
     if len(best) > len(shown):

@@ -68,9 +68,15 @@ def tables(status: Status) -> RenderableType:
 def _llms(status: Status) -> Figures:
     rows = []
     for llm, state in status.llms.items():
-        money = (state.budget_micros, state.spent_micros, state.reserved_micros)
+        money = (
+            state.budget_micros,
+            state.spent_micros,
+            state.late_micros,
+            state.paid_twice_micros,
+            state.reserved_micros,
+        )
         rows.append((llm, *map(usd, money), _left(state), _prices(state.prices)))
-    return Figures(("LLM", "budget $", "spent $", "reserved $", "left", "price"), rows)
+    return Figures(("LLM", "budget $", "spent $", "late $", "twice $", "reserved $", "left", "price"), rows)
 
 
 def _left(state: LlmStatus) -> str:

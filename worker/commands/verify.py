@@ -55,16 +55,26 @@ def accounts_table(report: Report) -> Figures:
     """One row for each LLM."""
     rows = []
     for llm, total in report.llms.items():
-        money = (total.budget_micros, total.spent_micros, total.reserved_micros, total.overrun_micros)
+        money = (
+            total.budget_micros,
+            total.spent_micros,
+            total.late_micros,
+            total.paid_twice_micros,
+            total.reserved_micros,
+            total.overrun_micros,
+        )
         quality = "" if total.mean_quality is None else f"{total.mean_quality:.3f}"
         rows.append((llm, *map(usd, money), f"{total.dispatched:,}", quality))
-    return Figures(("LLM", "budget $", "spent $", "reserved $", "overrun $", "dispatched", "quality"), rows)
+    headers = ("LLM", "budget $", "spent $", "late $", "twice $", "reserved $", "overrun $", "dispatched", "quality")
+    return Figures(headers, rows)
 
 
 def _proof_table(report: Report) -> Table:
     table = Table("proof", "", show_header=False, box=None)
     for claim, figures in _claims(report.counts):
         table.add_row(claim, figures)
+    if report.remarks:
+        table.add_row("odd answers", ", ".join(f"{count:,} {remark}" for remark, count in report.remarks.items()))
     proven = Text("proven: every row is right", "green") if report.ok else Text(f"{report.wrong:,} wrong", "red")
     table.add_row("books", proven)
     return table
@@ -86,8 +96,8 @@ def _claims(counts: Counts) -> list[tuple[str, str]]:
         ),
         (
             "completions",
-            f"{counts.completions:,}, of which {counts.ignored:,} were ignored and {counts.refused_completions:,} are "
-            "dead letters",
+            f"{counts.completions:,}, of which {counts.late:,} were late, {counts.paid_twice:,} answered again, "
+            f"{counts.ignored:,} were ignored and {counts.refused_completions:,} are dead letters",
         ),
         ("chain", f"{counts.decisions:,} decisions in {counts.transactions:,} transactions"),
         ("waiting", f"{counts.waiting_queries:,} queries, {counts.waiting_completions:,} completions"),

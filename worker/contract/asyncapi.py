@@ -136,6 +136,12 @@ TOPICS = (
             Message("account-row", "account-row", {"const": "account"}, "Money, prices and offsets of the partition"),
             Message("configuration", "configuration", {"const": "configuration"}, "The settings in force"),
             Message("reservation", "reservation", {"type": "string", "pattern": "^reservation/"}, "Money held"),
+            Message(
+                "closed-dispatch",
+                "closed-dispatch",
+                {"type": "string", "pattern": "^closed/"},
+                "A dispatch that closed, kept for later answers",
+            ),
             Message("window-block", "window-block", {"type": "string", "pattern": "^window/"}, "Recent estimates"),
         ),
     ),
@@ -153,6 +159,7 @@ TOPICS = (
                 ("routed", QUERY_ID, "A query dispatched or deferred"),
                 ("rejected", None, "A record that went to dead-letters"),
                 ("closed", QUERY_ID, "A reservation settled, released or expired"),
+                ("charged_again", QUERY_ID, "A further answer to a dispatch that had closed"),
                 ("ignored", DISPATCH_ID, "A completion that changed nothing"),
                 ("checkpoint", None, "The whole state, for a replay to begin at"),
             )

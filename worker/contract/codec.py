@@ -10,7 +10,7 @@ not have, else the first that is missing, else the first that is not of its type
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -19,18 +19,10 @@ from numpy.typing import NDArray
 
 from worker.contract.answers import Answer
 from worker.contract.codes import MAX_DETAIL_CHARACTERS, RejectCode, Rejection
-from worker.contract.messages import (
-    AccountRow,
-    Completion,
-    Configuration,
-    Decision,
-    Deferred,
-    Dispatch,
-    Query,
-    Reservation,
-)
+from worker.contract.decisions import Decision
+from worker.contract.formats import Body, find_body, named_after_error
+from worker.contract.messages import AccountRow, Configuration, Deferred, Dispatch, EmbeddingDtype, Query, Reservation
 from worker.contract.record import UNREADABLE_HEADERS, Headers, Record, headers_bytes
-from worker.contract.tokens import approximate_tokens
 
 # The two formats of a dispatch. Every other record that Tollgate writes is MessagePack.
 Format = Literal["msgpack", "json"]
@@ -38,14 +30,16 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 CONTENT_TYPES: dict[Format, bytes] = {"msgpack": b"application/vnd.msgpack", "json": b"application/json"}
 CONTENT_TYPE: list[tuple[str, bytes | None]] = [("content-type", CONTENT_TYPES["msgpack"])]
 
-# A Confluent frame: a zero byte and a four-byte schema id.
-FRAME_BYTES = 5
-JSON_OBJECT = 0x7B
-SMALL_MAPS = range(0x80, 0x90)
-MAP_16, MAP_32 = 0xDE, 0xDF
 PACKED_INTEGERS = range(-(2**63), 2**64)
+# What a query says of its embedding.
+OF_EMBEDDINGS = ("embedding", "embedding_dtype", "embedder")
+# 3 March 1973 in milliseconds: a deadline before it is meant in seconds.
+EARLIEST_MS = 100_000_000_000
+# The length of an embedding that no model makes. Read in the wrong byte order, numbers are as large as 1e38.
+SHORTEST, LONGEST = 1e-6, 1e6
 
 M = TypeVar("M", bound=msgspec.Struct)
+T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder()
 
@@ -86,47 +80,84 @@ class _Reader(Generic[M]):
 
     def read(self, value: bytes | None, max_bytes: int) -> M:
         """The message in a record's value. Raises _Reject."""
-        if not value:
-            raise _Reject("empty")
-        if len(value) > max_bytes:
-            raise _Reject("too_large", len(value), max_bytes)
-        body = _unframed(value)
-        is_json = body[0] == JSON_OBJECT
-        try:
-            return self._typed(body, is_json)
-        except RecursionError:
-            raise _Reject("nesting") from None
-        except UNREADABLE:
-            raise _Reject("format", "json" if is_json else "msgpack") from None
+        body = _body(value, max_bytes)
+        return _decoded(body, self._typed)
 
-    def _typed(self, body: bytes, is_json: bool) -> M:
+    def _typed(self, body: Body) -> M:
         try:
-            return self._json.decode(body) if is_json else self._packed.decode(body)
+            return self._json.decode(body.data) if body.is_json else self._packed.decode(body.data)
         except msgspec.ValidationError:
-            raise self._wrong_field(body, is_json) from None
+            return self._by_field(body)
 
-    def _wrong_field(self, body: bytes, is_json: bool) -> _Reject:
-        decode: Any = msgspec.json.decode if is_json else msgspec.msgpack.decode
+    def _by_field(self, body: Body) -> M:
+        """The message read field by field, with 12.0 as 12. Raises _Reject for the first field at fault."""
+        decode: Any = msgspec.json.decode if body.is_json else msgspec.msgpack.decode
         try:
-            given: Mapping[str, msgspec.Raw] = decode(body, type=dict[str, msgspec.Raw])
+            given: Mapping[str, msgspec.Raw] = decode(body.data, type=dict[str, msgspec.Raw])
         except msgspec.ValidationError:
-            return _Reject("type")
+            raise _Reject("type") from None
         fields = msgspec.structs.fields(self._message)
+        if given.keys() == {"schema", "payload"}:
+            raise _Reject("connect_envelope")
         if unknown := [name for name in given if name not in {field.name for field in fields}]:
-            return _Reject("unknown_field", unknown[0])
+            raise _Reject("unknown_field", unknown[0])
         if missing := [field.name for field in fields if field.required and field.name not in given]:
-            return _Reject("missing_field", missing[0])
+            raise _Reject("missing_field", missing[0])
         types = get_type_hints(self._message, include_extras=True)
-        for name, raw in given.items():
-            try:
-                decode(raw, type=types[name])
-            except msgspec.ValidationError:
-                return _Reject("type", name)
-        return _Reject("type")
+        return self._mended({name: _field(decode, name, raw, types[name]) for name, raw in given.items()})
+
+    def _mended(self, values: Mapping[str, Any]) -> M:
+        """The message of these values, one of which at least was not as it was given."""
+        if not any(isinstance(value, _Whole) for value in values.values()):
+            # Every field that is left is right: a field was given twice.
+            raise _Reject("type")
+        return self._message(**{name: int(v) if isinstance(v, _Whole) else v for name, v in values.items()})
+
+
+class _Whole(int):
+    """A whole number that was given as a float."""
+
+
+def _field(decode: Any, name: str, raw: msgspec.Raw, wanted: Any) -> Any:
+    try:
+        return decode(raw, type=wanted)
+    except msgspec.ValidationError:
+        pass
+    try:
+        value = decode(raw)
+        if isinstance(value, float) and value.is_integer():
+            return _Whole(msgspec.convert(int(value), wanted))
+    except UNREADABLE:
+        pass
+    raise _Reject("type", name)
+
+
+def _body(value: bytes | None, max_bytes: int) -> Body:
+    """The object or map in a record's value. Raises _Reject."""
+    if not value:
+        raise _Reject("empty")
+    if len(value) > max_bytes:
+        raise _Reject("too_large", len(value), max_bytes)
+    found = find_body(value)
+    if isinstance(found, Body):
+        return found
+    raise _Reject(found, f"0x{value[0]:02x}" if found == "format" else "")
+
+
+def _decoded(body: Body, decode: Callable[[Body], T]) -> T:
+    """What `decode` makes of a body. Raises _Reject."""
+    try:
+        return decode(body)
+    except RecursionError:
+        raise _Reject("nesting") from None
+    except UNREADABLE:
+        named = named_after_error(body)
+        raise (_Reject(named) if named else _Reject("format", "json" if body.is_json else "msgpack")) from None
 
 
 _queries = _Reader(Query)
-_completions = _Reader(Completion)
+_fields_packed = msgspec.msgpack.Decoder(dict[str, Any])
+_fields_json = msgspec.json.Decoder(dict[str, Any])
 
 
 # Queries
@@ -138,6 +169,8 @@ def decode_query(value: bytes | None, max_bytes: int, max_nesting: int) -> Query
         query = _queries.read(value, max_bytes)
         for name, inside in (("body", query.body), ("parameters", query.parameters)):
             _check_inside(name, inside, max_nesting)
+        if query.deadline_ms is not None and 0 < query.deadline_ms < EARLIEST_MS:
+            raise _Reject("deadline_in_seconds", query.deadline_ms)
     except _Reject as problem:
         return problem.rejection
     return query
@@ -155,75 +188,73 @@ def check_headers(record: Record, max_bytes: int) -> Rejection | None:
 def query_payload(value: bytes | None, query: Query) -> msgspec.Raw:
     """The query to pass on, as MessagePack: the bytes of `value` as they came, or, if they are JSON, `query` anew."""
     assert value is not None, "`query` was decoded from it"
-    body = _unframed(value)
-    return msgspec.Raw(_encode.encode(query) if body[0] == JSON_OBJECT else body)
+    body = find_body(value)
+    assert isinstance(body, Body), "`query` was decoded from it"
+    return msgspec.Raw(_encode.encode(query) if body.is_json else body.data)
 
 
-def query_text(query: Query) -> str | None:
-    """The text to embed: `text`, or the last user message of `body` that has any; None where all are blank."""
-    if query.text is not None and query.text.strip():
-        return query.text
-    messages = query.body.get("messages") if query.body is not None else None
-    for message in reversed(messages if isinstance(messages, list) else []):
-        if isinstance(message, dict) and message.get("role") == "user":
-            text = _content_text(message.get("content"))
-            if text is not None and text.strip():
-                return text
-    return None
-
-
-def _content_text(content: Any) -> str | None:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return None
-    parts = [part.get("text") for part in content if isinstance(part, dict)]
-    return "\n".join(part for part in parts if isinstance(part, str)) or None
-
-
-def input_tokens(query: Query, text: str | None) -> float:
-    """The query's input tokens: as given, or from the length of its text; nan where both are unknown."""
-    if query.input_tokens is not None:
-        return float(query.input_tokens)
-    return float(approximate_tokens(text)) if text else float("nan")
-
-
-def embedding_rows(queries: Sequence[Query], dimension: int) -> tuple[NDArray[np.float32], list[Rejection | None]]:
+def embedding_rows(
+    queries: Sequence[Query], dimension: int, dtype: EmbeddingDtype | None = None, embedder: str | None = None
+) -> tuple[NDArray[np.float32], list[Rejection | None]]:
     """The embeddings that queries bring, float32 [n, dimension], L2-normalised, and what is wrong with each.
 
-    A query without an embedding has a row of zeros and no problem.
+    A query without an embedding has a row of zeros and no problem. Bytes are float32; they are float16 only where the
+    query or `dtype` says so, because float16 bytes of one model have the length of float32 bytes of a model with half
+    as many numbers. `embedder` is the one that the index was built with; None where it is not known.
     """
     rows = np.zeros((len(queries), dimension), dtype=np.float32)
     problems: list[Rejection | None] = [None] * len(queries)
     for row, query in enumerate(queries):
         if query.embedding is not None:
-            problems[row] = _read_embedding(query.embedding, rows[row])
+            problems[row] = _read_embedding(query, rows[row], query.embedding_dtype or dtype, embedder)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     usable = np.isfinite(lengths) & (lengths > 0)
-    for row in np.flatnonzero(~usable).tolist():
-        if queries[row].embedding is not None and problems[row] is None:
-            problems[row] = Rejection("embedding_zero" if lengths[row] == 0 else "embedding_nan")
+    for row in np.flatnonzero(~usable | (lengths > LONGEST) | (lengths < SHORTEST)).tolist():
+        embedding = queries[row].embedding
+        if embedding is not None and problems[row] is None:
+            problems[row] = _bad_numbers(embedding, lengths[row])
+            usable[row] &= problems[row] is None
     # In float64: the length of a row of large float32 numbers need not be a float32.
     rows[usable] = rows[usable] / lengths[usable, None]
     rows[~usable] = 0.0
     return rows, problems
 
 
-def _read_embedding(embedding: bytes | list[float], row: NDArray[np.float32]) -> Rejection | None:
-    """Write an embedding into `row`. Returns what is wrong with its length."""
-    if isinstance(embedding, bytes):
-        if len(embedding) == 2 * len(row):
-            row[:] = np.frombuffer(embedding, "<f2")
-        elif len(embedding) == 4 * len(row):
-            row[:] = np.frombuffer(embedding, "<f4")
-        else:
+def _read_embedding(
+    query: Query, row: NDArray[np.float32], dtype: EmbeddingDtype | None, embedder: str | None
+) -> Rejection | None:
+    """Write an embedding into `row`. Returns what is wrong with it, other than its numbers."""
+    embedding = query.embedding
+    assert embedding is not None, "the caller asks for queries with an embedding"
+    if query.embedder is not None and embedder is not None and query.embedder != embedder:
+        return Rejection("embedding_of_another_model", detail=query.embedder[:MAX_DETAIL_CHARACTERS])
+    if isinstance(embedding, list):
+        if len(embedding) != len(row):
             return Rejection("embedding_dimension", len(row), str(len(embedding)))
-    elif len(embedding) == len(row):
         with np.errstate(over="ignore"):
             row[:] = embedding
+        return None
+    if len(embedding) == 4 * len(row) and dtype != "float16":
+        row[:] = np.frombuffer(embedding, "<f4")
+    elif len(embedding) == 2 * len(row) and dtype == "float16":
+        row[:] = np.frombuffer(embedding, "<f2")
+    elif len(embedding) == 2 * len(row) and dtype is None:
+        return Rejection("embedding_ambiguous", len(row), str(len(embedding)))
     else:
         return Rejection("embedding_dimension", len(row), str(len(embedding)))
     return None
+
+
+def _bad_numbers(embedding: bytes | list[float], length: float) -> Rejection | None:
+    """What is wrong with the numbers of an embedding of this length; None for an unusual length alone."""
+    if isinstance(embedding, bytes) and len(embedding) % 4 == 0:
+        with np.errstate(over="ignore", invalid="ignore"):
+            swapped = float(np.linalg.norm(np.frombuffer(embedding, ">f4").astype(np.float64)))
+        if not SHORTEST <= length <= LONGEST and SHORTEST <= swapped <= LONGEST:
+            return Rejection("embedding_byte_order")
+    if length == 0:
+        return Rejection("embedding_zero")
+    return None if np.isfinite(length) else Rejection("embedding_nan")
 
 
 # Dispatches
@@ -235,7 +266,8 @@ def dispatched_query(payload: msgspec.Raw, form: Format) -> msgspec.Raw:
     An embedding is for the router. An LLM has no use for it, and it is often larger than all the rest.
     """
     query = _plain.decode(payload)
-    has_embedding = isinstance(query, dict) and query.pop("embedding", None) is not None
+    found = [query.pop(name, None) for name in OF_EMBEDDINGS] if isinstance(query, dict) else []
+    has_embedding = any(value is not None for value in found)
     if form == "json":
         return msgspec.Raw(_as_json(query))
     return msgspec.Raw(_encode.encode(query)) if has_embedding else payload
@@ -276,30 +308,21 @@ def decode_dispatch(value: bytes) -> Dispatch:
 # Completions
 
 
-def decode_completion(
-    value: bytes | None, max_bytes: int, max_nesting: int, max_cost_micros: int
-) -> Completion | Rejection:
-    """A record's value as a Completion with a possible cost, or why it is not one."""
+def completion_fields(value: bytes | None, max_bytes: int, max_nesting: int) -> dict[str, Any] | Rejection:
+    """The fields of a completion's value, or why it has none."""
     try:
-        completion = _completions.read(value, max_bytes)
-        _check_inside("usage", completion.usage, max_nesting)
-        cost_micros = completion.cost_micros
-        if cost_micros is not None and not 0 <= cost_micros <= max_cost_micros:
-            raise _Reject("cost", cost_micros, max_cost_micros)
+        fields = _decoded(_body(value, max_bytes), _fields)
+        _check_inside("completion", fields, max_nesting)
     except _Reject as problem:
         return problem.rejection
-    return completion
+    return fields
+
+
+def _fields(body: Body) -> dict[str, Any]:
+    return _fields_json.decode(body.data) if body.is_json else _fields_packed.decode(body.data)
 
 
 # Both
-
-
-def _unframed(value: bytes) -> bytes:
-    body = value[FRAME_BYTES:] if value[0] == 0 and len(value) > FRAME_BYTES else value
-    first = body[0]
-    if first != JSON_OBJECT and first not in SMALL_MAPS and first not in (MAP_16, MAP_32):
-        raise _Reject("format", f"0x{first:02x}")
-    return body
 
 
 def _check_inside(name: str, inside: Any, max_nesting: int) -> None:

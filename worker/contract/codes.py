@@ -8,7 +8,7 @@ from msgspec import Struct
 
 DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed"]
 RemedyCode = Literal["raise_budget", "lower_prices", "later_deadline", "close_dispatch", "send_again"]
-IgnoreCode = Literal["unmatched", "other_llm"]
+IgnoreCode = Literal["unmatched"]
 RejectCode = Literal[
     "empty",
     "too_large",
@@ -26,11 +26,19 @@ RejectCode = Literal[
     "embedding_dimension",
     "embedding_zero",
     "embedding_nan",
+    "embedding_ambiguous",
+    "embedding_byte_order",
+    "embedding_of_another_model",
+    "utf16",
+    "compressed",
+    "array",
+    "quoted_json",
+    "confluent_frame",
+    "half_surrogate",
+    "connect_envelope",
+    "deadline_in_seconds",
     "partition",
-    "cost",
-    "usage",
-    "usage_cost",
-    "cached_tokens",
+    "dispatch_id",
 ]
 FitCode = Literal[
     "no_prices",

@@ -7,6 +7,7 @@ name. `described` adds the unit, which the end of the name tells.
 from __future__ import annotations
 
 MONEY = "Micro-dollars: 1,000,000 are 1 US dollar."
+PER_MTOK = "US dollars for a million tokens, as decimal text."
 MOMENT = "Milliseconds since 1970-01-01 00:00 UTC."
 DURATIONS = ("reservation_ms", "retry_after_ms", "latency_ms")
 BYTES = "Bytes in MessagePack, base64 in JSON."
@@ -21,12 +22,17 @@ FIELDS = {
     "basis": "Where the cost came from.",
     "best_llm": "The best LLM at the prices of that moment; null if there was none.",
     "best_score": "The score of `best_llm`: its quality minus the price of its cost.",
-    "body": "An OpenAI chat-completions request. It is passed on unchanged. Its last user message is the text.",
+    "batch": "Whether the call was made in the provider's batch or flex tier.",
+    "batch_factor": "The share of the prices that a call in the provider's batch or flex tier costs.",
+    "body": "A request in the shape of a provider's API. It is passed on unchanged. The last text that a user wrote in "
+    "it is embedded.",
+    "booked_micros": "The money that the account has spent for the dispatch so far.",
     "budget_micros": "The budget of this partition.",
     "Configuration.budget_micros": "The budget of each LLM in this partition, by the LLM's name.",
     "cause": "The event that the record follows from. All records of one event have the same cause.",
     "checkpoint_every": "The number of transactions between two checkpoints.",
     "clock_ms": "The lane's clock.",
+    "closed": "The closed dispatches that the lane keeps, for answers that come later.",
     "code": "Why, as a code.",
     "Fit.code": "How the solver ended, or why it found nothing.",
     "Remedy.code": "What would help, as a code.",
@@ -36,8 +42,10 @@ FIELDS = {
     "cost_micros": "The estimated cost of an answer, one number for each LLM.",
     "Answer.cost_micros": "What the answer cost; null if that is not known.",
     "Completion.cost_micros": "What the answer cost. Without it, the cost is computed from `usage`.",
+    "cost_usd": "What the answer cost, in US dollars, where `cost_micros` is not given.",
+    "Ignored.cost_micros": "The cost that the completion states; null where it states none.",
     "Dispatch.cost_micros": "The estimated cost of the answer.",
-    "WindowBlock.cost_micros": f"The estimated costs, little-endian int64 [rows, LLMs]. {BYTES}",
+    "WindowBlock.cost_micros": f"The estimated costs, little-endian float64 [rows, LLMs]. {BYTES}",
     "deadline_ms": "When the dispatch expires.",
     "Query.deadline_ms": "When an answer becomes worth nothing. It is not seconds, and not a duration.",
     "decisions": "The number of decision records that were ever written in this partition.",
@@ -46,8 +54,11 @@ FIELDS = {
     "dispatch_id": "The id of the dispatch, `<partition>-<offset>-<attempt>`.",
     "Completion.dispatch_id": "The `id` of the dispatch that is answered.",
     "dispatches": "The number of dispatches that were ever made in this partition.",
-    "embedding": "The query's embedding: little-endian float16 or float32 bytes of the index's dimension (base64 in "
-    "JSON), or a list of numbers. It is left out of dispatches.",
+    "embedding": "The query's embedding: little-endian float32 bytes of the index's dimension (base64 in JSON), or a "
+    "list of numbers; float16 bytes where `embedding_dtype` says so. It is left out of dispatches.",
+    "embedder": "The name of the model that made the embedding. The embedding of another model than the index's is "
+    "refused.",
+    "embedding_dtype": "How the bytes of the embedding are read. Without it, `index.embedding_dtype` says it.",
     "error": "What went wrong, in words.",
     "error_class": "Why there is no answer. The router acts by it.",
     "fit": "How the prices were found.",
@@ -59,8 +70,9 @@ FIELDS = {
     "id": "The id of the query. Without it, the query is called `<partition>-<offset>`. Use it as the record's key.",
     "Dispatch.id": "The id of the dispatch, `<partition>-<offset>-<attempt>`. A completion names it.",
     "index": "The hash of the index.",
-    "input_tokens": "The number of tokens of the whole prompt. Without it, the number is estimated from the text.",
+    "input_tokens": "The number of tokens of the whole prompt. Without it, they are counted in all that is sent.",
     "iterations": "The number of steps of the solver.",
+    "late_micros": "The part of `spent_micros` that late answers cost: answers after the expiry.",
     "kind": "The kind of the decision.",
     "Cause.kind": "What the event was: an input record, or an event of the lane itself.",
     "lacking_micros": "How much the budget of each LLM in `skipped` lacked.",
@@ -68,15 +80,16 @@ FIELDS = {
     "limit": "The number that the record does not keep, in the unit of its setting.",
     "latency_ms": "How long the LLM took, waits for its provider's limits included. Milliseconds.",
     "llm": "The name of the LLM, as the settings have it.",
-    "Ignored.cost_micros": "What the answer cost, as the completion tells; null if it does not. No account has it.",
     "Ignored.llm": "The name of the LLM in the completion.",
     "Routed.llm": "The name of the chosen LLM; null if the query was deferred.",
     "llms": "The names of the LLMs. Lists of other records run over them in this order.",
     "lost": "Whether the call ended with its worker, so that nobody knows what came of it.",
     "margins": "For each LLM: the factor from an estimated cost to the reserved money.",
+    "max_cost_micros": "The most that one answer can cost. A larger cost cannot be.",
     "max_attempts": "The largest number of dispatches of one query.",
     "max_output_tokens": "The largest number of tokens of the answer.",
     "model": "The model that answered, as the provider names it.",
+    "ClosedDispatch.number": "The place of its closing in the order of all decisions. The oldest is forgotten first.",
     "number": "The offset of the input record; else how many decision records the partition had before.",
     "objective": "The value of the dual objective.",
     "observe_share": "The share of the horizon that is routed at random first (policy `port`).",
@@ -87,6 +100,7 @@ FIELDS = {
     "outcome": "How the reservation closed.",
     "overrun_micros": "What was spent or reserved beyond the budget.",
     "Closed.overrun_micros": "What was charged beyond the reservation.",
+    "paid_twice_micros": "The part of `spent_micros` that answers after another answer cost.",
     "parameters": "Parameters for the inference worker. They are passed on unchanged.",
     "part": "The number of this part of the checkpoint; the first is 0.",
     "partition": "The partition.",
@@ -94,10 +108,12 @@ FIELDS = {
     "policy": "The policy that chooses LLMs.",
     "prev": f"The hash of the decision record before this one. {BYTES}",
     "price": "The price of the LLM's budget: quality for one micro-dollar.",
+    "price_lists": "The price lists in force, by the LLM's name: US dollars for a million tokens.",
     "prices": "The price of each LLM's budget: quality for one micro-dollar.",
     "quality": "The estimated quality of an answer, one number in 0..1 for each LLM.",
     "Completion.quality": "How good the answer was, in 0..1, if the inference worker judges it.",
     "Dispatch.quality": "The estimated quality of the answer, in 0..1.",
+    "ChargedAgain.quality": "How good the answer was, in 0..1, as the completion says.",
     "Closed.quality": "How good the answer was, in 0..1, as the completion says.",
     "WindowBlock.quality": f"The estimated qualities, little-endian float32 [rows, LLMs]. {BYTES}",
     "queries": "The last applied offset of `queries`; -1 before the first.",
@@ -106,8 +122,10 @@ FIELDS = {
     "query_deadline_ms": "The deadline that the query brought.",
     "query_id": "The id of the query; `<partition>-<offset>` if it brought none.",
     "Deferred.reason": "Why the query was not served.",
+    "ChargedAgain.reason": "Whether the answer came after the expiry (late) or after another answer (paid_twice).",
     "Routed.reason": "Why this LLM was chosen, or why the query was deferred.",
     "remarks": "Codes of what was odd about the call or the answer.",
+    "replaced_micros": "The money that was booked at the expiry, which the late answer replaces.",
     "remedy": "What would let the query be served.",
     "reservation_ms": "How long money is held for an unanswered dispatch. Milliseconds.",
     "reservations": "The open reservations.",
@@ -129,17 +147,42 @@ FIELDS = {
     "Deferred.text": "Reason and remedy in words, for people. The wording may change at any time.",
     "tried": "The LLMs of the earlier attempts.",
     "unavailable": "The name of the LLM that the worker calls no more.",
+    "Closed.usage": "The token counts of the answer, without overlap.",
+    "ChargedAgain.usage": "The token counts of the answer, without overlap.",
     "usage": "The token counts as the provider returned them.",
     "window": "The estimates of recent queries: every block in order. Only the first part has them.",
     "worker": "The name of the inference worker.",
     "window_from": "The window holds the estimates since `seen` was this number.",
     "window_queries": "Prices are solved on this many of the newest queries.",
+    "above_input_tokens": "The prices hold for calls with more input tokens than this, cached ones included.",
+    "input_usd_per_mtok": "The price of input tokens.",
+    "output_usd_per_mtok": "The price of output tokens.",
+    "cached_input_usd_per_mtok": "The price of input tokens that are read from a cache.",
+    "cache_write_usd_per_mtok": "The price of input tokens that are written to a cache.",
+    "cache_write_1h_usd_per_mtok": "The price of input tokens that are written to a cache for an hour.",
+    "input_audio_usd_per_mtok": "The price of input tokens of sound.",
+    "output_audio_usd_per_mtok": "The price of output tokens of sound.",
+    "tool_usd_per_1000": "The price of a thousand calls of the provider's own tools, in US dollars.",
+    "request_usd_per_1000": "The price of a thousand requests, in US dollars.",
+    "tiers": "Other prices for calls with many input tokens.",
+    "Usage.input_tokens": "Tokens of text that went in and are in no other count.",
+    "output_tokens": "Tokens of text that came out, reasoning included.",
+    "cache_read_tokens": "Input tokens that were read from a cache.",
+    "cache_write_tokens": "Input tokens that were written to a cache.",
+    "cache_write_1h_tokens": "Input tokens that were written to a cache for an hour.",
+    "input_audio_tokens": "Input tokens of sound.",
+    "output_audio_tokens": "Output tokens of sound.",
+    "tool_calls": "Calls of the provider's own tools, such as searches.",
+    "service_tier": "A tier of the provider with prices of its own.",
+    "stated_micros": "The cost that the provider states itself.",
 }
 
 
 def described(message: str, field: str) -> str:
     """The description of a field with its unit. Raises KeyError for a field that is not described."""
     text = FIELDS.get(f"{message}.{field}") or FIELDS[field]
+    if field.endswith("_usd_per_mtok"):
+        return f"{text} {PER_MTOK}"
     if field.endswith("_micros") and BYTES not in text:
         return f"{text} {MONEY}"
     if field.endswith("_ms") and field not in DURATIONS:

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from msgspec import Raw, Struct, json, msgpack
 
 from worker.contract import codec, dead_letters, sentences
 from worker.contract.answers import Answer, Begun, Unavailable
 from worker.contract.codes import Rejection, Remedy
 from worker.contract.dead_letters import DeadLetter
+from worker.contract.decisions import (
+    Cause,
+    ChargedAgain,
+    Checkpoint,
+    Closed,
+    Configured,
+    Ignored,
+    Priced,
+    Rejected,
+    Routed,
+)
 from worker.contract.messages import (
     FORMAT,
     Account,
     AccountRow,
-    Cause,
-    Checkpoint,
-    Closed,
+    ClosedDispatch,
     Completion,
     Configuration,
-    Configured,
     Deferred,
     Dispatch,
     Fit,
-    Ignored,
     Offsets,
     Origin,
-    Priced,
     Query,
-    Rejected,
     Reservation,
-    Routed,
     WindowBlock,
 )
 from worker.contract.record import StoredRecord
+from worker.contract.token_costs import PriceList
+from worker.contract.usage import Usage
 
 AT_MS = 1_760_000_000_000
 LLMS = ("gpt-4o", "claude-3-haiku")
@@ -96,6 +104,7 @@ def ledger_rows() -> dict[str, Struct]:
         "account-row": _account_row(),
         "configuration": _configuration(),
         "reservation": _reservation(),
+        "closed-dispatch": _closed_dispatch(),
         "window-block": WindowBlock(bytes(8), bytes(16)),
     }
 
@@ -108,9 +117,8 @@ def decisions() -> dict[str, Struct]:
         "decision-routed": _routed(),
         "decision-rejected": Rejected(PREV, Cause("queries", 1_235), AT_MS, "unknown_field", detail="txt"),
         "decision-closed": _closed(),
-        "decision-ignored": Ignored(
-            PREV, Cause("completions", 981), AT_MS, "unmatched", "1-900-1", "gpt-4o", 3_910, "usage"
-        ),
+        "decision-charged_again": _charged_again(),
+        "decision-ignored": Ignored(PREV, Cause("completions", 981), AT_MS, "unmatched", "1-900-1", "gpt-4o", 4_100),
         "decision-checkpoint": _checkpoint(),
     }
 
@@ -119,7 +127,7 @@ def _query() -> Query:
     return Query(
         id="order-2041",
         text="Which of these two contracts renews by itself?",
-        embedding=bytes.fromhex("0038 00b8 0038 00b8 0000 0000 0000 0000"),
+        embedding=bytes.fromhex("0000003f 000000bf 0000003f 000000bf"),
         input_tokens=412,
         max_output_tokens=300,
         deadline_ms=AT_MS + 60_000,
@@ -191,6 +199,25 @@ def _reservation() -> Reservation:
     return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000)
 
 
+def _closed_dispatch() -> ClosedDispatch:
+    return ClosedDispatch("1-1200-1", "order-2007", "gpt-4o", 5_100, 4_980, "settled", 2_190)
+
+
+def _charged_again() -> ChargedAgain:
+    return ChargedAgain(
+        prev=PREV,
+        cause=Cause("completions", 982),
+        at_ms=AT_MS,
+        dispatch_id="1-1180-1",
+        query_id="order-1987",
+        llm="gpt-4o",
+        reason="late",
+        spent_micros=3_910,
+        basis="usage",
+        usage=Usage(412, 288),
+    )
+
+
 def _configuration() -> Configuration:
     return Configuration(
         llms=LLMS,
@@ -207,6 +234,8 @@ def _configuration() -> Configuration:
         checkpoint_every=1_000,
         seed=0,
         index="9f2c51d0a7b3",
+        max_cost_micros=1_000_000_000,
+        price_lists={"gpt-4o": PriceList(Decimal("2.5"), Decimal(10), cached_input_usd_per_mtok=Decimal("1.25"))},
     )
 
 
@@ -221,6 +250,7 @@ def _checkpoint() -> Checkpoint:
         config=_configuration(),
         window=[WindowBlock(bytes(8), bytes(16))],
         reservations=[_reservation()],
+        closed=[_closed_dispatch()],
     )
 
 
@@ -256,4 +286,5 @@ def _closed() -> Closed:
         spent_micros=3_910,
         basis="usage",
         quality=0.9,
+        usage=Usage(412, 288),
     )

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from worker.contract import codec
 from worker.contract.codes import Rejection
-from worker.contract.messages import Completion, Query
+from worker.contract.completions import UsableCompletion, read_answer
+from worker.contract.dispatch_id import DispatchId
+from worker.contract.messages import Query
 from worker.contract.record import Record
 
 NO_EMBEDDING = Rejection("no_embedding")
@@ -15,13 +17,12 @@ EMPTY_TEXT = Rejection("empty_text")
 
 
 class Limits(NamedTuple):
-    """The largest accepted value and the largest accepted key with headers, in bytes; the deepest nesting, in levels;
-    the highest cost of one completion, in micro-dollars. The defaults limit nothing."""
+    """The largest accepted value and the largest accepted key with headers, in bytes; the deepest nesting, in levels.
+    The defaults limit nothing."""
 
     max_bytes: int = 2**31
     max_header_bytes: int = 2**31
     max_nesting: int = 10_000
-    max_cost_micros: int = 2**53
 
 
 def read_query(record: Record, limits: Limits) -> Query | Rejection:
@@ -32,16 +33,13 @@ def read_query(record: Record, limits: Limits) -> Query | Rejection:
     return codec.check_headers(record, limits.max_header_bytes) or query
 
 
-def read_completion(record: Record, limits: Limits) -> Completion | Rejection:
-    """The completion of a record, or why it cannot be used under these limits."""
-    completion = codec.decode_completion(record.value, limits.max_bytes, limits.max_nesting, limits.max_cost_micros)
-    if isinstance(completion, Completion) and completion.origin_partition != record.partition:
-        return Rejection("partition", detail=str(completion.origin_partition))
-    return completion
-
-
-def usage_cost(cost_micros: int, limits: Limits) -> int | Rejection:
-    """The cost of a completion's token usage, in micro-dollars, or why the completion cannot be used."""
-    if cost_micros > limits.max_cost_micros:
-        return Rejection("usage_cost", limits.max_cost_micros, str(cost_micros))
-    return cost_micros
+def read_completion(record: Record, limits: Limits) -> UsableCompletion | Rejection:
+    """The answer in a record of `completions`, or why nobody can use it under these limits."""
+    fields = codec.completion_fields(record.value, limits.max_bytes, limits.max_nesting)
+    if isinstance(fields, Rejection):
+        return fields
+    answer = read_answer(fields, record.partition)
+    dispatch = None if answer is None else DispatchId.parse(answer.dispatch_id)
+    if answer is None or dispatch is None:
+        return Rejection("dispatch_id")
+    return answer if dispatch.partition == record.partition else Rejection("partition", detail=str(dispatch.partition))

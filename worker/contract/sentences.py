@@ -18,14 +18,24 @@ REASONS = {
     "no_embedding": "the index was built on supplied embeddings: send an embedding",
     "embedding_zero": "every number of the embedding is zero",
     "embedding_nan": "the embedding has a number that is not finite in float32",
-    "partition": "origin_partition is {detail}, but the completion is in another partition",
-    "cost": "cost_micros is {detail}, which is not between 0 and {limit} (limits.max_cost_usd)",
-    "usage": "{detail} is not a count of tokens between 0 and {limit}",
-    "usage_cost": "the usage costs {detail} micro-dollars; the limit is {limit} (limits.max_cost_usd)",
-    "cached_tokens": "the usage counts {detail} cached tokens, but only {limit} input tokens",
+    "embedding_ambiguous": "the embedding has {detail} bytes: {limit} numbers of float16 or half as many of float32; "
+    "say which in embedding_dtype, or in the setting index.embedding_dtype",
+    "embedding_byte_order": "the embedding has a length that no model makes: its bytes are big-endian; send "
+    "little-endian",
+    "embedding_of_another_model": "the embedding was made by {detail}, but the index was built with another embedder",
+    "utf16": "the value is UTF-16: send UTF-8",
+    "compressed": "the value is compressed (gzip, zstd or another): set compression in the Kafka producer instead",
+    "array": "the value is an array: send one object per record",
+    "quoted_json": "the value is a JSON string that holds JSON: send the object itself",
+    "confluent_frame": "the value is a Confluent frame without JSON or MessagePack (Avro or Protobuf?): send JSON "
+    "or MessagePack",
+    "half_surrogate": "the JSON has half a surrogate pair, which is not a character: a text was cut in the middle",
+    "connect_envelope": "the value is a Kafka Connect envelope: set value.converter.schemas.enable=false",
+    "deadline_in_seconds": "deadline_ms is {detail}, a time in 1970: it is in milliseconds, not seconds",
+    "partition": "the dispatch is of partition {detail}: send its completion to that partition",
+    "dispatch_id": "dispatch_id is missing, or it is not <partition>-<offset>-<attempt>",
     "number": "{detail} has an integer of more than 64 bits, which MessagePack cannot hold",
-    "unmatched": "no reservation is open under this dispatch_id: it was closed before, or never made",
-    "other_llm": "the completion names {detail}, but its dispatch went to another LLM",
+    "unmatched": "the lane knows no dispatch of this id: it was never made, or it closed long ago",
 }
 DIMENSION = (
     "the embedding has a length of {length}, but the index has {dimension} numbers: send a list of {dimension} "

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from msgspec import structs
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -38,7 +40,8 @@ from worker.contract import addresses, environment
 from worker.contract.codec import Format
 from worker.contract.errors import FixSetting
 from worker.contract.messages import MAX_WINDOW_QUERIES
-from worker.contract.token_costs import PriceList
+from worker.contract.price_lists import UnknownPriceList, named_price_list
+from worker.contract.token_costs import PriceList, Tier
 from worker.contract.topic_names import TopicNames
 
 MICROS_PER_USD = 1_000_000
@@ -112,9 +115,11 @@ class KafkaSettings(Section):
 
 
 class IndexSettings(Section):
-    """[index]: the history that queries are compared with."""
+    """[index]: the history that queries are compared with. `embedding_dtype` is how the bytes of embeddings are read
+    where a query does not say it itself."""
 
     directory: Path = Path("index")
+    embedding_dtype: Literal["float16", "float32"] | None = None
     search_threads: int = Field(default=1, ge=1, le=64)
 
 
@@ -132,7 +137,7 @@ class RoutingSettings(Section):
     window_queries: int = Field(default=1_000, ge=1, le=MAX_WINDOW_QUERIES)
     observe_share: float = Field(default=0.025, gt=0, le=1)
     max_attempts: int = Field(default=2, ge=1, le=100)
-    reservation_seconds: int = Field(default=600, ge=1, le=30 * 86_400)
+    reservation_seconds: int = Field(default=1_800, ge=1, le=30 * 86_400)
     checkpoint_every: Positive = 1_000
     seed: int = Field(default=0, ge=0, lt=2**63)
 
@@ -147,7 +152,7 @@ class LimitSettings(Section):
     max_completion_bytes: int = Field(default=100_000, ge=1_000, le=50_000_000)
     max_dead_letter_bytes: int = Field(default=1_000_000, ge=1_000, le=50_000_000)
     max_nesting: int = Field(default=64, ge=1, le=500)
-    max_cost_usd: Dollars = Decimal(100)
+    max_cost_usd: Dollars = Decimal(1_000)
 
     @model_validator(mode="after")
     def _dead_letters_are_whole(self) -> LimitSettings:
@@ -205,15 +210,29 @@ class LogSettings(Section):
 Dialect = Literal["chat", "responses", "messages", "completions"]
 
 
+class TierSettings(Section):
+    """[[llms."<name>".tiers]]: prices of a call whose input has more than `above_input_tokens` tokens."""
+
+    above_input_tokens: int = Field(ge=1, le=10**9)
+    input_usd_per_mtok: Dollars | None = None
+    output_usd_per_mtok: Dollars | None = None
+    cached_input_usd_per_mtok: Dollars | None = None
+    cache_write_usd_per_mtok: Dollars | None = None
+    cache_write_1h_usd_per_mtok: Dollars | None = None
+
+
 class LlmSettings(Section):
-    """[llms."<name>"]: one LLM's budget, the price list for completions that carry token usage, and how
-    `tollgate infer` calls the LLM. Without `base_url` it does not call it.
+    """[llms."<name>"]: one LLM's budget, its prices, and how `tollgate infer` calls it. Without `base_url` it does not
+    call it.
 
     `model` is the provider's name of the LLM; without it, the name in the settings. `dialects` are the request formats
     that the LLM takes, a plain text goes out in the first. `system` is the system message of plain texts.
     `timeout_seconds` is for a whole call. `answers_as` are names under which the provider answers for this model.
     `honours_idempotency_key`: the provider does not work twice for one Idempotency-Key, so a call that broke is
     repeated. `server_error_cost` is what a failure with status 500 or 502 is taken to have cost.
+
+    `price_list` names a list of the package genai-prices, for example openai/gpt-4o. Prices that are set here replace
+    those of the named list, or are the whole list where none is named.
     """
 
     budget_usd: Dollars
@@ -229,24 +248,39 @@ class LlmSettings(Section):
     answers_as: tuple[str, ...] = ()
     honours_idempotency_key: bool = False
     server_error_cost: Literal["unknown", "zero"] = "unknown"
+    price_list: str | None = Field(default=None, max_length=200)
     input_usd_per_mtok: Dollars | None = None
     output_usd_per_mtok: Dollars | None = None
     cached_input_usd_per_mtok: Dollars | None = None
+    cache_write_usd_per_mtok: Dollars | None = None
+    cache_write_1h_usd_per_mtok: Dollars | None = None
+    input_audio_usd_per_mtok: Dollars | None = None
+    output_audio_usd_per_mtok: Dollars | None = None
+    tool_usd_per_1000: Dollars | None = None
+    request_usd_per_1000: Dollars | None = None
+    batch_factor: Decimal | None = Field(default=None, ge=0, le=1)
+    tiers: tuple[TierSettings, ...] = ()
     margin: float | None = Field(default=None, ge=1, le=100)
 
     @model_validator(mode="after")
-    def _price_list_is_whole(self) -> LlmSettings:
-        prices = (self.input_usd_per_mtok, self.output_usd_per_mtok)
-        if None in prices and {*prices, self.cached_input_usd_per_mtok} != {None}:
-            raise ValueError("a price list needs both input_usd_per_mtok and output_usd_per_mtok")
+    def _prices_are_whole(self) -> LlmSettings:
+        if self.price_list is None and None in (self.input_usd_per_mtok, self.output_usd_per_mtok) and self._own:
+            raise ValueError("a price list needs both input_usd_per_mtok and output_usd_per_mtok, or a price_list")
         return self
 
     @property
-    def price_list(self) -> PriceList | None:
-        """Prices of tokens, where they are configured."""
-        if self.input_usd_per_mtok is None or self.output_usd_per_mtok is None:
-            return None
-        return PriceList(self.input_usd_per_mtok, self.output_usd_per_mtok, self.cached_input_usd_per_mtok)
+    def _own(self) -> dict[str, Any]:
+        names = [name for name in PriceList.__struct_fields__ if name != "tiers"]
+        own: dict[str, Any] = {name: price for name in names if (price := getattr(self, name)) is not None}
+        if self.tiers:
+            own["tiers"] = tuple(Tier(**tier.model_dump()) for tier in self.tiers)
+        return own
+
+    def prices(self, at: datetime) -> PriceList | None:
+        """The price list in force at a time; None where no price is configured. Raises UnknownPriceList."""
+        if self.price_list is not None:
+            return structs.replace(named_price_list(self.price_list, at), **self._own)
+        return PriceList(**self._own) if self._own else None
 
 
 class Settings(BaseSettings):
@@ -295,6 +329,18 @@ class Settings(BaseSettings):
                 "request above 100 MB"
             )
         return self
+
+    def price_lists(self, at: datetime) -> dict[str, PriceList]:
+        """The price lists in force at a time, by LLM, of the LLMs that have prices. Raises FixSetting."""
+        lists: dict[str, PriceList] = {}
+        for llm, settings in self.llms.items():
+            try:
+                prices = settings.prices(at)
+            except UnknownPriceList as error:
+                raise FixSetting(f"llms.{llm}.price_list: {error}") from None
+            if prices is not None:
+                lists[llm] = prices
+        return lists
 
     @property
     def topics(self) -> TopicNames:

@@ -1,114 +1,126 @@
-"""Prices the token usage that a provider returned. Pure; integer micro-dollars, rounded half up.
+"""Prices the token usage of a call. Pure; integer micro-dollars, rounded half up.
 
-One US dollar per million tokens is one micro-dollar per token. Field names as the providers document them:
-- OpenAI chat completions: prompt_tokens, completion_tokens, prompt_tokens_details.cached_tokens (part of the prompt);
-- OpenAI responses: input_tokens, output_tokens, input_tokens_details.cached_tokens (part of the input);
-- Anthropic messages: input_tokens, output_tokens, and beside the input cache_read_input_tokens and
-  cache_creation_input_tokens;
-- Gemini: promptTokenCount, toolUsePromptTokenCount (beside the prompt), cachedContentTokenCount (part of the prompt),
-  candidatesTokenCount, thoughtsTokenCount (beside the candidates); also in snake_case.
+One US dollar per million tokens is one micro-dollar per token. `usage` reads what the provider returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
+from typing import Literal
 
-from worker.contract.codes import Rejection
-from worker.contract.messages import MAX_TOKENS
+from msgspec import Struct
+from msgspec.structs import replace
+
+from worker.contract.usage import UnusableUsage, Usage, read_usage
+
+UnpricedDetail = Literal["input_audio", "output_audio", "tool_calls", "service_tier"]
+
+# Anthropic's rule, which others follow: writing a cache costs a quarter more than input, for an hour twice as much.
+CACHE_WRITE_FACTOR = Decimal("1.25")
+CACHE_WRITE_1H_FACTOR = Decimal(2)
+# A price of 1 US dollar per thousand is 1,000 micro-dollars each.
+MICROS_OF_A_THOUSANDTH = 1_000
 
 
-@dataclass(frozen=True)
-class PriceList:
-    """US dollars per million tokens. Without a price of its own, cached input costs what input costs."""
+class Tier(Struct, frozen=True):
+    """Prices of a call whose input has more than `above_input_tokens` tokens, cached ones included. None keeps the
+    price of the list."""
+
+    above_input_tokens: int
+    input_usd_per_mtok: Decimal | None = None
+    output_usd_per_mtok: Decimal | None = None
+    cached_input_usd_per_mtok: Decimal | None = None
+    cache_write_usd_per_mtok: Decimal | None = None
+    cache_write_1h_usd_per_mtok: Decimal | None = None
+
+
+class PriceList(Struct, frozen=True):
+    """US dollars per million tokens; `tool_usd_per_1000` for a thousand calls of a provider's own tools, and
+    `request_usd_per_1000` for a thousand requests.
+
+    Without a price of its own, cached input costs what input costs, writing a cache 1.25 times and for an hour 2 times
+    the input. Audio, tool calls and service tiers have no price unless the list has one. `batch_factor` is the share
+    of the price that a batch costs; without it a batch costs the full price.
+    """
 
     input_usd_per_mtok: Decimal
     output_usd_per_mtok: Decimal
     cached_input_usd_per_mtok: Decimal | None = None
+    cache_write_usd_per_mtok: Decimal | None = None
+    cache_write_1h_usd_per_mtok: Decimal | None = None
+    input_audio_usd_per_mtok: Decimal | None = None
+    output_audio_usd_per_mtok: Decimal | None = None
+    tool_usd_per_1000: Decimal | None = None
+    request_usd_per_1000: Decimal | None = None
+    batch_factor: Decimal | None = None
+    tiers: tuple[Tier, ...] = ()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no token and no tool call costs anything."""
+        prices = [self.input_usd_per_mtok, self.output_usd_per_mtok]
+        prices += [self.input_audio_usd_per_mtok or Decimal(0), self.output_audio_usd_per_mtok or Decimal(0)]
+        prices += [
+            price or Decimal(0) for tier in self.tiers for price in (tier.input_usd_per_mtok, tier.output_usd_per_mtok)
+        ]
+        return not any(prices) and not self.tool_usd_per_1000 and not self.request_usd_per_1000
+
+    def at(self, input_tokens: int) -> PriceList:
+        """The prices of a call with so many input tokens: those of the highest tier that it reaches."""
+        reached = [tier for tier in self.tiers if input_tokens > tier.above_input_tokens]
+        if not reached:
+            return self
+        tier = max(reached, key=lambda tier: tier.above_input_tokens)
+        fields = [name for name in Tier.__struct_fields__ if name != "above_input_tokens"]
+        own = {name: price for name in fields if (price := getattr(tier, name)) is not None}
+        return replace(self, tiers=(), **own)
 
 
-@dataclass(frozen=True)
-class Unknown:
-    """Usage that cannot be priced: it names no input tokens or no output tokens. It is never taken to be zero."""
+class Cost(Struct, frozen=True):
+    """What a call cost. `unpriced` are its details that the price list has no price for: `micros` is then a lower
+    bound, unless the provider stated the cost itself."""
+
+    micros: int
+    unpriced: tuple[UnpricedDetail, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Form:
-    """The names of one provider's counts. The price list has no price for writing a cache, which is billed as input.
-
-    Input without the count `input` is unknown; `more_input` counts are added to it. Output is unknown where none of
-    `output` is given. `cached` is a part of the input, or comes beside it.
-    """
-
-    input: str
-    output: tuple[str, ...]
-    cached: str
-    cached_is_part: bool = True
-    more_input: tuple[str, ...] = ()
+def cost_of(given: object, prices: PriceList) -> Cost | UnusableUsage:
+    """What the usage that a provider returned cost, by the provider's own statement or by the price list."""
+    usage = read_usage(given)
+    if isinstance(usage, UnusableUsage):
+        return Cost(0) if usage.code == "zero" and prices.is_free else usage
+    return price(usage, prices) if usage.stated_micros is None else Cost(usage.stated_micros)
 
 
-CHAT = _Form("prompt_tokens", ("completion_tokens",), "prompt_tokens_details.cached_tokens")
-RESPONSES = _Form("input_tokens", ("output_tokens",), "input_tokens_details.cached_tokens")
-ANTHROPIC = _Form(
-    "input_tokens", ("output_tokens",), "cache_read_input_tokens", False, ("cache_creation_input_tokens",)
-)
-GEMINI = _Form(
-    "promptTokenCount",
-    ("candidatesTokenCount", "thoughtsTokenCount"),
-    "cachedContentTokenCount",
-    more_input=("toolUsePromptTokenCount",),
-)
-
-
-def cost_micros(usage: Mapping[str, Any], prices: PriceList) -> int | Unknown | Rejection:
-    """The cost of this usage in micro-dollars, or why the completion cannot be used: it has impossible counts."""
-    form, usage = _form(usage)
-    counts = {name: _lookup(usage, name) for name in (form.input, *form.more_input, *form.output, form.cached)}
-    for name, count in counts.items():
-        if not _is_count(count):
-            return Rejection("usage", MAX_TOKENS, f"usage.{name}")
-    if counts[form.input] is None or all(counts[name] is None for name in form.output):
-        return Unknown()
-    given = sum(counts[name] or 0 for name in (form.input, *form.more_input))
-    cached = counts[form.cached] or 0
-    if form.cached_is_part:
-        if cached > given:
-            return Rejection("cached_tokens", given, str(cached))
-        given -= cached
-    cached_price = prices.cached_input_usd_per_mtok
+def price(usage: Usage, prices: PriceList) -> Cost:
+    """What this usage cost by a price list."""
+    now = prices.at(usage.all_input_tokens)
+    fresh, out = now.input_usd_per_mtok, now.output_usd_per_mtok
     cost = (
-        given * prices.input_usd_per_mtok
-        + cached * (prices.input_usd_per_mtok if cached_price is None else cached_price)
-        + sum(counts[name] or 0 for name in form.output) * prices.output_usd_per_mtok
+        usage.input_tokens * fresh
+        + usage.cache_read_tokens * _or(now.cached_input_usd_per_mtok, fresh)
+        + usage.cache_write_tokens * _or(now.cache_write_usd_per_mtok, fresh * CACHE_WRITE_FACTOR)
+        + usage.cache_write_1h_tokens * _or(now.cache_write_1h_usd_per_mtok, fresh * CACHE_WRITE_1H_FACTOR)
+        + usage.input_audio_tokens * _or(now.input_audio_usd_per_mtok, fresh)
+        + usage.output_tokens * out
+        + usage.output_audio_tokens * _or(now.output_audio_usd_per_mtok, out)
     )
-    return int(cost.to_integral_value(ROUND_HALF_UP))
+    if usage.batch:
+        cost *= _or(now.batch_factor, Decimal(1))
+    cost += usage.tool_calls * _or(now.tool_usd_per_1000, Decimal(0)) * MICROS_OF_A_THOUSANDTH
+    cost += _or(now.request_usd_per_1000, Decimal(0)) * MICROS_OF_A_THOUSANDTH
+    return Cost(int(cost.to_integral_value(ROUND_HALF_UP)), _unpriced(usage, now))
 
 
-def _form(usage: Mapping[str, Any]) -> tuple[_Form, Mapping[str, Any]]:
-    """The form that a usage has, and the usage under the names of this form."""
-    if usage.keys() & {"prompt_tokens", "completion_tokens"}:
-        return CHAT, usage
-    if usage.keys() & {"input_tokens", "output_tokens"}:
-        cache = {"cache_read_input_tokens", "cache_creation_input_tokens"}
-        return ANTHROPIC if usage.keys() & cache else RESPONSES, usage
-    return GEMINI, {_camel(name): value for name, value in usage.items()}
+def _or(price: Decimal | None, otherwise: Decimal) -> Decimal:
+    return otherwise if price is None else price
 
 
-def _lookup(usage: Mapping[str, Any], name: str) -> Any:
-    outer, _, inner = name.partition(".")
-    value = usage.get(outer)
-    if not inner:
-        return value
-    return value.get(inner) if isinstance(value, Mapping) else None
-
-
-def _is_count(value: Any) -> bool:
-    """Whether a value is a count of tokens, or is not given."""
-    return value is None or (type(value) is int and 0 <= value <= MAX_TOKENS)
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
+def _unpriced(usage: Usage, prices: PriceList) -> tuple[UnpricedDetail, ...]:
+    details: list[tuple[UnpricedDetail, bool]] = [
+        ("input_audio", usage.input_audio_tokens > 0 and prices.input_audio_usd_per_mtok is None),
+        ("output_audio", usage.output_audio_tokens > 0 and prices.output_audio_usd_per_mtok is None),
+        ("tool_calls", usage.tool_calls > 0 and prices.tool_usd_per_1000 is None),
+        ("service_tier", usage.service_tier is not None),
+    ]
+    return tuple(name for name, is_unpriced in details if is_unpriced)

@@ -31,13 +31,14 @@ TAKES_ALL_SHARE = 0.95
 OVERRUN_SHARE = 0.01
 
 # The meaning of each alarm and its remedy, as the log shows them (docs/reference/alarms.md says more). The first two
-# concern the index, the next three all queries of a worker, the rest one lane.
+# concern the index, the next four all queries of a worker, the rest one lane.
 MEANINGS = {
     "tiny_history": "the index has too few rows for good estimates; build it from more rows",
     "new_llm": "the index has few answers of an LLM; record more of its answers and build the index again",
     "outside_history": "many queries are unlike all past queries; add such queries to history, build the index again",
     "cost_drift": "an LLM's real costs differ from the estimates; build the index again, or raise its margin",
     "quality_drift": "an LLM's real quality differs from the estimates; build the index from recent answers",
+    "answers_unusable": "the costs of many answers are not known and are booked as reserved; see odd_answer in the log",
     "shift": "the estimates of recent queries differ from those of history; build the index from recent queries",
     "early_exhaustion": "a budget was used up before its horizon; raise the budget, or routing.horizon_queries",
     "past_horizon": "more queries came than routing.horizon_queries; raise it, or set it to 0",
@@ -47,7 +48,7 @@ MEANINGS = {
     "overrun": "more than 1 % was spent beyond the budgets; raise llms.<name>.margin",
 }
 INDEX_ALARMS = ("tiny_history", "new_llm")
-QUERY_ALARMS = ("outside_history", "cost_drift", "quality_drift")
+QUERY_ALARMS = ("outside_history", "cost_drift", "quality_drift", "answers_unusable")
 LANE_ALARMS = tuple(name for name in MEANINGS if name not in INDEX_ALARMS + QUERY_ALARMS)
 
 

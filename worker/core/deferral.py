@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from worker.contract.codes import Remedy
-from worker.contract.messages import Routed
+from worker.contract.decisions import Routed
 
 
 def remedy(routed: Routed) -> Remedy:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from worker.contract.messages import Closed, Dispatch
+from worker.contract.decisions import Closed
+from worker.contract.messages import Dispatch
 from worker.core.alarms import Alarm
 
 # Means over so many answers; over fewer than half as many nothing is said.
@@ -19,6 +20,9 @@ RECENT = 200
 COST_FACTOR = 1.5
 # Six standard deviations of the mean of 200 scores of 0 or 1.
 QUALITY_STEP = 0.15
+# More answers of unknown cost than this are not an exception, and make the books a guess.
+UNUSABLE_SHARE = 0.02
+FEWEST_ANSWERS = 20
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Means:
     cost: Mean = field(default_factory=Mean)
     estimated_quality: Mean = field(default_factory=Mean)
     quality: Mean = field(default_factory=Mean)
+    unusable: Mean = field(default_factory=Mean)
 
 
 class Drift:
@@ -61,12 +66,17 @@ class Drift:
                 self._answered(answer)
 
     def alarms(self) -> list[Alarm]:
-        """LLMs that cost or answer otherwise than they are estimated to."""
-        return [*self._drifted("cost_drift", _cost_drift), *self._drifted("quality_drift", _quality_drift)]
+        """LLMs that cost or answer otherwise than they are estimated to, or whose costs are not known."""
+        return [
+            *self._drifted("cost_drift", _cost_drift),
+            *self._drifted("quality_drift", _quality_drift),
+            *self._drifted("answers_unusable", _unusable),
+        ]
 
     def _answered(self, answer: Closed) -> None:
         means = self._of(answer.llm)
-        if answer.basis != "reservation":
+        means.unusable.add(float(answer.basis in ("reservation", "limit")))
+        if answer.basis not in ("reservation", "limit"):
             means.cost.add(answer.spent_micros)
         if answer.quality is not None:
             means.quality.add(answer.quality)
@@ -96,6 +106,11 @@ def _quality_drift(means: Means) -> str | None:
     estimated, true = means.estimated_quality, means.quality
     drifted = abs(true.value - estimated.value) > QUALITY_STEP
     return f"{true.value:.2f}, estimated {estimated.value:.2f}" if drifted and _enough(estimated, true) else None
+
+
+def _unusable(means: Means) -> str | None:
+    share = means.unusable.value
+    return f"{share:.0%}" if share > UNUSABLE_SHARE and means.unusable.count >= FEWEST_ANSWERS else None
 
 
 def _enough(*means: Mean) -> bool:

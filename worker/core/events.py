@@ -11,7 +11,9 @@ from typing import Literal
 from msgspec import Raw, Struct
 
 from worker.contract.codes import Rejection
-from worker.contract.messages import Closed, Configuration, Deferred, Dispatch, Ignored
+from worker.contract.completions import UsableCompletion
+from worker.contract.decisions import ChargedAgain, Closed, Ignored
+from worker.contract.messages import Configuration, Deferred, Dispatch
 
 
 class Arrived(Struct, frozen=True, gc=False):
@@ -21,24 +23,18 @@ class Arrived(Struct, frozen=True, gc=False):
     at_ms: int
     query_id: str
     quality: list[float]
-    cost_micros: list[int]
+    cost_micros: list[float]
     deadline_ms: int | None
     query: Raw
 
 
 class Completed(Struct, frozen=True, gc=False):
-    """A completion, its usage already priced. `cost_micros` None is unknown. `retry` is the query estimated anew,
-    for an error that may be dispatched once more; None where the query has left its topic."""
+    """An answer to a dispatch. `retry` is the query with estimates of now, for an error that may be dispatched once
+    more; None where the query has left its topic."""
 
     offset: int
     at_ms: int
-    dispatch_id: str
-    llm: str
-    ok: bool
-    cost_micros: int | None
-    basis: Literal["cost", "usage", "none"]
-    quality: float | None = None
-    error: str | None = None
+    answer: UsableCompletion
     retry: Arrived | None = None
 
 
@@ -73,7 +69,8 @@ class Effects:
     """All that one transaction publishes. `rows` maps ledger keys to values, None for a tombstone.
 
     `refused` are records that could not be used, `ignored` are completions that changed nothing: the bytes of both go
-    to `dead-letters`. `closed` are reservations that closed. Ignored and closed records are among the decisions too.
+    to `dead-letters`. `closed` are reservations that closed, and `charged_again` are further answers. Ignored, closed
+    and charged again are among the decisions too.
     """
 
     dispatches: list[Dispatch] = field(default_factory=list)
@@ -81,5 +78,6 @@ class Effects:
     refused: list[Refused] = field(default_factory=list)
     ignored: list[Ignored] = field(default_factory=list)
     closed: list[Closed] = field(default_factory=list)
+    charged_again: list[ChargedAgain] = field(default_factory=list)
     decisions: list[tuple[str, bytes]] = field(default_factory=list)
     rows: dict[str, bytes | None] = field(default_factory=dict)

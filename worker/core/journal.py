@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from worker.contract.messages import Decision
+from worker.contract.decisions import Decision
 from worker.core.ledger import BrokenInvariant
 
 _encode = msgspec.msgpack.Encoder().encode

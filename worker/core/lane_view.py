@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.contract.messages import Account, AccountRow, Configuration, Fit, Offsets, Reservation, WindowBlock
+from worker.contract.messages import (
+    Account,
+    AccountRow,
+    ClosedDispatch,
+    Configuration,
+    Fit,
+    Offsets,
+    Reservation,
+    WindowBlock,
+)
 from worker.core.pricing import OBSERVING, Prior
 
 if TYPE_CHECKING:
@@ -57,6 +66,11 @@ class LaneView:
     def open(self) -> Mapping[str, Reservation]:
         """The open reservations by dispatch id."""
         return MappingProxyType(self._router._ledger.open)
+
+    @property
+    def closed(self) -> list[ClosedDispatch]:
+        """The closed dispatches that the lane keeps, in the order of closing."""
+        return self._router._ledger.all_closed()
 
     @property
     def next_deadline_ms(self) -> int | None:

@@ -7,6 +7,9 @@ Rules, asserted in production after every change of an account:
   when a budget is lowered below what is already committed, and shrinks to what is still beyond the budget when a
   reservation closes or the budget is raised;
 - a reservation closes exactly once: reserve -> settle | release | expire (two-phase transfers, as in TigerBeetle).
+
+An answer to a dispatch that has closed still costs money. So the ledger keeps the newest MOST_CLOSED dispatches that
+expired, and as many that were answered.
 """
 
 from __future__ import annotations
@@ -14,22 +17,43 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from msgspec.structs import replace
 
-from worker.contract.messages import Account, Reservation
+from worker.contract.messages import Account, ClosedDispatch, Outcome, Reservation
+
+# About 300 bytes each, in memory and twice in the checkpoint's records.
+MOST_CLOSED = 10_000
 
 
 class BrokenInvariant(AssertionError):
     """The books do not add up: a bug, or a ledger that somebody else wrote. Nothing may be decided on it."""
 
 
+class Closing(NamedTuple):
+    """A closed dispatch as it is kept, what was charged beyond its reservation, and the id of the dispatch that the
+    ledger forgets for it."""
+
+    overrun_micros: int
+    dispatch: ClosedDispatch
+    forgotten: str | None
+
+
 class Ledger:
     """The only place where money moves. Read `accounts` and `open` freely; change them through the methods."""
 
-    def __init__(self, accounts: Mapping[str, Account], reservations: Iterable[Reservation] = ()) -> None:
+    def __init__(
+        self,
+        accounts: Mapping[str, Account],
+        reservations: Iterable[Reservation] = (),
+        closed: Iterable[ClosedDispatch] = (),
+    ) -> None:
         self.accounts = dict(accounts)
+        self._expired: dict[str, ClosedDispatch] = {}
+        self._answered: dict[str, ClosedDispatch] = {}
+        for dispatch in sorted(closed, key=lambda dispatch: dispatch.number):
+            self._kept(dispatch.outcome)[dispatch.dispatch_id] = dispatch
         self.open = {reservation.dispatch_id: reservation for reservation in reservations}
         self._by_query = {reservation.query_id: reservation.dispatch_id for reservation in self.open.values()}
         self._deadlines = [(reservation.deadline_ms, reservation.dispatch_id) for reservation in self.open.values()]
@@ -40,7 +64,7 @@ class Ledger:
         """Set the budgets. What a lowered budget no longer covers becomes overrun; other accounts keep theirs."""
         for llm, budget in budgets_micros.items():
             old = self.accounts.get(llm, Account(0))
-            self._put(llm, _overrun(Account(budget, old.reserved_micros, old.spent_micros)))
+            self._put(llm, _overrun(replace(old, budget_micros=budget)))
 
     def available_micros(self, llm: str) -> int:
         """What may still be reserved of an LLM's budget."""
@@ -64,10 +88,10 @@ class Ledger:
         heapq.heappush(self._deadlines, (reservation.deadline_ms, reservation.dispatch_id))
         return 0
 
-    def close(self, reservation: Reservation, spent_micros: int) -> int:
+    def close(self, reservation: Reservation, outcome: Outcome, spent_micros: int, number: int) -> Closing:
         """End an open reservation with what it cost (0: released or expired), in micro-dollars.
 
-        Returns what was charged beyond the reservation.
+        `number` grows with every closing.
         """
         if self.open.pop(reservation.dispatch_id, None) != reservation:
             _broken(f"{reservation.dispatch_id} is not open")
@@ -75,8 +99,61 @@ class Ledger:
         self._drop_closed_deadlines()
         old = self.accounts[reservation.llm]
         reserved, spent = old.reserved_micros - reservation.reserved_micros, old.spent_micros + spent_micros
-        self._put(reservation.llm, _overrun(Account(old.budget_micros, reserved, spent)))
-        return max(0, spent_micros - reservation.reserved_micros)
+        self._put(reservation.llm, _overrun(replace(old, reserved_micros=reserved, spent_micros=spent)))
+        dispatch = ClosedDispatch(
+            reservation.dispatch_id,
+            reservation.query_id,
+            reservation.llm,
+            reservation.reserved_micros,
+            spent_micros,
+            outcome,
+            number,
+        )
+        forgotten = self._keep(dispatch)
+        return Closing(max(0, spent_micros - reservation.reserved_micros), dispatch, forgotten)
+
+    def closed(self, dispatch_id: str) -> ClosedDispatch | None:
+        """The dispatch of this id, if it closed and is not forgotten."""
+        return self._expired.get(dispatch_id) or self._answered.get(dispatch_id)
+
+    def all_closed(self) -> list[ClosedDispatch]:
+        """Every closed dispatch that is kept, in the order of closing."""
+        kept = [*self._expired.values(), *self._answered.values()]
+        return sorted(kept, key=lambda dispatch: dispatch.number)
+
+    def charge_again(self, dispatch: ClosedDispatch, spent_micros: int, number: int) -> Closing:
+        """Book an answer that came after the dispatch had closed.
+
+        After an expiry it replaces what the expiry booked (late); after another answer it is added (paid twice).
+        """
+        if self.closed(dispatch.dispatch_id) != dispatch:
+            _broken(f"{dispatch.dispatch_id} is not closed")
+        account = self.accounts[dispatch.llm]
+        if dispatch.outcome == "expired":
+            del self._expired[dispatch.dispatch_id]
+            spent = account.spent_micros + spent_micros - dispatch.booked_micros
+            account = replace(account, spent_micros=spent, late_micros=account.late_micros + spent_micros)
+            answered = replace(dispatch, outcome="settled", booked_micros=spent_micros, number=number)
+        else:
+            del self._answered[dispatch.dispatch_id]
+            spent, twice = account.spent_micros + spent_micros, account.paid_twice_micros + spent_micros
+            account = replace(account, spent_micros=spent, paid_twice_micros=twice)
+            answered = replace(dispatch, booked_micros=dispatch.booked_micros + spent_micros, number=number)
+        self._put(dispatch.llm, _overrun(account))
+        return Closing(0, answered, self._keep(answered))
+
+    def _kept(self, outcome: Outcome) -> dict[str, ClosedDispatch]:
+        return self._expired if outcome == "expired" else self._answered
+
+    def _keep(self, dispatch: ClosedDispatch) -> str | None:
+        """Keep a closed dispatch; returns the id of the one that is forgotten for it."""
+        kept = self._kept(dispatch.outcome)
+        kept[dispatch.dispatch_id] = dispatch
+        if len(kept) <= MOST_CLOSED:
+            return None
+        oldest = next(iter(kept))
+        del kept[oldest]
+        return oldest
 
     def is_open_query(self, query_id: str) -> bool:
         """Whether a dispatch of this query is still unanswered."""
@@ -135,7 +212,10 @@ def _check_account(llm: str, account: Account) -> None:
         account.spent_micros,
         account.overrun_micros,
     )
-    if budget < 0 or reserved < 0 or spent < 0 or overrun < 0 or spent + reserved > budget + overrun:
+    later = account.late_micros + account.paid_twice_micros
+    if budget < 0 or reserved < 0 or overrun < 0 or spent + reserved > budget + overrun:
+        _broken(f"{llm}: {account}")
+    if account.late_micros < 0 or account.paid_twice_micros < 0 or not later <= spent:
         _broken(f"{llm}: {account}")
 
 

@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
 from worker.contract import sentences
 from worker.contract.codes import DeferReason, IgnoreCode
+from worker.contract.decisions import (
+    Cause,
+    ChargedAgain,
+    Checkpoint,
+    Closed,
+    Configured,
+    Ignored,
+    Priced,
+    Rejected,
+    Routed,
+)
 from worker.contract.messages import (
     FORMAT,
     AccountRow,
-    Cause,
-    Checkpoint,
-    Closed,
+    ClosedDispatch,
     Configuration,
-    Configured,
     Deferred,
     Dispatch,
-    Ignored,
     Origin,
-    Priced,
-    Rejected,
     Reservation,
-    Routed,
     WindowBlock,
 )
 from worker.core.deferral import best, remedy
 from worker.core.events import Arrived, Completed, Effects, Refused
 from worker.core.journal import Journal, record_hash
+from worker.core.ledger import Closing, Ledger
 from worker.core.policy import Reason
 from worker.core.pricing import Pricing
 from worker.core.settlement import Charge
@@ -37,6 +42,7 @@ from worker.core.settlement import Charge
 ACCOUNT_KEY = "account"
 CONFIGURATION_KEY = "configuration"
 RESERVATION_PREFIX = "reservation/"
+CLOSED_PREFIX = "closed/"
 WINDOW_PREFIX = "window/"
 
 # About 150 bytes each: a checkpoint's records stay near 1 MB.
@@ -123,9 +129,10 @@ class Outbox:
 
     # Completions
 
-    def closed(self, reservation: Reservation, charge: Charge, overrun_micros: int) -> None:
+    def closed(self, reservation: Reservation, charge: Charge, closing: Closing) -> None:
         """A reservation closed."""
         self._effects.rows[RESERVATION_PREFIX + reservation.dispatch_id] = None
+        self._keep(closing)
         record = Closed(
             prev=self._journal.head,
             cause=self._cause,
@@ -137,27 +144,57 @@ class Outbox:
             reserved_micros=reservation.reserved_micros,
             spent_micros=charge.spent_micros,
             basis=charge.basis,
-            overrun_micros=overrun_micros,
+            overrun_micros=closing.overrun_micros,
             quality=charge.quality,
             error=charge.error,
+            usage=charge.usage,
+            remarks=charge.remarks,
         )
         self._effects.closed.append(record)
         self._journal.append(reservation.query_id, record)
 
+    def charged_again(self, dispatch: ClosedDispatch, charge: Charge, closing: Closing) -> None:
+        """A completion answered a dispatch that had closed."""
+        self._keep(closing)
+        late = dispatch.outcome == "expired"
+        record = ChargedAgain(
+            prev=self._journal.head,
+            cause=self._cause,
+            at_ms=self._at_ms,
+            dispatch_id=dispatch.dispatch_id,
+            query_id=dispatch.query_id,
+            llm=dispatch.llm,
+            reason="late" if late else "paid_twice",
+            spent_micros=charge.spent_micros,
+            basis=charge.basis,
+            replaced_micros=dispatch.booked_micros if late else 0,
+            quality=charge.quality,
+            error=charge.error,
+            usage=charge.usage,
+            remarks=charge.remarks,
+        )
+        self._effects.charged_again.append(record)
+        self._journal.append(dispatch.query_id, record)
+
+    def _keep(self, closing: Closing) -> None:
+        self._effects.rows[CLOSED_PREFIX + closing.dispatch.dispatch_id] = _encode(closing.dispatch)
+        if closing.forgotten is not None:
+            self._effects.rows[CLOSED_PREFIX + closing.forgotten] = None
+
     def ignored(self, completion: Completed, code: IgnoreCode) -> None:
         """A completion changed nothing."""
-        dispatch_id = completion.dispatch_id
+        answer = completion.answer
         record = Ignored(
             prev=self._journal.head,
             cause=self._cause,
             at_ms=self._at_ms,
             code=code,
-            dispatch_id=dispatch_id,
-            llm=completion.llm,
-            cost_micros=completion.cost_micros,
-            basis=completion.basis,
+            dispatch_id=answer.dispatch_id,
+            llm=answer.llm or "",
+            cost_micros=answer.stated_micros,
         )
         self._effects.ignored.append(record)
+        dispatch_id = answer.dispatch_id
         self._journal.append(dispatch_id, record)
 
     # The rest
@@ -181,10 +218,11 @@ class Outbox:
         head = self._journal.head
         self._journal.append("", Configured(head, self._cause, self._at_ms, FORMAT, self.partition, config))
 
-    def checkpoint(self, row: AccountRow, pricing: Pricing, reservations: Sequence[Reservation]) -> None:
+    def checkpoint(self, row: AccountRow, pricing: Pricing, ledger: Ledger) -> None:
         """The whole state, in as many records as it needs."""
         at_ms = row.clock_ms
-        parts = max(1, math.ceil(len(reservations) / CHECKPOINT_RESERVATIONS))
+        reservations, closed = list(ledger.open.values()), ledger.all_closed()
+        parts = max(1, math.ceil(max(len(reservations), len(closed)) / CHECKPOINT_RESERVATIONS))
         window = list(pricing.window.all_blocks().values())
         cause = Cause("checkpoint", self._journal.count)
         for part in range(parts):
@@ -198,7 +236,8 @@ class Outbox:
                 row=row if first else None,
                 config=pricing.config if first else None,
                 window=window if first else [],
-                reservations=list(reservations[part * CHECKPOINT_RESERVATIONS :][:CHECKPOINT_RESERVATIONS]),
+                reservations=reservations[part * CHECKPOINT_RESERVATIONS :][:CHECKPOINT_RESERVATIONS],
+                closed=closed[part * CHECKPOINT_RESERVATIONS :][:CHECKPOINT_RESERVATIONS],
             )
             self._journal.append("", record)
 

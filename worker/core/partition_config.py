@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration
 from worker.contract.settings import MICROS_PER_USD, Settings
+from worker.contract.token_costs import PriceList
 from worker.estimation.manifest import Manifest
 
 
-def configuration(settings: Settings, manifest: Manifest, partition: int) -> Configuration:
+def configuration(
+    settings: Settings, manifest: Manifest, partition: int, price_lists: Mapping[str, PriceList]
+) -> Configuration:
     """What one partition decides by: budgets and horizon split, LLMs and margins in the order of the index.
 
     Budgets split exactly: what does not divide goes to the lowest partitions. Raises FixSetting where the index and
@@ -36,6 +40,8 @@ def configuration(settings: Settings, manifest: Manifest, partition: int) -> Con
         checkpoint_every=routing.checkpoint_every,
         seed=routing.seed,
         index=manifest.index,
+        max_cost_micros=settings.limits.max_cost_micros,
+        price_lists={llm: price_lists[llm] for llm in manifest.llms if llm in price_lists},
     )
 
 

@@ -66,7 +66,7 @@ class Policy(Protocol):
         """New prices, or the old ones with the reason."""
 
     def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
     ) -> list[int]:
         """LLMs worth trying for query number `seen`, best first; none: priced out."""
 
@@ -81,7 +81,7 @@ class PolicyAround:
         self.policy = policy
 
     def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
     ) -> list[int]:
         """As the other policy ranks."""
         return self.policy.rank(seen, quality, cost_micros, prices)
@@ -128,7 +128,7 @@ class PricedPolicy:
         return left if left > 0 else max(self.config.horizon_floor_queries, 1)
 
     def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
     ) -> list[int]:
         scores = [q - price * cost for q, cost, price in zip(quality, cost_micros, prices, strict=True)]
         worth = [llm for llm, score in enumerate(scores) if score > 0.0]
@@ -185,7 +185,7 @@ class PortPolicy:
         return Solution(tuple(float(price) for price in prices), fit)
 
     def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
     ) -> list[int]:
         if seen < self.observed_queries:
             drawn = draw(self.config.seed, self.partition, seen, len(quality) + 1)

@@ -22,16 +22,11 @@ from typing import Literal, Self
 import msgspec
 
 from worker.contract.codes import DeferReason
+from worker.contract.completions import UsableCompletion
+from worker.contract.decisions import Cause
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import FixSetting
-from worker.contract.messages import (
-    FORMAT,
-    AccountRow,
-    Cause,
-    Configuration,
-    Offsets,
-    Reservation,
-)
+from worker.contract.messages import FORMAT, AccountRow, ClosedDispatch, Configuration, Offsets, Reservation
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused, Ticked
 from worker.core.journal import Journal
 from worker.core.lane_view import LaneView
@@ -81,7 +76,7 @@ class Router:
                 f"partition {partition}: the ledger has format {row.format}, but this version reads format {FORMAT}; "
                 "run the version that wrote it, or begin afresh with another kafka.topic_prefix and kafka.group"
             )
-        router._ledger = Ledger(row.accounts, state.reservations)
+        router._ledger = Ledger(row.accounts, state.reservations, state.closed)
         router._journal = Journal(row.head, row.decisions)
         router._offsets, router._clock_ms = row.offsets, row.clock_ms
         router._sequence, router._dispatches = row.sequence, row.dispatches
@@ -103,7 +98,7 @@ class Router:
         self._sequence += 1
         if self._sequence % self._config.checkpoint_every == 0:
             self._ledger.check()
-            outbox.checkpoint(self._account_row(), self._in_force, list(self._ledger.open.values()))
+            outbox.checkpoint(self._account_row(), self._in_force, self._ledger)
         return outbox.sealed(self._account_row(), self._in_force.window.take_touched())
 
     def _decide(self, events: Iterable[Event]) -> Outbox:
@@ -130,7 +125,7 @@ class Router:
         self._clock_ms = max(self._clock_ms, at_ms)
         self._sequence = recorded.sequence
         row = msgspec.structs.replace(self._account_row(), digest=recorded.digest)
-        outbox.checkpoint(row, self._in_force, list(self._ledger.open.values()))
+        outbox.checkpoint(row, self._in_force, self._ledger)
         return self._journal.take()
 
     def use_prior(self, prior: Prior) -> None:
@@ -237,15 +232,24 @@ class Router:
     def _completed(self, completion: Completed) -> None:
         if not self._advance("completions", completion.offset):
             return
-        reservation = self._ledger.open.get(completion.dispatch_id)
-        if reservation is None:
-            self._outbox.ignored(completion, "unmatched")
-        elif reservation.llm != completion.llm:
-            self._outbox.ignored(completion, "other_llm")
-        else:
-            self._close(reservation, charge(reservation, completion))
-            if not completion.ok:
+        dispatch_id = completion.answer.dispatch_id
+        reservation, closed = self._ledger.open.get(dispatch_id), self._ledger.closed(dispatch_id)
+        if reservation is not None:
+            self._close(reservation, self._charge(reservation, completion.answer))
+            if not completion.answer.ok:
                 self._retry(reservation, completion.retry)
+        elif closed is not None:
+            self._charge_again(closed, completion)
+        else:
+            self._outbox.ignored(completion, "unmatched")
+
+    def _charge(self, dispatch: Reservation | ClosedDispatch, answer: UsableCompletion) -> Charge:
+        return charge(dispatch, answer, self._config.price_lists.get(dispatch.llm), self._config.max_cost_micros)
+
+    def _charge_again(self, dispatch: ClosedDispatch, completion: Completed) -> None:
+        charged = self._charge(dispatch, completion.answer)
+        closing = self._ledger.charge_again(dispatch, charged.spent_micros, self._journal.count)
+        self._outbox.charged_again(dispatch, charged, closing)
 
     def _retry(self, reservation: Reservation, query: Arrived | None) -> None:
         attempt, tried = reservation.attempt + 1, (*reservation.tried, reservation.llm)
@@ -263,8 +267,8 @@ class Router:
             self._close(reservation, EXPIRED)
 
     def _close(self, reservation: Reservation, charged: Charge) -> None:
-        overrun_micros = self._ledger.close(reservation, charged.spent_micros)
-        self._outbox.closed(reservation, charged, overrun_micros)
+        closing = self._ledger.close(reservation, charged.outcome, charged.spent_micros, self._journal.count)
+        self._outbox.closed(reservation, charged, closing)
 
     # The rest
 

@@ -1,37 +1,118 @@
-"""What an open reservation comes to in the end: settled, released or expired, and what is booked as spent. Pure."""
+"""How an open reservation closes: settled, released or expired, and what is booked as spent. Pure.
+
+The first rule that holds decides:
+
+1. The completion states a cost above 0: that cost.
+2. Its usage has a price: that price, and at least the reservation where a detail of the usage has no price.
+3. Its cost is above the limit and cannot be: the limit.
+4. Nothing was charged: the completion says so, or the LLM is free.
+5. The cost is unknown: the whole reservation. Unknown is never zero.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Protocol
 
 from msgspec import Struct
 
-from worker.contract.messages import Reservation
-from worker.core.events import Completed
+from worker.contract.completions import Remark, UsableCompletion
+from worker.contract.messages import Basis, Outcome
+from worker.contract.token_costs import PriceList, UnpricedDetail, price
+from worker.contract.usage import Usage
+
+UNPRICED: dict[UnpricedDetail, Remark] = {
+    "input_audio": "unpriced_input_audio",
+    "output_audio": "unpriced_output_audio",
+    "tool_calls": "unpriced_tool_calls",
+    "service_tier": "unpriced_service_tier",
+}
+
+
+class Held(Protocol):
+    """A dispatch for which money is or was held: an open reservation or a dispatch that closed."""
+
+    @property
+    def llm(self) -> str:
+        """The LLM that it went to."""
+
+    @property
+    def reserved_micros(self) -> int:
+        """The money that was held for it."""
 
 
 class Charge(Struct, frozen=True):
-    """How a reservation closes: what is spent in micro-dollars, and on what basis."""
+    """How a reservation closes: what is spent in micro-dollars, on what basis, and what was odd about the answer."""
 
-    outcome: Literal["settled", "released", "expired"]
+    outcome: Outcome
     spent_micros: int
-    basis: Literal["cost", "usage", "reservation", "none"]
+    basis: Basis
     quality: float | None = None
     error: str | None = None
+    usage: Usage | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 EXPIRED = Charge("expired", 0, "none")
 
 
-def charge(reservation: Reservation, completion: Completed) -> Charge:
-    """What the completion of this reservation's dispatch charges.
+def charge(dispatch: Held, answer: UsableCompletion, prices: PriceList | None, most_micros: int) -> Charge:
+    """What an answer to this dispatch charges.
 
-    An answer of unknown cost is booked at what was held for it: unknown is not zero. An error costs nothing unless it
-    names a cost.
+    `prices` is the price list of the dispatch's LLM; `most_micros` is the most that one answer can cost.
     """
-    quality, error = completion.quality, completion.error
-    if completion.cost_micros is None and completion.ok:
-        return Charge("settled", reservation.reserved_micros, "reservation", quality, error)
-    spent = completion.cost_micros or 0
-    basis = "none" if completion.cost_micros is None else completion.basis
-    return Charge("settled" if completion.ok or spent else "released", spent, basis, quality, error)
+    remarks = list(answer.remarks)
+    if answer.llm is not None and answer.llm != dispatch.llm:
+        remarks.append("llm_spelled_otherwise")
+    spent, basis = _spent(dispatch.reserved_micros, answer, prices, most_micros, remarks)
+    return Charge(
+        outcome="settled" if answer.ok or spent else "released",
+        spent_micros=spent,
+        basis=basis,
+        quality=answer.quality,
+        error=answer.error,
+        usage=answer.usage,
+        remarks=tuple(dict.fromkeys(remarks)),
+    )
+
+
+def _spent(
+    reserved: int, answer: UsableCompletion, prices: PriceList | None, most_micros: int, remarks: list[Remark]
+) -> tuple[int, Basis]:
+    stated, used = answer.stated_micros, _used(reserved, answer, prices, remarks)
+    if stated and stated <= most_micros:
+        return (max(stated, reserved) if answer.cost == "unknown" and used is None else stated), "cost"
+    if used is not None and used <= most_micros and (used > 0 or answer.ok):
+        return used, "usage"
+    if (stated or 0) > most_micros or (used or 0) > most_micros:
+        remarks.append("cost_above_limit")
+        return most_micros, "limit"
+    if _is_free(answer, prices):
+        return 0, "none"
+    return reserved, "reservation"
+
+
+def _used(reserved: int, answer: UsableCompletion, prices: PriceList | None, remarks: list[Remark]) -> int | None:
+    """What the answer's usage costs, in micro-dollars; None where nobody can say."""
+    usage = answer.usage
+    if usage is None:
+        return None
+    if usage.stated_micros is not None:
+        # The provider's own statement wins over the price list.
+        return usage.stated_micros
+    if prices is None:
+        remarks.append("no_price_list")
+        return None
+    cost = price(usage, prices)
+    remarks += [UNPRICED[detail] for detail in cost.unpriced]
+    return max(cost.micros, reserved) if cost.unpriced else cost.micros
+
+
+def _is_free(answer: UsableCompletion, prices: PriceList | None) -> bool:
+    """Whether an answer without a cost above 0 cost nothing.
+
+    It has to say so, or its LLM has to be free. An error that states a cost of 0 says so; an answer that succeeded says
+    so with `cost` too, because proxies write 0 where they do not know.
+    """
+    if answer.cost == "zero" or (prices is not None and prices.is_free):
+        return True
+    return answer.stated_micros == 0 and (answer.cost == "known" or (not answer.ok and answer.cost is None))

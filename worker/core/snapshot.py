@@ -7,12 +7,19 @@ from typing import NamedTuple
 
 import msgspec
 
-from worker.contract.messages import AccountRow, Configuration, Reservation, WindowBlock
-from worker.core.outbox import ACCOUNT_KEY, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX
+from worker.contract.messages import AccountRow, ClosedDispatch, Configuration, Reservation, WindowBlock
+from worker.core.outbox import (
+    ACCOUNT_KEY,
+    CLOSED_PREFIX,
+    CONFIGURATION_KEY,
+    RESERVATION_PREFIX,
+    WINDOW_PREFIX,
+)
 
 _account = msgspec.msgpack.Decoder(AccountRow).decode
 _configuration = msgspec.msgpack.Decoder(Configuration).decode
 _reservation = msgspec.msgpack.Decoder(Reservation).decode
+_closed = msgspec.msgpack.Decoder(ClosedDispatch).decode
 _block = msgspec.msgpack.Decoder(WindowBlock).decode
 
 
@@ -22,6 +29,7 @@ class LaneState(NamedTuple):
     row: AccountRow
     config: Configuration
     reservations: Sequence[Reservation]
+    closed: Sequence[ClosedDispatch]
     window: Mapping[int, WindowBlock]
 
 
@@ -33,6 +41,7 @@ def read_rows(rows: Mapping[str, bytes]) -> LaneState | None:
         row=_account(rows[ACCOUNT_KEY]),
         config=_configuration(rows[CONFIGURATION_KEY]),
         reservations=[_reservation(row) for key, row in rows.items() if key.startswith(RESERVATION_PREFIX)],
+        closed=[_closed(row) for key, row in rows.items() if key.startswith(CLOSED_PREFIX)],
         window={
             int(key.removeprefix(WINDOW_PREFIX)): _block(row)
             for key, row in rows.items()

@@ -22,10 +22,10 @@ class Window:
     def __init__(self, size: int, llms: int) -> None:
         self.blocks = -(-size // BLOCK_ROWS)
         self._quality = np.zeros((self.blocks * BLOCK_ROWS, llms), dtype="<f4")
-        self._cost_micros = np.zeros((self.blocks * BLOCK_ROWS, llms), dtype="<i8")
+        self._cost_micros = np.zeros((self.blocks * BLOCK_ROWS, llms), dtype="<f8")
         self._touched: set[int] = set()
 
-    def put(self, number: int, quality: Sequence[float], cost_micros: Sequence[int]) -> None:
+    def put(self, number: int, quality: Sequence[float], cost_micros: Sequence[float]) -> None:
         """Store the estimate of the lane's `number`-th query, over the oldest."""
         slot = number % len(self._quality)
         self._quality[slot] = quality
@@ -35,7 +35,7 @@ class Window:
     def newest(self, count: int, end: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Quality and cost, [n, LLMs] each, of the `count` queries before number `end`, oldest first."""
         slots = np.arange(end - min(count, len(self._quality)), end) % len(self._quality)
-        return self._quality[slots].astype(np.float64), self._cost_micros[slots].astype(np.float64)
+        return self._quality[slots].astype(np.float64), self._cost_micros[slots]
 
     def take_touched(self) -> dict[int, WindowBlock]:
         """The blocks changed since the last call, by number."""
@@ -51,7 +51,7 @@ class Window:
         rows = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)
         shape = self._quality[rows].shape
         self._quality[rows] = np.frombuffer(row.quality, "<f4").reshape(shape)
-        self._cost_micros[rows] = np.frombuffer(row.cost_micros, "<i8").reshape(shape)
+        self._cost_micros[rows] = np.frombuffer(row.cost_micros, "<f8").reshape(shape)
 
     def _block(self, block: int) -> WindowBlock:
         rows = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.estimation.estimator import Estimates, postprocessed
+from worker.estimation.estimator import COST_STEPS, Estimates, postprocessed
 from worker.estimation.features import Float32, Float64, LinearMap, neighbour_weights, weighted_rows
 from worker.estimation.history import History
 from worker.estimation.manifest import Step, silent
@@ -64,9 +64,16 @@ class Fitted:
     errors: dict[str, Float64]
 
 
+def least_micros(history: History) -> Float64:
+    """What a cost of 0 counts as, for each LLM [M]: a micro-dollar, or its least cost where that is smaller."""
+    positive = np.where(history.cost_micros > 0, history.cost_micros, 1.0)
+    least: Float64 = np.minimum(np.nanmin(positive, axis=0, initial=1.0), 1.0)
+    return least
+
+
 def targets_of(history: History) -> Float64:
     """The targets: quality and log cost in micros, float64 [n, 2M], nan where an LLM never saw a query."""
-    return np.hstack([history.quality, np.log(np.maximum(history.cost_micros, 1.0))])
+    return np.hstack([history.quality, np.log(np.maximum(history.cost_micros, least_micros(history)))])
 
 
 def fit(history: History, equal: EqualRows, neighbours: int | None, seed: int, step: Step = silent) -> Fitted:
@@ -165,7 +172,7 @@ def cost_bias(predicted: Float64, cost_micros: Float64) -> Float64:
 
 def margins(estimates: Estimates, cost_micros: Float64) -> tuple[float, ...]:
     """[M]: the factor that covers MARGIN_QUANTILE of the true costs, within MARGIN_RANGE."""
-    ratios = cost_micros / np.maximum(estimates.cost_micros, 1)
+    ratios = cost_micros / np.maximum(estimates.cost_micros, 1.0 / COST_STEPS)
     seen = ~np.isnan(ratios)
     found = [np.quantile(column[known], MARGIN_QUANTILE) for column, known in zip(ratios.T, seen.T, strict=True)]
     return tuple(round(float(np.clip(margin, *MARGIN_RANGE)), 3) for margin in found)

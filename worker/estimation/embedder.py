@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +19,13 @@ from worker.estimation.manifest import Step, silent
 WORDLLAMA = "wordllama"
 SUPPLIED = "supplied"
 DIMENSIONS = {WORDLLAMA: 256}
-# A mean of token vectors changes little after this; it bounds the time that one query can take.
-MAX_CHARACTERS = 20_000
+# A mean of token vectors changes little after this. The limit bounds the time that one query takes.
+MOST_TOKENS = 4_096
+# A token has fewer characters than this: longer texts are cut before they are made tokens.
+MOST_CHARACTERS = MOST_TOKENS * 16
 # So many texts are embedded between two reports of the progress.
 BLOCK_TEXTS = 1_000
+_BLANKS = re.compile(r"\s+")
 
 
 class Embedder(Protocol):
@@ -60,11 +64,18 @@ def embed_with(embedder: str, step: Step = silent) -> Callable[[Sequence[str]], 
     return embed
 
 
+def collapsed(text: str) -> str:
+    """The text with one space for each run of blanks, and none at its ends: blanks say nothing, and would fill the
+    tokens that are embedded."""
+    return _BLANKS.sub(" ", text).strip()
+
+
 class WordLlamaEmbedder:
     """The 256 dimensions of wordllama's l2_supercat, from the weights in its package: nothing is downloaded."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        model.tokenizer.enable_truncation(MOST_TOKENS)
 
     @classmethod
     def load(cls) -> WordLlamaEmbedder:
@@ -75,11 +86,12 @@ class WordLlamaEmbedder:
         return cls(wordllama.WordLlama.load(cache_dir=folder, disable_download=True))
 
     def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[Rejection | None]]:
-        """One text at a time: in a batch, padding changes the last bits."""
+        """Embed the first MOST_TOKENS tokens of each text. Each text is embedded alone: in a batch, padding changes
+        the last bits."""
         rows = np.zeros((len(texts), DIMENSIONS[WORDLLAMA]), dtype=np.float32)
         problems: list[Rejection | None] = [None] * len(texts)
         for row, text in enumerate(texts):
-            embedding = self._model.embed([text[:MAX_CHARACTERS]], norm=False)[0]
+            embedding = self._model.embed([collapsed(text)[:MOST_CHARACTERS]], norm=False)[0]
             length = float(np.linalg.norm(embedding))
             if length > 0 and np.isfinite(length):
                 rows[row] = embedding / length

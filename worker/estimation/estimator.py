@@ -13,23 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.estimation.features import Float32, Float64, LinearMap, neighbour_weights, weighted_rows
+from worker.estimation.features import FEWEST_TOKENS, Float32, Float64, LinearMap, neighbour_weights, weighted_rows
 from worker.estimation.manifest import Manifest
 from worker.estimation.neighbours import EqualRows
 
 BLOCK_ROWS = 128
 QUALITY_STEPS = float(2**20)
+# A cost below a micro-dollar keeps a fraction; a reservation is rounded up.
+COST_STEPS = 1024.0
 COST_CEILING_MICROS = float(2**45)
 
 
 @dataclass(frozen=True)
 class Estimates:
     """For n queries and M LLMs: `quality` float64 [n, M] in [0, 1] (float32 holds each exactly), `cost_micros`
-    int64 [n, M] >= 0, `similarity` float32 [n] to the nearest row of history. The costs that evaluations compare with
-    may be float64."""
+    float64 [n, M] >= 0, in steps of 1/COST_STEPS, `similarity` float32 [n] to the nearest row of history. The costs
+    that evaluations compare with have any fractions."""
 
     quality: NDArray[np.float64]
-    cost_micros: NDArray[np.int64] | NDArray[np.float64]
+    cost_micros: Float64
     similarity: NDArray[np.float32]
 
     def rows(self, which: NDArray[np.int64]) -> Estimates:
@@ -74,13 +76,14 @@ class Estimator:
     ) -> Estimates:
         """`estimate` after `search`."""
         similarity, rows = nearest
+        tokens = np.maximum(input_tokens, FEWEST_TOKENS)
         weights = neighbour_weights(similarity, rows, self.manifest.parameters.temperature)
         predicted = np.empty((len(embeddings), self.residuals.shape[1]))
         for start in range(0, len(embeddings), BLOCK_ROWS):
             block = slice(start, start + BLOCK_ROWS)
-            predicted[block] = self.ridge(embeddings[block], input_tokens[block])
+            predicted[block] = self.ridge(embeddings[block], tokens[block])
             predicted[block] += weighted_rows(weights[block], rows[block], self.residuals)
-        return postprocessed(predicted, self.cost_bias, similarity[:, 0])
+        return postprocessed(predicted, self.cost_bias, similarity[:, 0], tokens / self.ridge.token_reach)
 
     def neighbours(self, embedding: Float32, k: int) -> list[tuple[str, float]]:
         """The k nearest rows of history to one embedding float32 [d]: (row id, similarity), best first."""
@@ -88,9 +91,17 @@ class Estimator:
         return [(self.ids[row], float(near)) for near, row in zip(similarity[0], rows[0], strict=True) if row >= 0]
 
 
-def postprocessed(predicted: Float64, cost_bias: Float64, similarity: Float32) -> Estimates:
-    """Predictions [n, 2M] of quality and log cost in micros -> estimates, within their ranges and rounded."""
+def postprocessed(
+    predicted: Float64, cost_bias: Float64, similarity: Float32, beyond: Float64 | None = None
+) -> Estimates:
+    """Predictions [n, 2M] of quality and log cost in micros -> estimates, within their ranges and rounded.
+
+    `beyond` [n] is the number of input tokens over the largest number that the predictions know. Above 1 the cost grows
+    in proportion; nan and less than 1 change nothing.
+    """
     llms = len(cost_bias)
     quality = np.rint(np.clip(predicted[:, :llms], 0.0, 1.0) * QUALITY_STEPS) / QUALITY_STEPS
     cost = np.exp(np.minimum(predicted[:, llms:], np.log(COST_CEILING_MICROS))) * cost_bias
-    return Estimates(quality, np.rint(np.minimum(cost, COST_CEILING_MICROS)).astype(np.int64), similarity)
+    if beyond is not None:
+        cost = cost * np.maximum(np.nan_to_num(beyond), 1.0)[:, None]
+    return Estimates(quality, np.rint(np.minimum(cost, COST_CEILING_MICROS) * COST_STEPS) / COST_STEPS, similarity)

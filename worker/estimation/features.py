@@ -18,6 +18,9 @@ Float64 = NDArray[np.float64]
 UNIT_SCALE = 4000.0
 KERNEL_BITS = 20
 EXACT_BITS = 52
+STANDARD_REACH = 4.0
+# Fewer input tokens cost as much as these: a template and a role are always paid.
+FEWEST_TOKENS = 5.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class LinearMap:
     `landmarks` float32 [d, D], rounded unit vectors. `weights` float64 [D, 2V + 1], integers, times `scales` [2V + 1]:
     V columns of the kernel features, V of their products with t, and one that predicts t itself, for queries whose
     token count is unknown. `plain` float64 [3, V]: coefficients of 1, t and t**2. `token_mean` and `token_spread`
-    standardise log tokens, `token_base` is their constant.
+    standardise log tokens, `token_base` is their constant. `token_most` is the largest token count of history,
+    infinite where history has none.
     """
 
     landmarks: Float32
@@ -38,6 +42,12 @@ class LinearMap:
     token_mean: float
     token_spread: float
     token_base: float
+    token_most: float
+
+    @property
+    def token_reach(self) -> float:
+        """The largest token count that the map was fitted for: beyond it, `t` does not grow."""
+        return float(min(self.token_most, np.exp(self.token_mean + STANDARD_REACH * self.token_spread)))
 
     def __call__(self, embeddings: Float32, input_tokens: Float64) -> Float64:
         """embeddings [n, d] and input tokens [n] (nan: unknown) -> predictions float64 [n, V]."""
@@ -72,9 +82,9 @@ def exact_weights(coefficients: Float64) -> tuple[Float64, Float64]:
 
 
 def standard_tokens(input_tokens: Float64, mean: float, spread: float) -> Float64:
-    """Token counts [n] -> standardised logs, at most 4 away from 0; nan stays nan."""
+    """Token counts [n] -> standardised logs, at most STANDARD_REACH away from 0; nan stays nan."""
     standard = (np.log(np.maximum(input_tokens, 1.0)) - mean) / spread
-    limited: Float64 = np.clip(standard, -4.0, 4.0)
+    limited: Float64 = np.clip(standard, -STANDARD_REACH, STANDARD_REACH)
     return limited
 
 

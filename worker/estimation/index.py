@@ -51,7 +51,6 @@ WORSE = 1.01
 MANIFEST = "manifest.json"
 GRAPH = "graph.faiss"
 IDS = "ids.json"
-TOKENS = "tokens.npy"
 
 
 def build(
@@ -202,7 +201,7 @@ def _write_files(work: Path, history: History, fitted: Fitted, graph: Any, equal
         "weights": ridge.weights,
         "scales": ridge.scales,
         "plain": ridge.plain,
-        "tokens": np.array([ridge.token_mean, ridge.token_spread, ridge.token_base]),
+        "tokens": np.array([ridge.token_mean, ridge.token_spread, ridge.token_base, ridge.token_most]),
         "residuals": fitted.residuals,
         "cost_bias": fitted.cost_bias,
         "prior_quality": prior.quality,
@@ -330,7 +329,7 @@ def _array(directory: Path, name: str) -> Any:
 
 
 def _ridge(directory: Path, manifest: Manifest) -> LinearMap:
-    mean, spread, base = (float(value) for value in _array(directory, "tokens"))
+    mean, spread, base, most = (float(value) for value in _array(directory, "tokens"))
     arrays = [_array(directory, name) for name in ("landmarks", "weights", "scales", "plain")]
     landmarks, weights, scales, plain = arrays
-    return LinearMap(landmarks, manifest.parameters.kernel_width, weights, scales, plain, mean, spread, base)
+    return LinearMap(landmarks, manifest.parameters.kernel_width, weights, scales, plain, mean, spread, base, most)

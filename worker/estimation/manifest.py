@@ -8,7 +8,7 @@ from hashlib import sha256
 import msgspec
 from msgspec import Struct
 
-FORMAT = 3
+FORMAT = 4
 
 
 # Told while an index is built: the name of the step, and how many of its parts are done, of how many.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag, cho_factor, cho_solve
 
 from worker.estimation.features import (
+    FEWEST_TOKENS,
     KERNEL_BITS,
     UNIT_SCALE,
     Float32,
@@ -52,6 +53,7 @@ class KernelBasis:
     tokens: Float64
     token_mean: float
     token_spread: float
+    token_most: float
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,13 @@ def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.
     """Draw the landmarks from the distinct rows of history and standardise the log token counts."""
     distinct = EqualRows.of(embeddings, lambda rows: rounded_units(rows).astype(np.int16)).first
     chosen = generator.permutation(distinct)[: landmark_count(len(embeddings))]
-    logs = np.log(np.maximum(input_tokens[~np.isnan(input_tokens)], 1.0))
+    counts = input_tokens[~np.isnan(input_tokens)]
+    logs = np.log(np.maximum(counts, 1.0))
     mean = float(logs.mean()) if len(logs) else 0.0
     spread = max(float(logs.std()), 0.05) if len(logs) else 1.0
     landmarks = np.ascontiguousarray(rounded_units(embeddings[chosen]).T)
-    return KernelBasis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread)
+    most = max(float(counts.max()), FEWEST_TOKENS) if len(counts) else np.inf
+    return KernelBasis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread, most)
 
 
 def best_ridge(basis: KernelBasis, targets: Float64, generator: np.random.Generator, step: Step = silent) -> Ridge:
@@ -226,6 +230,7 @@ def linear_map(basis: KernelBasis, targets: Float64, chosen: Ridge) -> LinearMap
         basis.token_mean,
         basis.token_spread,
         float(of_tokens[0]),
+        basis.token_most,
     )
 
 

@@ -102,6 +102,7 @@ class Scenario:
             reservation_ms=10**9,
             checkpoint_every=10**9,
             seed=self.seed,
+            max_cost_micros=10**12,
             index=self.estimator.manifest.index,
         )
 

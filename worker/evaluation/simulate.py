@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.contract.completions import UsableCompletion
 from worker.contract.messages import Account, Configuration, Dispatch, Fit, Reservation
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured
 from worker.core.lane_view import LaneView
@@ -162,7 +163,8 @@ def _reservation(scenario: Scenario, number: int, llm: int) -> Reservation:
 
 
 def _settle(scenario: Scenario, ledger: Ledger, number: int, held: Reservation) -> None:
-    ledger.close(held, true_micros(scenario, number, scenario.live.llms.index(held.llm)))
+    spent_micros = true_micros(scenario, number, scenario.live.llms.index(held.llm))
+    ledger.close(held, "settled", spent_micros, number)
 
 
 def true_micros(scenario: Scenario, number: int, llm: int) -> int:
@@ -197,7 +199,7 @@ def play_router(scenario: Scenario, policy: str, estimates: Estimates, look: Loo
 
 
 def _arrivals(estimates: Estimates, queries: int) -> Iterator[list[Arrived]]:
-    quality, cost = estimates.quality.tolist(), np.rint(estimates.cost_micros).astype(np.int64).tolist()
+    quality, cost = estimates.quality.tolist(), estimates.cost_micros.tolist()
     for start in range(0, queries, BATCH_ROWS):
         rows = range(start, min(start + BATCH_ROWS, queries))
         yield [Arrived(row, row, str(row), quality[row], cost[row], None, _nothing) for row in rows]
@@ -205,14 +207,10 @@ def _arrivals(estimates: Estimates, queries: int) -> Iterator[list[Arrived]]:
 
 def _completed(scenario: Scenario, dispatch: Dispatch) -> Event:
     llm = scenario.live.llms.index(dispatch.llm)
-    cost = true_micros(scenario, dispatch.origin.offset, llm)
-    return Completed(
-        offset=dispatch.origin.offset,
-        at_ms=dispatch.origin.offset,
+    answer = UsableCompletion(
         dispatch_id=dispatch.id,
-        llm=dispatch.llm,
-        ok=True,
-        cost_micros=cost,
-        basis="cost",
+        stated_micros=true_micros(scenario, dispatch.origin.offset, llm),
+        cost="known",
         quality=float(scenario.live.quality[dispatch.origin.offset, llm]),
     )
+    return Completed(dispatch.origin.offset, dispatch.origin.offset, answer)

@@ -121,7 +121,7 @@ class UnpreparedPolicy(PricedPolicy):
         return seen == self.observed or (seen > self.observed and super().due(seen))
 
     def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[int], prices: Sequence[float]
+        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
     ) -> list[int]:
         if seen < self.observed:
             return [draw(self.config.seed, 0, seen, len(quality))]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from worker.contract import codec, token_costs
+from worker.contract import codec
 from worker.contract.answers import Answer, Begun
 from worker.contract.codes import ErrorClass, Rejection
 from worker.contract.messages import Completion, Dispatch
+from worker.contract.price_lists import UnknownPriceList
 from worker.contract.record import Headers, StoredRecord
-from worker.contract.settings import Settings
+from worker.contract.settings import LlmSettings, Settings
+from worker.contract.token_costs import Cost, cost_of
 
 REPLY_TOPIC = "reply-topic"
 JSON_TYPE: list[tuple[str, bytes | None]] = [("content-type", b"application/json")]
@@ -67,7 +70,7 @@ def completion_record(dispatch: Dispatch, completion: Completion, settings: Sett
     """A completion in the partition of its dispatch's origin. Usage that the lane would not take is left out."""
     try:
         value = codec.encode(completion)
-        read = codec.decode_completion(value, settings.limits.max_completion_bytes, settings.limits.max_nesting, 2**53)
+        read = codec.completion_fields(value, settings.limits.max_completion_bytes, settings.limits.max_nesting)
         is_taken = not isinstance(read, Rejection)
     except (OverflowError, ValueError, TypeError, RecursionError):
         is_taken = False
@@ -97,7 +100,7 @@ def _answers(
         llm=dispatch.llm,
         model=completion.model,
         cost=completion.cost or "known",
-        cost_micros=_micros(completion, dispatch.llm, settings),
+        cost_micros=_micros(completion, settings.llms.get(dispatch.llm), at_ms),
         usage=completion.usage,
         latency_ms=answered.latency_ms,
         at_ms=at_ms,
@@ -114,13 +117,16 @@ def _answers(
     return [own, own._replace(topic=reply_topic, partition=None)], remarks
 
 
-def _micros(completion: Completion, llm: str, settings: Settings) -> int | None:
+def _micros(completion: Completion, llm: LlmSettings | None, at_ms: int) -> int | None:
     """What the answer cost, in micro-dollars; None where that is not known."""
-    prices = settings.llms[llm].price_list if llm in settings.llms else None
-    if completion.cost_micros is not None or completion.usage is None or prices is None or completion.cost == "unknown":
+    if completion.cost_micros is not None or completion.usage is None or llm is None or completion.cost == "unknown":
         return completion.cost_micros
-    cost = token_costs.cost_micros(completion.usage, prices)
-    return cost if isinstance(cost, int) else None
+    try:
+        prices = llm.prices(datetime.fromtimestamp(at_ms // 1000, UTC))
+    except UnknownPriceList:
+        return None
+    cost = None if prices is None else cost_of(completion.usage, prices)
+    return cost.micros if isinstance(cost, Cost) else None
 
 
 def _reply_topic(headers: Headers, settings: Settings, topics: Collection[str]) -> tuple[str | None, list[str]]:

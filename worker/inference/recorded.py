@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from math import isnan, log
+from math import ceil, isnan, log
 from typing import Any
 
 from msgspec import json
@@ -93,8 +93,8 @@ class TableAnswerer:
         if failure < self.rules.error_rate:
             error: dict[str, Any] = {"error": "simulated: overloaded", "error_class": "overloaded", "cost": "zero"}
             return Completion(**common, status="error", **error), seconds
-        quality, cost_micros = known if known is not None else (None, dispatch.cost_micros)
-        return Completion(**common, status="ok", cost_micros=cost_micros, quality=quality), seconds
+        quality, cost_micros = known if known is not None else (None, ceil(dispatch.cost_micros))
+        return Completion(**common, status="ok", cost="known", cost_micros=cost_micros, quality=quality), seconds
 
 
 def _draws(seed: int, dispatch_id: str) -> tuple[float, float]:

@@ -46,7 +46,7 @@ def _prior(estimator: Estimator) -> Prior:
 def fill_ledger(settings: Settings, estimator: Estimator, records: int) -> None:
     """Write a ledger partition: a configuration, and `records` rows of reservations made and closed, up to OPEN of
     them still open."""
-    config = configuration(settings, estimator.manifest, 0)
+    config = configuration(settings, estimator.manifest, 0, {})
     rows = Router(0, _prior(estimator)).handle([Reconfigured(1, config)]).rows
     producer = Producer(clients.producer_config(settings))
     llm = config.llms[0]

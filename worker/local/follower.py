@@ -8,8 +8,8 @@ from collections.abc import Callable
 from confluent_kafka import Consumer, TopicPartition
 
 from worker.contract import codec
+from worker.contract.decisions import Cause, Closed, Rejected, Routed
 from worker.contract.errors import CheckFailed
-from worker.contract.messages import Cause, Closed, Rejected, Routed
 from worker.contract.settings import Settings
 from worker.kafka import clients
 from worker.kafka.clock import poll_until

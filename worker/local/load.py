@@ -29,6 +29,7 @@ def query_of(history: History | Prompts, number: int) -> Query:
     return Query(
         id=id_,
         embedding=history.embeddings[row].astype("<f2").tobytes(),
+        embedding_dtype="float16",
         input_tokens=None if isnan(tokens) else int(tokens),
     )
 

@@ -13,9 +13,10 @@ from msgspec.structs import replace
 
 from worker.contract import codec, sentences
 from worker.contract.answers import Answer
+from worker.contract.decisions import Cause, Closed, Decision, Rejected, Routed
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import CheckBroker
-from worker.contract.messages import Cause, Closed, Decision, Origin, Query, Rejected, Routed
+from worker.contract.messages import Origin, Query
 from worker.contract.settings import Settings
 from worker.core.outbox import CONFIGURATION_KEY
 from worker.kafka import clients
@@ -33,7 +34,7 @@ class ScoredLlm(Struct, frozen=True):
 
     llm: str
     quality: float
-    cost_micros: int
+    cost_micros: float
     paid: float
     score: float
 
@@ -92,7 +93,7 @@ def send(settings: Settings, query: Query, wait_seconds: float, open_reader: Ope
         return replace(reply, answer=_answer(reader, topics.answers, reply, answers[topics.answers, origin.partition]))
 
 
-def _answer(reader: Reader, topic: str, reply: Reply, start: int) -> Answer | None:
+def _answer(reader: Reader, topic: str, reply: SendResult, start: int) -> Answer | None:
     """The answer of the dispatch that settled; it is there when its completion is."""
     settled = {closed.dispatch_id for closed in reply.closed}
     for record in reader.read_partition(topic, reply.origin.partition, start):

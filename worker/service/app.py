@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 import threading
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -91,11 +92,13 @@ def check_topics(settings: Settings) -> None:
 
 def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> Lanes:
     """The lanes of this process, none of them open yet. Raises FixSetting where index and settings differ."""
-    configurations = [configuration(settings, estimator.manifest, p) for p in range(settings.kafka.partitions)]
+    prices = settings.price_lists(datetime.now(UTC))
+    partitions = range(settings.kafka.partitions)
+    configurations = [configuration(settings, estimator.manifest, partition, prices) for partition in partitions]
     prior = Prior(estimator.prior.quality, estimator.prior.cost_micros.astype(float))
     embedder = load_embedder(estimator.manifest.embedder)
     searching = threading.BoundedSemaphore(settings.index.search_threads)
-    preparer = Preparer(settings, estimator, embedder, searching)
+    preparer = Preparer(settings, estimator, embedder, prices, searching)
     clock = SystemClock()
     reader = KafkaReader(settings)
     intake = Intake(settings, preparer, reader, metrics, clock)

@@ -6,30 +6,25 @@ Runs in the search threads, off the event loop, while the batch before it commit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import structlog
 
-from worker.contract import rejections, token_costs
 from worker.contract.codes import Rejection
+from worker.contract.completions import UsableCompletion
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import Completion
 from worker.contract.record import Record
 from worker.contract.rejections import Limits, read_completion
 from worker.contract.settings import Settings
 from worker.core.events import Arrived, Completed, Event, Refused
 from worker.kafka.clock import SYSTEM_CLOCK, Clock
 from worker.kafka.reader import Reader
-from worker.service.metrics import Metrics, Unpriced
+from worker.service.metrics import Metrics
 from worker.service.prepare import Preparer, Row, event
-
-log = structlog.get_logger()
 
 # Whether the dispatch of this id may be tried again if it has failed.
 MayRetry = Callable[[str], bool]
-Cost = tuple[int | None, Literal["cost", "usage", "none"]]
 
 
 class Input(NamedTuple):
@@ -48,21 +43,20 @@ class CompletionRow:
     """One completion record. `problem` says why it cannot be used; `retried` is the query that it brings back."""
 
     record: Record
-    completion: Completion | None = None
+    answer: UsableCompletion | None = None
     problem: Rejection | None = None
     retried: Row | None = None
 
 
 @dataclass(frozen=True)
 class Intake:
-    """Makes the events of all lanes of a process. Between batches it remembers only which warnings it has logged."""
+    """Makes the events of all lanes of a process. It keeps nothing between batches."""
 
     settings: Settings
     preparer: Preparer
     reader: Reader
     metrics: Metrics
     clock: Clock = SYSTEM_CLOCK
-    _warned: set[tuple[str, str]] = field(default_factory=set)
 
     def prepare(self, records: Sequence[Record], may_retry: MayRetry) -> list[Input]:
         """One input for each record of one topic and partition, in order.
@@ -104,11 +98,12 @@ class Intake:
         ]
 
     def _decode(self, row: CompletionRow) -> None:
-        completion = read_completion(row.record, self._limits)
-        if isinstance(completion, Rejection):
-            row.problem = completion
+        given = self.settings.limits
+        read = read_completion(row.record, Limits(given.max_completion_bytes, max_nesting=given.max_nesting))
+        if isinstance(read, Rejection):
+            row.problem = read
         else:
-            row.completion = completion
+            row.answer = read
 
     def _bring_back(self, failed: Sequence[CompletionRow]) -> None:
         """Read and prepare again the queries of failed dispatches."""
@@ -121,65 +116,21 @@ class Intake:
             row.retried = prepared.get(_origin(row))
 
     def _event(self, row: CompletionRow, at_ms: int) -> Completed | Refused:
-        cost = self._cost(row.completion) if row.completion is not None else row.problem
-        assert cost is not None, "a row is decoded or has a problem"
-        if isinstance(cost, Rejection):
-            return Refused("completions", row.record.offset, at_ms, cost)
-        return self._completed(row, cost, at_ms)
-
-    def _completed(self, row: CompletionRow, cost: Cost, at_ms: int) -> Completed:
-        completion, (cost_micros, basis) = row.completion, cost
-        assert completion is not None, "only a completion has a cost"
+        if row.answer is None:
+            assert row.problem is not None, "a row is decoded or has a problem"
+            return Refused("completions", row.record.offset, at_ms, row.problem)
         retry = None if row.retried is None else event(row.retried, at_ms)
-        return Completed(
-            offset=row.record.offset,
-            at_ms=at_ms,
-            dispatch_id=completion.dispatch_id,
-            llm=completion.llm,
-            ok=completion.status == "ok",
-            cost_micros=cost_micros,
-            basis=basis,
-            quality=completion.quality,
-            error=completion.error,
-            retry=retry if isinstance(retry, Arrived) else None,
-        )
-
-    @property
-    def _limits(self) -> Limits:
-        given = self.settings.limits
-        return Limits(given.max_completion_bytes, max_nesting=given.max_nesting, max_cost_micros=given.max_cost_micros)
-
-    def _cost(self, completion: Completion) -> Cost | Rejection:
-        if completion.cost_micros is not None:
-            return completion.cost_micros, "cost"
-        llm = self.settings.llms.get(completion.llm)
-        if completion.usage is None or llm is None:
-            return None, "none"
-        if llm.price_list is None:
-            return self._unpriced(completion.llm, "no_price_list", "llms.<name>.input_usd_per_mtok is not set")
-        cost = token_costs.cost_micros(completion.usage, llm.price_list)
-        if isinstance(cost, token_costs.Unknown):
-            why = "the usage names no input tokens or no output tokens"
-            return self._unpriced(completion.llm, "unknown_usage", why)
-        cost = cost if isinstance(cost, Rejection) else rejections.usage_cost(cost, self._limits)
-        return cost if isinstance(cost, Rejection) else (cost, "usage")
-
-    def _unpriced(self, llm: str, reason: Unpriced, why: str) -> tuple[None, Literal["none"]]:
-        self.metrics.unpriced(llm, reason)
-        if (llm, reason) not in self._warned:
-            self._warned.add((llm, reason))
-            log.warning("usage_not_priced", llm=llm, reason=reason, why=why, remedy="its answers settle as reserved")
-        return None, "none"
+        return Completed(row.record.offset, at_ms, row.answer, retry if isinstance(retry, Arrived) else None)
 
 
 def _has_failed(row: CompletionRow, may_retry: MayRetry) -> bool:
-    completion = row.completion
-    return completion is not None and completion.status == "error" and may_retry(completion.dispatch_id)
+    answer = row.answer
+    return answer is not None and not answer.ok and may_retry(answer.dispatch_id)
 
 
 def _origin(row: CompletionRow) -> int:
     """The offset of the query that was dispatched. The dispatch is open, so a lane made its id."""
-    assert row.completion is not None, "only a completion brings a query back"
-    dispatch = DispatchId.parse(row.completion.dispatch_id)
+    assert row.answer is not None, "only a completion brings a query back"
+    dispatch = DispatchId.parse(row.answer.dispatch_id)
     assert dispatch is not None, "a lane makes ids that can be parsed"
     return dispatch.offset

@@ -9,7 +9,6 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import structlog
@@ -18,6 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from worker.contract.completions import REMARKS
+from worker.contract.decisions import ChargedAgain, Closed
 from worker.core import alarms
 from worker.core.drift import Drift
 from worker.core.events import Effects
@@ -31,7 +32,6 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 
 # Manifest.similarity_quantiles: the 5 % one, below which a query lies outside history; averaged over so many queries.
 OUTSIDE_QUANTILE, RECENT_QUERIES = 2, 1_000
 ALARM = ("name", "partition")
-Unpriced = Literal["no_price_list", "unknown_usage"]
 RECORDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -42,15 +42,14 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.outside_share = 0.0
         self._drift = Drift()
+        self._warned: set[tuple[str, str]] = set()
         self._manifest: Manifest | None = None
         self._lanes: Callable[[], Sequence[LaneView]] = tuple
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
         self._decisions = counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"])
         self._deferrals = counter("tollgate_deferrals", "Queries not served now, by reason", ["reason"])
-        self._unpriced = counter(
-            "tollgate_unpriced_completions", "Usage that no price was found for", ["llm", "reason"]
-        )
+        self._odd = counter("tollgate_odd_answers", "Answers with something odd, by what it is", ["llm", "remark"])
         self._dead = counter("tollgate_dead_letters", "Records that could not be used", ["topic", "reason"])
         self._batch = histogram("tollgate_batch_records", "Records per transaction", buckets=RECORDS)
         self._transaction = histogram("tollgate_transaction_seconds", "Decide and commit", buckets=SECONDS)
@@ -96,15 +95,12 @@ class Metrics:
         """A lane's ledger was restored."""
         self._restore.labels(partition).set(seconds)
 
-    def unpriced(self, llm: str, reason: Unpriced) -> None:
-        """A completion's usage could not be priced."""
-        self._unpriced.labels(llm, reason).inc()
-
     def committed(self, effects: Effects, inputs: int, seconds: float) -> None:
         """One transaction was committed."""
         self._batch.observe(inputs)
         self._transaction.observe(seconds)
         self._drift.see(effects.dispatches, effects.closed)
+        self._answered([*effects.closed, *effects.charged_again])
         for llm, count in Tally(dispatch.llm for dispatch in effects.dispatches).items():
             self._decisions.labels(llm, "dispatched").inc(count)
         for deferred in effects.deferred:
@@ -114,6 +110,15 @@ class Metrics:
             self._dead.labels(refused.topic, refused.rejection.code).inc()
         for ignored in effects.ignored:
             self._dead.labels("completions", ignored.code).inc()
+
+    def _answered(self, answers: Iterable[Closed | ChargedAgain]) -> None:
+        """Count what is odd about answers, and warn of each oddity of an LLM once."""
+        for answer in answers:
+            for remark in answer.remarks:
+                self._odd.labels(answer.llm, remark).inc()
+                if (answer.llm, remark) not in self._warned:
+                    self._warned.add((answer.llm, remark))
+                    log.warning("odd_answer", llm=answer.llm, remark=remark, meaning=REMARKS[remark])
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -133,6 +138,8 @@ class _Ledgers(Collector):
         budget = GaugeMetricFamily("tollgate_budget_usd", "Budget of an LLM", labels=money)
         reserved = GaugeMetricFamily("tollgate_reserved_usd", "Held by open reservations", labels=money)
         spent = GaugeMetricFamily("tollgate_spent_usd", "Settled", labels=money)
+        late = GaugeMetricFamily("tollgate_late_usd", "Spent on answers after their expiry", labels=money)
+        twice = GaugeMetricFamily("tollgate_paid_twice_usd", "Spent on answers after another answer", labels=money)
         overrun = GaugeMetricFamily("tollgate_overrun_usd", "Spent or reserved beyond the budget", labels=money)
         price = GaugeMetricFamily("tollgate_price_per_usd", "Quality that a dollar must buy", labels=money)
         opened = GaugeMetricFamily("tollgate_open_reservations", "Dispatches not answered", labels=["partition"])
@@ -143,6 +150,8 @@ class _Ledgers(Collector):
                 budget.add_metric([llm, partition], account.budget_micros / MICROS_PER_USD)
                 reserved.add_metric([llm, partition], account.reserved_micros / MICROS_PER_USD)
                 spent.add_metric([llm, partition], account.spent_micros / MICROS_PER_USD)
+                late.add_metric([llm, partition], account.late_micros / MICROS_PER_USD)
+                twice.add_metric([llm, partition], account.paid_twice_micros / MICROS_PER_USD)
                 overrun.add_metric([llm, partition], account.overrun_micros / MICROS_PER_USD)
             llms = () if lane.config is None else lane.config.llms
             for llm, value in zip(llms, lane.prices, strict=False):
@@ -150,7 +159,7 @@ class _Ledgers(Collector):
             opened.add_metric([partition], len(lane.open))
             oldest_ms = lane.oldest_ms
             age.add_metric([partition], 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
-        return [budget, reserved, spent, overrun, price, opened, age, self._alarms(lanes)]
+        return [budget, reserved, spent, late, twice, overrun, price, opened, age, self._alarms(lanes)]
 
     def _alarms(self, lanes: Sequence[LaneView]) -> Metric:
         family = GaugeMetricFamily("tollgate_alarm", "1: in force; docs/reference/alarms.md", labels=ALARM)

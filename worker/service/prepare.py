@@ -5,7 +5,7 @@ Each query is estimated alone: the others in its batch do not change its estimat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,18 +18,21 @@ from worker.contract.codes import Rejection
 from worker.contract.messages import Query
 from worker.contract.record import Record
 from worker.contract.rejections import Limits, read_query
+from worker.contract.requests import question
 from worker.contract.settings import Settings
-from worker.core.ceilings import ceilings_micros
+from worker.contract.token_costs import PriceList
 from worker.core.events import Arrived, Refused
-from worker.estimation.embedder import Embedder, load_embedder
-from worker.estimation.estimator import Estimator
+from worker.estimation.bounds import asked, bounded
+from worker.estimation.embedder import SUPPLIED, Embedder, load_embedder
+from worker.estimation.estimator import COST_STEPS, Estimator
+from worker.estimation.manifest import Manifest
 
 
 class Estimate(NamedTuple):
     """One query's quality in [0, 1] and cost with each LLM, and its similarity to the nearest past query."""
 
     quality: list[float]
-    cost_micros: list[int]
+    cost_micros: list[float]
     similarity: float
 
 
@@ -49,7 +52,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Preparer:
-    """Prepares queries with one index. `embedder` is None if queries must bring embeddings.
+    """Prepares queries with one index. `embedder` is None if queries must bring embeddings. `prices` are the price
+    lists in force, by LLM.
 
     `searching` is held while the index is searched: it limits how many threads search at once.
     """
@@ -57,12 +61,13 @@ class Preparer:
     settings: Settings
     estimator: Estimator
     embedder: Embedder | None
+    prices: Mapping[str, PriceList] = field(default_factory=dict)
     searching: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     @classmethod
-    def load(cls, settings: Settings, estimator: Estimator) -> Preparer:
+    def load(cls, settings: Settings, estimator: Estimator, prices: Mapping[str, PriceList]) -> Preparer:
         """A preparer with the embedder that the index was built with. Raises FixSetting."""
-        return cls(settings, estimator, load_embedder(estimator.manifest.embedder))
+        return cls(settings, estimator, load_embedder(estimator.manifest.embedder), prices)
 
     def prepare(self, records: Iterable[Record]) -> list[Row]:
         """One row for each record, in order: estimated, or with a problem."""
@@ -88,14 +93,16 @@ class Preparer:
             row.query = query
 
     def _take_embeddings(self, rows: Sequence[Row]) -> None:
-        queries = [_query(row) for row in rows]
-        embeddings, problems = codec.embedding_rows(queries, self.estimator.manifest.dimension)
+        queries, manifest = [_query(row) for row in rows], self.estimator.manifest
+        embeddings, problems = codec.embedding_rows(
+            queries, manifest.dimension, self.settings.index.embedding_dtype, _embedder_named(manifest)
+        )
         for row, embedding, problem in zip(rows, embeddings, problems, strict=True):
             row.embedding, row.problem = embedding, problem
 
     def _embed_texts(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            text = codec.query_text(_query(row))
+            text = question(_query(row))
             if self.embedder is None:
                 row.problem = rejections.NO_EMBEDDING
             elif text is None:
@@ -109,12 +116,12 @@ class Preparer:
             return
         queries = [_query(row) for row in rows]
         embeddings = np.array([row.embedding for row in rows], np.float32)
-        tokens = np.array([codec.input_tokens(query, codec.query_text(query)) for query in queries])
+        said = asked(queries)
         with self.searching:
             nearest = self.estimator.search(embeddings)
-        estimates = self.estimator.predict(embeddings, tokens, nearest)
-        prices = [self.settings.llms[llm].price_list for llm in self.estimator.manifest.llms]
-        costs = np.minimum(estimates.cost_micros, ceilings_micros(queries, prices)).astype(np.int64)
+        estimates = self.estimator.predict(embeddings, said.input_tokens, nearest)
+        prices = [self.prices.get(llm) for llm in self.estimator.manifest.llms]
+        costs = np.ceil(bounded(estimates.cost_micros, said, prices) * COST_STEPS) / COST_STEPS
         columns = (estimates.quality.tolist(), costs.tolist(), nearest[0][:, 0].tolist())
         for row, quality, cost_micros, similarity in zip(rows, *columns, strict=True):
             row.estimate = Estimate(quality, cost_micros, similarity)
@@ -136,6 +143,12 @@ def event(row: Row, at_ms: int) -> Arrived | Refused:
         deadline_ms=query.deadline_ms,
         query=codec.query_payload(record.value, query),
     )
+
+
+def _embedder_named(manifest: Manifest) -> str | None:
+    """The embedder that the index was built with; None where embeddings were supplied by a model that it does not
+    name."""
+    return None if manifest.embedder == SUPPLIED else manifest.embedder
 
 
 def _usable(rows: Iterable[Row]) -> list[Row]:

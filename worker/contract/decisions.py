@@ -1,0 +1,191 @@
+"""The audit: the records on `decisions`, one or more for each event of a lane, hash-chained by `prev`.
+
+As in `messages`, names, units and defaults are the wire contract.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from worker.contract.codes import MAX_DETAIL_CHARACTERS, DeferReason, IgnoreCode, RejectCode, Rejection
+from worker.contract.completions import Remark
+from worker.contract.messages import (
+    AccountRow,
+    Basis,
+    ClosedDispatch,
+    Configuration,
+    Fit,
+    Outcome,
+    Reservation,
+    WindowBlock,
+)
+from worker.contract.usage import Usage
+
+
+class Cause(Struct, frozen=True, gc=False):
+    """The event that a decision record follows from. All records of one event have the same cause; no two events do.
+
+    Of `queries` and `completions`, `number` is the offset of the input record. A tick, new settings and a checkpoint
+    come from no topic: their `number` is how many decision records the partition had before.
+    """
+
+    kind: Literal["queries", "completions", "tick", "settings", "checkpoint"]
+    number: int
+
+
+class Configured(Struct, frozen=True, tag="configured", tag_field="kind"):
+    """The lane's settings from here on; the first record of every chain. `format` is the version of its records."""
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    format: int
+    partition: int
+    config: Configuration
+
+
+class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
+    """New prices in force from here on (or the old ones kept, with the reason in `fit`)."""
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    seen: int
+    prices: tuple[float, ...]
+    fit: Fit
+
+
+class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit_defaults=True):
+    """One decision. `llm` None means deferred, for `reason`. The LLMs `skipped` scored higher but could not reserve:
+    `lacking_micros` is what the budget of each lacked. `tried` failed in earlier attempts."""
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    query_id: str
+    offset: int
+    attempt: int
+    quality: list[float]
+    cost_micros: list[float]
+    prices: tuple[float, ...]
+    llm: str | None
+    reason: Literal["best_score", "observing"] | DeferReason
+    reserved_micros: int = 0
+    deadline_ms: int = 0
+    skipped: tuple[str, ...] = ()
+    lacking_micros: tuple[int, ...] = ()
+    tried: tuple[str, ...] = ()
+    query_deadline_ms: int | None = None
+
+
+class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind", omit_defaults=True):
+    """A record that went to `dead-letters`, and why: the fields of a Rejection. Its cause names the record."""
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    code: RejectCode
+    limit: int | None = None
+    detail: str = ""
+
+    @property
+    def rejection(self) -> Rejection:
+        """The reason as one value."""
+        return Rejection(self.code, self.limit, self.detail)
+
+
+class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit_defaults=True):
+    """A reservation closed: settled (spent), released (an error, nothing spent) or expired (past its deadline).
+
+    Its cause is a completion, or the tick that expired it. `basis` says where the cost came from: stated, priced by
+    `usage`, cut to the limit, as reserved because it is unknown, or none. `overrun_micros` is what was charged beyond
+    the reservation. `remarks` are codes of what was odd about the answer.
+    """
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    dispatch_id: str
+    query_id: str
+    llm: str
+    outcome: Outcome
+    reserved_micros: int
+    spent_micros: int
+    basis: Basis
+    overrun_micros: int = 0
+    quality: float | None = None
+    error: str | None = None
+    usage: Usage | None = None
+    remarks: tuple[Remark, ...] = ()
+
+
+class ChargedAgain(Struct, frozen=True, gc=False, tag="charged_again", tag_field="kind", omit_defaults=True):
+    """A further answer to a dispatch that had closed, which costs money and closes nothing.
+
+    `late`: the first answer, after the expiry; it replaces what was booked at the expiry, `replaced_micros`.
+    `paid_twice`: an answer after another one; its cost is added.
+    """
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    dispatch_id: str
+    query_id: str
+    llm: str
+    reason: Literal["late", "paid_twice"]
+    spent_micros: int
+    basis: Basis
+    replaced_micros: int = 0
+    quality: float | None = None
+    error: str | None = None
+    usage: Usage | None = None
+    remarks: tuple[Remark, ...] = ()
+
+
+class Ignored(Struct, frozen=True, tag="ignored", tag_field="kind", omit_defaults=True):
+    """A completion that changed nothing. `llm` is the LLM that it names, `cost_micros` the cost that it states.
+
+    `unmatched`: the lane never made this dispatch, or has forgotten it.
+    """
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    code: IgnoreCode
+    dispatch_id: str
+    llm: str
+    cost_micros: int | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """Its dead letter names no limit."""
+        return None
+
+    @property
+    def detail(self) -> str:
+        """The detail that its dead letter has."""
+        return self.llm[:MAX_DETAIL_CHARACTERS]
+
+
+class Checkpoint(Struct, frozen=True, tag="checkpoint", tag_field="kind"):
+    """The whole state of the lane at this point, so that a replay can begin here; in `parts` records, `part` from 0.
+
+    The first part carries all but the reservations, and its `row.head` is its `prev`. `window` lists every block of
+    the window in order.
+    """
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    part: int
+    parts: int
+    row: AccountRow | None
+    config: Configuration | None
+    window: list[WindowBlock]
+    reservations: list[Reservation]
+    closed: list[ClosedDispatch]
+
+
+Decision = Configured | Priced | Routed | Rejected | Closed | ChargedAgain | Ignored | Checkpoint
