@@ -137,14 +137,14 @@ def failure(offset: int, dispatch_id: str, llm: str, **changes: Unpack[Completio
 class Drive:
     """One lane and its topics. `run` feeds batches; CRASH forgets the router and restores it from the ledger."""
 
-    def __init__(self, settings: Configuration | None = None) -> None:
+    def __init__(self, settings: Configuration | None = None, prior: Prior = PRIOR) -> None:
         self.rows: dict[str, bytes] = {}
         self.dispatches: list[Dispatch] = []
         self.deferred: list[Deferred] = []
         self.decisions: list[Decision] = []
         self.refused: list[Refused] = []
         self.ignored: list[Ignored] = []
-        self.router = Router(0, PRIOR)
+        self.router, self.prior = Router(0, prior), prior
         self.commit([Reconfigured(0, settings or config())])
 
     def commit(self, events: Sequence[Event]) -> Effects:
@@ -166,7 +166,7 @@ class Drive:
         """Commit each event as a batch of its own, and each sequence of events as one batch; crash at a Crash."""
         for item in inputs:
             if isinstance(item, Crash):
-                self.router = Router.restored(0, PRIOR, read_rows(self.rows))
+                self.router = Router.restored(0, self.prior, read_rows(self.rows))
             else:
                 self.commit(item if isinstance(item, Sequence) else [item])
             self.router._ledger.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from tests.drive import Drive
+from tests.drive import PRIOR, Drive
 from worker.audit.chain import DecisionRecord, decoded
 from worker.contract import codec, dead_letters
 from worker.contract.codes import Reason
@@ -14,6 +14,7 @@ from worker.contract.messages import Configuration
 from worker.contract.record import Headers, StoredRecord
 from worker.contract.topic_names import TopicNames
 from worker.core.events import Arrived, Completed, Effects, Event, Refused
+from worker.core.pricing import Prior
 from worker.kafka.memory import Log as MemoryLog
 from worker.kafka.memory import MemoryReader
 from worker.kafka.reader import silent
@@ -44,10 +45,10 @@ def decided(decisions: Iterable[Decision]) -> Iterator[DecisionRecord]:
 class Recorded(Drive):
     """A Drive that also writes every topic. Inputs that repeat an offset are the same record read twice."""
 
-    def __init__(self, settings: Configuration | None = None) -> None:
+    def __init__(self, settings: Configuration | None = None, prior: Prior = PRIOR) -> None:
         self.log: Log = defaultdict(list)
         self._inputs: dict[tuple[str, int], StoredRecord] = {}
-        super().__init__(settings)
+        super().__init__(settings, prior)
 
     def commit(self, events: Sequence[Event]) -> Effects:
         """As a Drive, and publish."""
