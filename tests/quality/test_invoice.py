@@ -100,7 +100,7 @@ class Company:
     @property
     def spent_micros(self) -> int:
         """What the books have as spent, over all LLMs."""
-        return sum(account.spent_micros for account in self.lane.router.ledger.accounts.values())
+        return sum(account.spent_micros for account in self.lane.router.view.accounts.values())
 
     def proof(self) -> Verified:
         """What `verify` says of the topics."""

@@ -22,6 +22,7 @@ from worker.contract.answers import Answer
 from worker.contract.dead_letters import DeadLetter
 from worker.contract.messages import Deferred, Query
 
+NULL = {"type": "null"}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _packed = msgspec.msgpack.Decoder()
@@ -46,12 +47,26 @@ def schema(message: type[msgspec.Struct], example: Any) -> dict[str, Any]:
 
 
 def _specify(declared: dict[str, Any], title: str) -> None:
-    """Give each integer its width, and each list of values a title, in one property."""
+    """Give each integer its width, and each type that a generator must name a title, in one property.
+
+    A number or a text that may be null is one schema of two types: of an `anyOf`, generators make a type of its own.
+    """
     for node in nodes(declared):
-        if node.get("type") == "integer":
+        _unite(node)
+        if "integer" in node.get("type", ()):
             node["format"] = "int64"
+        if "anyOf" in node:
+            node["title"] = f"{title}Choice"
         if "enum" in node:
             node["title"] = title
+
+
+def _unite(node: dict[str, Any]) -> None:
+    """Replace `anyOf` of one type and null by both types, in place."""
+    other, *rest = node.get("anyOf", [{}])
+    if rest == [NULL] and isinstance(other.get("type"), str):
+        del node["anyOf"]
+        node |= {**other, "type": [other["type"], "null"]}
 
 
 def nodes(node: Any) -> Iterator[dict[str, Any]]:

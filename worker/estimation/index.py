@@ -107,10 +107,10 @@ def doubts(manifest: Manifest) -> list[str]:
         for llm, seen in zip(manifest.llms, manifest.llm_rows, strict=True)
         if seen < FEWEST_ROWS
     ]
-    columns = zip(manifest.llms, manifest.errors.by_llm, manifest.errors.means_by_llm, strict=False)
-    for llm, built, mean in columns:
+    columns = zip(manifest.llms, manifest.llm_rows, manifest.errors.by_llm, manifest.errors.means_by_llm, strict=False)
+    for llm, seen, built, mean in columns:
         for what, error, of_mean in zip(("quality", "log cost"), built, mean, strict=True):
-            if error > WORSE * of_mean:
+            if seen >= FEWEST_ROWS and error > WORSE * of_mean:
                 found.append(
                     f"{llm}: estimates of {what} are worse than its mean (error {error:.4f}, of the mean "
                     f"{of_mean:.4f}); the prompts do not tell its answers apart, or the rows are too few"
