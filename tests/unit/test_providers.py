@@ -191,7 +191,8 @@ async def run_all() -> dict[str, Run]:
     async with providing(SLOW_SECONDS) as provider:
         # A session of its own for each: one case's wait holds no other up, and none gets another's connection.
         named = {f"{case.id}-{dialect}": llm(provider, case.id, dialect) for case, dialect in RUNS}
-        async with Caller(named) as caller:
+        # The longest waits: a hurried dispatch has no time for a repeat.
+        async with Caller(named, jitter=lambda: 1.0) as caller:
             runs = await asyncio.gather(
                 *(run_case(caller, f"{case.id}-{dialect}", case, dialect, provider) for case, dialect in RUNS)
             )

@@ -39,6 +39,7 @@ class DispatchConsumer:
         self._loop = loop
         self._assigned, self._leaving, self._lost = assigned, leaving, lost
         config = clients.consumer_config(settings, f"{settings.kafka.group}-inference")
+        self._metadata: Any = None
         self._consumer = Consumer(
             config
             | {
@@ -75,11 +76,15 @@ class DispatchConsumer:
         # `consume` alone would wait until it has as many records as were asked for.
         first = self._consumer.poll(POLL_SECONDS)
         messages = [] if first is None else [first, *self._consumer.consume(POLL_RECORDS, timeout=0)]
+        self._metadata = self._consumer.consumer_group_metadata()
         return [clients.stored(message) for message in messages if _is_record(message)]
 
     def group_metadata(self) -> Any:
-        """What a transaction needs, so that only a member of the group commits positions."""
-        return self._consumer.consumer_group_metadata()
+        """What a transaction needs, so that only a member of the group commits positions: as of the last poll.
+
+        librdkafka answers this question only outside its callbacks, and a rebalance's callback waits for a transaction.
+        """
+        return self._metadata
 
     def topics(self) -> frozenset[str]:
         """The names of all topics."""

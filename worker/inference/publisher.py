@@ -26,7 +26,12 @@ TRIES_SECONDS = 60.0
 PAUSE_SECONDS = 0.1
 # A coordinator that is not rebalancing takes positions in milliseconds.
 OFFSETS_SECONDS = 1.0
-REBALANCING = {KafkaError._TIMED_OUT, KafkaError.REBALANCE_IN_PROGRESS}
+REBALANCING = {
+    KafkaError._TIMED_OUT,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+}
 # A request that was retried inside librdkafka may end the next transaction, so the producer takes a new epoch then
 # (ARCHITECTURE, "The protocol", 4). Requests time out after a second or more.
 SUSPICIOUS_SECONDS = 1.0

@@ -107,6 +107,8 @@ class InferenceWorker:
                         if taken.task is not None:
                             taken.task.cancel()
                     publishing.cancel()
+                    # What other partitions have to know is not read any more: without a broker that would take minutes.
+                    self._restore_thread.shutdown(wait=False, cancel_futures=True)
                     await self._in(self._polling, self._consumer.close)
                 if self._stopped is not None:
                     raise self._stopped
