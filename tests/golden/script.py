@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -29,6 +30,8 @@ NESTED = msgspec.Raw(b"\x91" * 200 + b"\x01")
 SECONDS = 60.0
 # The year 2100.
 FAR_MS = 4_102_444_800_000
+# A time in 1973.
+EARLY_MS = 100_000_000_001
 
 # What can be wrong with a query, whatever the index.
 BAD_QUERIES: list[bytes | None] = [
@@ -42,11 +45,22 @@ BAD_QUERIES: list[bytes | None] = [
     pack({"text": "x", "parameters": {"a": NESTED}}),
     b'{"text": "x", "parameters": {"a": 123456789012345678901234567890}}',
     pack({"text": "x" * 5_000}),
+    '{"text": "x"}'.encode("utf-16"),
+    gzip.compress(b'{"text": "x"}', mtime=0),
+    b'[{"text": "x"}]',
+    b'"{}"',
+    b"\x00\x00\x00\x00\x07\x0aAvro?",
+    b'{"text": "\\ud800"}',
+    pack({"schema": {}, "payload": {"text": "x"}}),
+    pack({"text": "x", "deadline_ms": 1_760_000_000}),
 ]
 # The index of texts has embeddings of 256 numbers.
 BAD_FOR_TEXTS: list[bytes | None] = [
     pack({"embedding": [float("nan")] * 256}),
+    pack({"embedding": bytes(1024)}),
     pack({"embedding": bytes(512)}),
+    pack({"embedding": (b"\x3f" + bytes(3)) * 256}),
+    pack({"embedding": [0.5] * 256, "embedder": "another"}),
     pack({"embedding": bytes(100)}),
     pack({"embedding": [0.5] * 3}),
     pack({"id": "nothing"}),
@@ -62,6 +76,8 @@ BAD_COMPLETIONS: list[bytes | None] = [
     pack({**ANSWER, "cost_micros": 2**60}),
     pack({**ANSWER, "status": "well"}),
     pack({**ANSWER, "origin_partition": 1, "dispatch_id": "1-0-1"}),
+    pack({**ANSWER, "dispatch_id": "none"}),
+    pack({**ANSWER, "dispatch_id": "0-999999-1", "cost_micros": 5}),
     pack({**ANSWER, "surprise": 1}),
     pack({name: value for name, value in ANSWER.items() if name != "llm"}),
     pack({**ANSWER, "usage": {"a": NESTED}}),
@@ -122,7 +138,7 @@ class Script:
         self._query(pack({"id": "large headers", "text": text(1)}), headers=[("h", b"x" * 3_000)])
         produce_raw(self._settings, 0, [(pack({"text": "a header whose name is not UTF-8"}), True)])
         self._last["queries", 0] += 1
-        self._query(pack({"id": "late", "text": text(2), "deadline_ms": 1_000}))
+        self._query(pack({"id": "late", "text": text(2), "deadline_ms": EARLY_MS}))
         for _ in range(2):
             self._query(pack({"id": "twice", "text": text(3)}), partition=0)
         for value in BAD_COMPLETIONS:
@@ -140,7 +156,7 @@ class Script:
         self._answer_all()
 
     def _let_reservations_expire(self) -> None:
-        """Nobody answers in time; the answers come later and are ignored. The worker is killed in between."""
+        """Nobody answers in time; the answers come later and are booked as late. The worker is killed in between."""
         self._start(self._texts, 0.5, reservation_seconds=1, resolve_every_queries=20)
         self._queries(20)
         waiting = self._unanswered()
@@ -272,8 +288,10 @@ class Script:
         """Answer every open dispatch, each in another way, until none is open."""
         self._settle()
         while waiting := self._unanswered():
-            for talk, dispatch in waiting:
-                self._answer(talk, dispatch, **next(self._answers)(dispatch))
+            for number, (talk, dispatch) in enumerate(waiting):
+                fields = next(self._answers)(dispatch)
+                for _ in range(2 if number % 9 == 0 else 1):
+                    self._answer(talk, dispatch, **fields)
             self._settle()
 
     def _unanswered(self) -> list[tuple[Talk, Dispatch]]:
@@ -309,5 +327,9 @@ ANSWERS: list[Callable[[Dispatch], dict[str, object]]] = [
     lambda _: {"status": "error", "error": "cut off", "cost_micros": 7},
     ok(usage={"words": 5}),
     ok(cost_micros=0),
+    ok(cost_micros=0, cost="known"),
+    ok(cost_micros=10**12),
+    ok(usage={"prompt_tokens": 5.0, "completion_tokens": "7"}, quality=85, surprise=1),
+    lambda _: {"status": "error", "error": "rate_limited", "error_class": "rate_limited", "cost": "zero"},
     lambda dispatch: {"llm": "another", "status": "ok", "cost_micros": 1},
 ]

@@ -19,7 +19,7 @@ from worker.audit import run_replay, run_verify
 from worker.audit.run_replay import Replayed, Task
 from worker.contract import codec, sentences
 from worker.contract.codes import DeferReason, FitCode, IgnoreCode, RejectCode, Rejection, Remedy, RemedyCode
-from worker.contract.decisions import Cause, Closed, Decision, Ignored, Rejected, Routed
+from worker.contract.decisions import Cause, ChargedAgain, Closed, Decision, Ignored, Rejected, Routed
 from worker.contract.messages import Deferred
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
@@ -107,6 +107,8 @@ def test_every_kind_of_decision_is_there() -> None:
     closed = [decision for decision in decisions() if isinstance(decision, Closed)]
     assert {decision.outcome for decision in closed} == set(get_args(get_type_hints(Closed)["outcome"]))
     assert {decision.basis for decision in closed} == set(get_args(get_type_hints(Closed)["basis"]))
+    again = [decision for decision in decisions() if isinstance(decision, ChargedAgain)]
+    assert {decision.reason for decision in again} == set(get_args(get_type_hints(ChargedAgain)["reason"]))
 
 
 def test_every_reason_is_there() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.quality.instances import history
 from worker.estimation import index
-from worker.estimation.estimator import Estimates, Estimator
+from worker.estimation.estimator import COST_STEPS, Estimates, Estimator
 from worker.estimation.features import neighbour_weights
 from worker.estimation.history import History
 
@@ -40,8 +40,8 @@ def test_one_query_alone_and_in_any_batch_has_the_same_bits(estimator: Estimator
 
 
 def test_estimates_keep_their_ranges_and_survive_float32(estimator: Estimator) -> None:
-    """Quality is in [0, 1] and float32 holds it exactly, and costs are whole and at least 0, also for queries unlike
-    any row of history."""
+    """Quality is in [0, 1] and float32 holds it exactly, and costs are at least 0 and in steps that float64 holds, also
+    for queries unlike any row of history."""
     draw = np.random.default_rng(5)
     strange = draw.normal(size=(200, 16)).astype(np.float32)
     strange /= np.linalg.norm(strange, axis=1, keepdims=True)
@@ -49,7 +49,8 @@ def test_estimates_keep_their_ranges_and_survive_float32(estimator: Estimator) -
     assert found.quality.min() >= 0
     assert found.quality.max() <= 1
     assert found.cost_micros.min() >= 0
-    assert found.cost_micros.dtype == np.int64
+    steps = found.cost_micros * COST_STEPS
+    assert np.array_equal(steps, np.rint(steps)), "a cost is between two steps"
     assert np.array_equal(found.quality.astype(np.float32), found.quality), "float32 changes a quality"
 
 

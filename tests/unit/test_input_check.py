@@ -31,7 +31,7 @@ GARBAGE = b"garbage"
 FORMAT = Rejection("format", detail="0x67")
 LENGTH = Rejection("embedding_dimension", 3, "8")
 ZEROS = Rejection("embedding_zero")
-OTHER = Rejection("missing_field", detail="id")
+OTHER = Rejection("unknown_field", detail="id")
 
 
 def stream(records: list[StoredRecord], oldest: int = 0) -> Stream:

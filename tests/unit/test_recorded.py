@@ -41,7 +41,7 @@ def test_answers(query_id: str, llm: str, wanted: tuple[int, float | None]) -> N
     """A recorded answer has its true cost and score; one that nobody recorded costs what was estimated, unjudged."""
     completion, _ = ANSWER.outcome(dispatch(query_id, llm))
     assert completion == Completion(
-        "2-0-1", 2, llm, "ok", cost_micros=wanted[0], quality=wanted[1], usage=None, error=None
+        "2-0-1", 2, llm, "ok", cost="known", cost_micros=wanted[0], quality=wanted[1], usage=None, error=None
     )
 
 

@@ -19,17 +19,15 @@ FIELDS = {
     "too_large": (1_000, "2000"),
     "format": (None, "0x67"),
     "unknown_field": (None, "txt"),
-    "missing_field": (None, "dispatch_id"),
     "type": (None, "id"),
     "nesting": (64, "body"),
     "number": (None, "parameters"),
     "headers": (1_000, "2000"),
     "embedding_dimension": (3, "8"),
     "partition": (None, "5"),
-    "cost": (100, "-1"),
-    "usage": (100, "usage.input_tokens"),
-    "usage_cost": (100, "900"),
-    "cached_tokens": (10, "20"),
+    "embedding_ambiguous": (256, "512"),
+    "embedding_of_another_model": (None, "e5"),
+    "deadline_in_seconds": (None, "1760000000"),
 }
 
 

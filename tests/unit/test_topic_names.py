@@ -27,6 +27,8 @@ def test_all_topics() -> None:
     assert TopicNames("p-").all(["a", "b/c"]) == [
         "p-queries",
         "p-completions",
+        "p-answers",
+        "p-begun",
         "p-ledger",
         "p-decisions",
         "p-deferred",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from worker.contract import codec
 from worker.contract.codes import RejectCode, Rejection
+from worker.contract.messages import EmbeddingDtype
 from worker.contract.record import Record
 from worker.contract.rejections import EMPTY_TEXT, NO_EMBEDDING, NO_TEXT, Limits, read_completion, read_query
 from worker.contract.requests import question
@@ -20,6 +21,9 @@ LIMITED: dict[RejectCode, str] = {
     "nesting": "max_nesting",
 }
 MAX_DIMENSION = 100_000
+# How a setting can have said that bytes are read, and an embedder that no index has.
+DTYPES: tuple[EmbeddingDtype | None, ...] = (None, "float16", "float32")
+ANOTHER_EMBEDDER = ""
 
 
 def limits_of(rejection: Rejection) -> Limits:
@@ -35,7 +39,12 @@ def can_reject_query(record: Record, rejection: Rejection) -> bool:
         return query == rejection
     if query.embedding is None:
         return rejection in (NO_EMBEDDING, EMPTY_TEXT if question(query) else NO_TEXT)
-    problems = (codec.embedding_rows([query], n)[1][0] for n in _dimensions(query.embedding, rejection))
+    problems = (
+        codec.embedding_rows([query], dimension, dtype, embedder)[1][0]
+        for dimension in _dimensions(query.embedding, rejection)
+        for dtype in DTYPES
+        for embedder in (None, ANOTHER_EMBEDDER)
+    )
     return rejection in problems
 
 

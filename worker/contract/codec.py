@@ -101,8 +101,6 @@ class _Reader(Generic[M]):
             raise _Reject("connect_envelope")
         if unknown := [name for name in given if name not in {field.name for field in fields}]:
             raise _Reject("unknown_field", unknown[0])
-        if missing := [field.name for field in fields if field.required and field.name not in given]:
-            raise _Reject("missing_field", missing[0])
         types = get_type_hints(self._message, include_extras=True)
         return self._mended({name: _field(decode, name, raw, types[name]) for name, raw in given.items()})
 

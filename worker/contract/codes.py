@@ -14,7 +14,6 @@ RejectCode = Literal[
     "too_large",
     "format",
     "unknown_field",
-    "missing_field",
     "type",
     "nesting",
     "number",

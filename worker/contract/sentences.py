@@ -10,7 +10,6 @@ REASONS = {
     "empty": "the record has no value",
     "too_large": "the value has {detail} bytes; the limit is {limit}",
     "unknown_field": "there is no field {detail!r}",
-    "missing_field": "the field {detail!r} is missing",
     "headers": "the key and headers have {detail} bytes; the limit is {limit}",
     "header_name": "the name of a header is not UTF-8",
     "no_text": "the query has no embedding, no text, and no body with a user message",
