@@ -107,7 +107,7 @@ class InferenceWorker:
                         if taken.task is not None:
                             taken.task.cancel()
                     publishing.cancel()
-                    # What other partitions have to know is not read any more: without a broker that would take minutes.
+                    # Without a broker, reading for the other partitions would take minutes.
                     self._restore_thread.shutdown(wait=False, cancel_futures=True)
                     await self._in(self._polling, self._consumer.close)
                 if self._stopped is not None:
@@ -255,9 +255,8 @@ class InferenceWorker:
             taken.has_begun = self._answerer.costs_money
             if taken.is_cut:
                 # It was cut before anything was sent.
-                self._ended(
-                    taken, self._answered(taken, outcomes.broken(False, "unreachable", "cut", "worker_stopped"))
-                )
+                cut = outcomes.broken(False, "unreachable", "cut", "worker_stopped")
+                self._ended(taken, self._answered(taken, cut))
             else:
                 taken.task = asyncio.create_task(self._call(taken))
 
@@ -310,8 +309,7 @@ class InferenceWorker:
         self._wake.set()
 
     def _leave_llm(self, taken: Taken, error_class: ErrorClass) -> None:
-        """Leave an LLM to other workers: its provider refuses the key. The dispatch stays open, and so does its
-        position."""
+        """Leave an LLM to other workers: its provider refuses the key. The dispatch and its position stay open."""
         llm = taken.share.llm
         if taken.has_begun and not taken.share.is_gone:
             self._ends.append(End(taken.share, None, [begun_record(taken.dispatch, None, self._settings)]))
