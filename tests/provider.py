@@ -253,6 +253,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "40": changed(score=float("nan")),
     "41": in_bytes(lambda body: body.replace(b"is four", b"is \xfe four")),
     "42": in_bytes(gzip.compress, headers={"content-type": "application/json", "content-encoding": "gzip"}),
+    "42-plain": in_bytes(bytes, headers={"content-type": "application/json", "content-encoding": "gzip"}),
     "43": events,
     "44": lambda asked: good(asked, "{" + "\n" * 3_000, "length", (12, 4_096)),
     "45": lambda asked: sent({**body_of(asked), "usage": None}, billed=(USAGE_IN, USAGE_OUT)),

@@ -78,6 +78,17 @@ def test_a_proxy_of_the_settings_is_used() -> None:
     assert provider.asked == []
 
 
+def test_a_body_that_cannot_be_decompressed() -> None:
+    """The provider answered, and nothing of it can be used: what that cost is not known."""
+
+    async def run() -> Ended:
+        async with providing() as provider, Caller({"42-plain": settings(provider.base_url)}) as caller:
+            return await caller.call("42-plain", ASKED, "0-0-1", int(time.time() * 1_000) + 300_000)
+
+    outcome = asyncio.run(run()).outcome
+    assert (outcome.error_class, outcome.error, outcome.cost) == ("bad_answer", "encoding", "unknown")
+
+
 def test_too_late_to_start() -> None:
     """A call starts only if its dispatch has as long left as the call may take; else it is a free timeout."""
     ended, provider = call(timeout_seconds=30, left_ms=29_000)

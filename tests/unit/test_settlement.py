@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker.contract.completions import REMARKS, Remark, UsableCompletion, read_answer
+from tests.completion_cases import BIG, CASES
+from worker.contract.completions import Remark, UsableCompletion, read_answer
 from worker.contract.messages import Basis, Outcome, Reservation
-from worker.contract.token_costs import PriceList, Tier
+from worker.contract.sentences import REMARKS
+from worker.contract.token_costs import PriceList
 from worker.core.settlement import Charge, charge
 
-CASES = Path(__file__).parents[1] / "cases" / "completions"
 LLM = "big/model-a:1"
 RESERVED = 2_823
 LIMIT = 1_000_000_000
 HELD = Reservation("0-0-1", "q0", LLM, 0, 1, RESERVED, 0, 1_000)
-BIG = PriceList(
-    input_usd_per_mtok=Decimal(3),
-    output_usd_per_mtok=Decimal(15),
-    cached_input_usd_per_mtok=Decimal("0.3"),
-    cache_write_usd_per_mtok=Decimal("3.75"),
-    cache_write_1h_usd_per_mtok=Decimal(6),
-    output_audio_usd_per_mtok=Decimal(80),
-    batch_factor=Decimal("0.5"),
-    tiers=(Tier(200_000, input_usd_per_mtok=Decimal(6), output_usd_per_mtok=Decimal("22.5")),),
-)
 FREE = PriceList(Decimal(0), Decimal(0))
 
 # What each file of the cases books, and what is remarked.

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.contract.token_costs import Cost, PriceList, Tier, cost_of
+from tests.completion_cases import BIG, CASES
+from worker.contract.token_costs import Cost, PriceList, cost_of
 from worker.contract.usage import UnusableUsage, Usage, read_usage, usd_to_micros, whole_number
 
-CASES = Path(__file__).parents[1] / "cases" / "completions"
-
-# The price list of the cases: a model that charges for everything.
-BIG = PriceList(
-    input_usd_per_mtok=Decimal(3),
-    output_usd_per_mtok=Decimal(15),
-    cached_input_usd_per_mtok=Decimal("0.3"),
-    cache_write_usd_per_mtok=Decimal("3.75"),
-    cache_write_1h_usd_per_mtok=Decimal(6),
-    output_audio_usd_per_mtok=Decimal(80),
-    batch_factor=Decimal("0.5"),
-    tiers=(Tier(200_000, input_usd_per_mtok=Decimal(6), output_usd_per_mtok=Decimal("22.5")),),
-)
 PLAIN = PriceList(Decimal(2), Decimal(10))
 
 # What each file's usage costs by the provider's own rules, in micro-dollars.

@@ -57,8 +57,8 @@ class Originals:
         self.doubts: Counter[str] = Counter()
         self.estimate: Prepare | None = None
         self.index: str | None = None
-        self._query_limits = Limits(limits.max_query_bytes, limits.max_header_bytes, limits.max_nesting)
-        self._completion_limits = Limits(limits.max_completion_bytes, max_nesting=limits.max_nesting)
+        self._query_limits = Limits.of_queries(limits)
+        self._completion_limits = Limits.of_completions(limits)
         self._prices = prices or {}
 
     def __call__(self, event: Event, config: Configuration | None = None) -> Event | Mismatch:

@@ -14,7 +14,16 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from worker.contract.codes import CostWord
-from worker.contract.usage import MICROS_PER_USD, UnusableUsage, Usage, number, read_usage, whole_number
+from worker.contract.messages import Completion
+from worker.contract.usage import (
+    MICROS_PER_USD,
+    UnusableUsage,
+    Usage,
+    UsageProblemCode,
+    number,
+    read_usage,
+    whole_number,
+)
 
 Remark = Literal[
     # Of the cost.
@@ -41,29 +50,6 @@ Remark = Literal[
     "unknown_field",
 ]
 
-# Each remark in words, for people.
-REMARKS: dict[Remark, str] = {
-    "cost_not_a_number": "the cost is not a number; the usage is priced, or the whole reservation is booked",
-    "cost_negative": "the cost is negative; the usage is priced, or the whole reservation is booked",
-    "cost_in_dollars": "cost_micros is below 1: send dollars as cost_usd; the usage or the reservation is booked",
-    "cost_above_limit": "the cost is above limits.max_cost_usd; the usage is priced, or the limit is booked",
-    "no_price_list": "there is usage but no price: set llms.<name>.price_list, or its input and output prices",
-    "unpriced_input_audio": "audio went in, but the price list has no input_audio_usd_per_mtok",
-    "unpriced_output_audio": "audio came out, but the price list has no output_audio_usd_per_mtok",
-    "unpriced_tool_calls": "the provider's tools were called, but the price list has no tool_usd_per_1000",
-    "unpriced_service_tier": "the call had a service tier that the price list has no price for",
-    "usage_absent": "there is neither a cost nor usage; the whole reservation is booked",
-    "usage_no_counts": "the usage has no counts of tokens under a known name; the whole reservation is booked",
-    "usage_not_a_count": "a count of the usage is not a whole number of tokens; the whole reservation is booked",
-    "usage_partial": "the usage has input or output tokens but not both; the whole reservation is booked",
-    "usage_zero": "the usage says that nothing was used; the whole reservation is booked unless the LLM is free",
-    "llm_spelled_otherwise": "the completion names another LLM than its dispatch; the LLM of the dispatch is charged",
-    "partition": "origin_partition is missing or wrong; the partition of the dispatch's id is taken",
-    "status": "the status is neither ok nor error; it was understood by other words",
-    "quality": "the quality is not a number between 0 and 1; it is left out",
-    "unknown_field": "the completion has fields that Tollgate does not know; they are left out",
-}
-
 MOST_MICROS = 2**53
 MOST_ERROR_CHARACTERS = 1_000
 MOST_NAME_CHARACTERS = 256
@@ -80,21 +66,13 @@ FREE_ERRORS = {
     "refused_request",
     "misconfigured",
 }
-FIELDS = {
-    "dispatch_id",
-    "origin_partition",
-    "llm",
-    "status",
-    "cost",
-    "cost_micros",
-    "cost_usd",
-    "usage",
-    "quality",
-    "error",
-    "error_class",
-    "retry_after_ms",
-    "model",
-    "remarks",
+FIELDS = frozenset(Completion.__struct_fields__)
+USAGE_REMARKS: dict[UsageProblemCode, Remark] = {
+    "absent": "usage_absent",
+    "no_counts": "usage_no_counts",
+    "not_a_count": "usage_not_a_count",
+    "partial": "usage_partial",
+    "zero": "usage_zero",
 }
 
 
@@ -182,14 +160,7 @@ def _usage(given: object, is_needed: bool) -> tuple[Usage | None, list[Remark]]:
     read = read_usage(given)
     if not isinstance(read, UnusableUsage):
         return read, []
-    remarks: dict[str, Remark] = {
-        "absent": "usage_absent",
-        "no_counts": "usage_no_counts",
-        "not_a_count": "usage_not_a_count",
-        "partial": "usage_partial",
-        "zero": "usage_zero",
-    }
-    return None, [remarks[read.code]]
+    return None, [USAGE_REMARKS[read.code]]
 
 
 def _cost_word(fields: Mapping[str, Any]) -> CostWord | None:

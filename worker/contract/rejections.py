@@ -10,6 +10,7 @@ from worker.contract.completions import UsableCompletion, read_answer
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Query
 from worker.contract.record import Record
+from worker.contract.settings import LimitSettings
 
 NO_EMBEDDING = Rejection("no_embedding")
 NO_TEXT = Rejection("no_text")
@@ -23,6 +24,16 @@ class Limits(NamedTuple):
     max_bytes: int = 2**31
     max_header_bytes: int = 2**31
     max_nesting: int = 10_000
+
+    @classmethod
+    def of_queries(cls, given: LimitSettings) -> Limits:
+        """What the settings accept as a query."""
+        return cls(given.max_query_bytes, given.max_header_bytes, given.max_nesting)
+
+    @classmethod
+    def of_completions(cls, given: LimitSettings) -> Limits:
+        """What the settings accept as a completion."""
+        return cls(given.max_completion_bytes, max_nesting=given.max_nesting)
 
 
 def read_query(record: Record, limits: Limits) -> Query | Rejection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from worker.contract.codes import DeferReason, FitCode, Reason, Remedy
+from worker.contract.completions import Remark
 
 REASONS = {
     "empty": "the record has no value",
@@ -41,6 +42,27 @@ DIMENSION = (
     "numbers, {half} bytes (float16) or {single} bytes (float32)"
 )
 FORMATS = {"msgpack": "MessagePack", "json": "JSON"}
+REMARKS: dict[Remark, str] = {
+    "cost_not_a_number": "the cost is not a number; the usage is priced, or the whole reservation is booked",
+    "cost_negative": "the cost is negative; the usage is priced, or the whole reservation is booked",
+    "cost_in_dollars": "cost_micros is below 1: send dollars as cost_usd; the usage or the reservation is booked",
+    "cost_above_limit": "the cost is above limits.max_cost_usd; the usage is priced, or the limit is booked",
+    "no_price_list": "there is usage but no price: set llms.<name>.price_list, or its input and output prices",
+    "unpriced_input_audio": "audio went in, but the price list has no input_audio_usd_per_mtok",
+    "unpriced_output_audio": "audio came out, but the price list has no output_audio_usd_per_mtok",
+    "unpriced_tool_calls": "the provider's tools were called, but the price list has no tool_usd_per_1000",
+    "unpriced_service_tier": "the call had a service tier that the price list has no price for",
+    "usage_absent": "there is neither a cost nor usage; the whole reservation is booked",
+    "usage_no_counts": "the usage has no counts of tokens under a known name; the whole reservation is booked",
+    "usage_not_a_count": "a count of the usage is not a whole number of tokens; the whole reservation is booked",
+    "usage_partial": "the usage has input or output tokens but not both; the whole reservation is booked",
+    "usage_zero": "the usage says that nothing was used; the whole reservation is booked unless the LLM is free",
+    "llm_spelled_otherwise": "the completion names another LLM than its dispatch; the LLM of the dispatch is charged",
+    "partition": "origin_partition is missing or wrong; the partition of the dispatch's id is taken",
+    "status": "the status is neither ok nor error; it was understood by other words",
+    "quality": "the quality is not a number between 0 and 1; it is left out",
+    "unknown_field": "the completion has fields that Tollgate does not know; they are left out",
+}
 FITS: dict[FitCode, str] = {
     "no_prices": "no prices were solved for yet",
     "no_estimates": "there are no estimates to solve on",

@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import ContentEncodingError
 from msgspec import Struct
 
 from worker.contract.errors import FixSetting
@@ -253,7 +254,7 @@ def _ended_by(error: Exception, sent: _Sent) -> Outcome:
         return outcomes.broken(False, "unreachable", name)
     if isinstance(error, TimeoutError):
         return outcomes.broken(sent.headers, "timeout", name)
-    if isinstance(error, aiohttp.ClientPayloadError) and "encoding" in str(error):
+    if isinstance(error.__cause__, ContentEncodingError):
         return outcomes.unusable("encoding")
     if isinstance(error, CONNECTION_BROKE):
         return outcomes.broken(

@@ -98,8 +98,7 @@ class Intake:
         ]
 
     def _decode(self, row: CompletionRow) -> None:
-        given = self.settings.limits
-        read = read_completion(row.record, Limits(given.max_completion_bytes, max_nesting=given.max_nesting))
+        read = read_completion(row.record, Limits.of_completions(self.settings.limits))
         if isinstance(read, Rejection):
             row.problem = read
         else:

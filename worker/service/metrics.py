@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from worker.contract.completions import REMARKS
 from worker.contract.decisions import ChargedAgain, Closed
+from worker.contract.sentences import REMARKS
 from worker.core import alarms
 from worker.core.drift import Drift
 from worker.core.events import Effects

@@ -85,8 +85,7 @@ class Preparer:
         return rows
 
     def _decode(self, row: Row) -> None:
-        given = self.settings.limits
-        query = read_query(row.record, Limits(given.max_query_bytes, given.max_header_bytes, given.max_nesting))
+        query = read_query(row.record, Limits.of_queries(self.settings.limits))
         if isinstance(query, Rejection):
             row.problem = query
         else:
