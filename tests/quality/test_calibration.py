@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -20,8 +22,8 @@ from worker.estimation.calibration import (
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import LinearMap, exact_weights, kernel, rounded_units
 from worker.estimation.history import History, normalised
-from worker.estimation.manifest import silent
-from worker.estimation.ridge import best_ridge, landmark_count, linear_map, make_basis
+from worker.estimation.predictor import fit_predictor
+from worker.estimation.ridge import landmark_count, make_basis
 
 
 def units(rows: int, dimension: int, seed: int = 0) -> NDArray[np.float32]:
@@ -40,8 +42,8 @@ def test_no_row_is_its_own_neighbour(past: History) -> None:
 
 
 def test_an_llm_that_few_rows_know_is_in_the_sample() -> None:
-    """The sample is the first rows of the order, and more rows for an LLM that none of the first rows knows, so that
-    the errors of every LLM can be measured."""
+    """The sample is the first rows of the order, and more rows for an LLM that few of the first rows know, so that the
+    errors of every LLM can be measured."""
     order = np.random.default_rng(0).permutation(SAMPLE_ROWS * 2)
     known = np.ones((len(order), 3), dtype=bool)
     known[order[: SAMPLE_ROWS + 5], 1] = known[order[SAMPLE_ROWS + 8 :], 1] = False
@@ -65,15 +67,14 @@ def test_every_row_is_predicted_by_a_fit_that_did_not_see_it(past: History, monk
     monkeypatch.setattr(ridge, "LLM_ROWS", 100)
     targets, generator = targets_of(past), np.random.default_rng(0)
     basis = make_basis(past.embeddings, past.input_tokens, generator)
-    chosen = best_ridge(basis, targets, generator)
-    fit = linear_map(basis, targets, chosen)
-    held_out = ridge.held_out_predictions(basis, past.input_tokens, chosen, fit, silent)
-    missed = ((targets - held_out) ** 2)[:, :4].mean(axis=1)
+    replayed = copy.deepcopy(generator)
+    found = fit_predictor(basis, past.input_tokens, targets, generator)
+    missed = ((targets - found.held_out) ** 2)[:, :4].mean(axis=1)
     inside = np.zeros(len(targets), dtype=bool)
-    inside[chosen.rows] = True
+    inside[ridge.draw_sample(targets, replayed).rows] = True
     assert inside.sum() == 200
     assert missed[~inside].mean() == pytest.approx(missed[inside].mean(), rel=0.25)
-    assert held_out[~inside] == pytest.approx(fit(past.embeddings[~inside], past.input_tokens[~inside]))
+    assert found.held_out[~inside] == pytest.approx(found.map(past.embeddings[~inside], past.input_tokens[~inside]))
 
 
 @pytest.mark.parametrize(("echo", "expected"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
@@ -82,7 +83,7 @@ def test_neighbours_are_trusted_as_far_as_they_tell(echo: float, expected: float
     missed = np.random.default_rng(1).normal(size=(2000, 2))
     rows = np.arange(1000)
     nearby = Nearby(rows, np.ones((1000, 1), dtype=np.float32), (rows + 1000)[:, None])
-    shrinkage = best_shrinkage(missed, echo * missed[1000:], nearby, (1,))
+    shrinkage = best_shrinkage(missed, echo * missed[1000:], nearby, (1,), np.zeros(2, dtype=bool))
     assert shrinkage.share == pytest.approx([expected] * 2, abs=0.01)
 
 
@@ -106,7 +107,7 @@ def fitted(tokens: NDArray[np.float64], targets: NDArray[np.float64], embeddings
     """A ridge on these rows."""
     generator = np.random.default_rng(0)
     basis = make_basis(embeddings, tokens, generator)
-    return linear_map(basis, targets, best_ridge(basis, targets, generator))
+    return fit_predictor(basis, tokens, targets, generator).map
 
 
 @pytest.mark.parametrize("fixed", [0.0, 500.0], ids=["cost per token", "and a fixed prompt for one kind of query"])

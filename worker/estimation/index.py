@@ -15,9 +15,9 @@ from typing import Any
 import faiss
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from worker.contract.errors import FixSetting
-from worker.estimation import ridge as ridges
 from worker.estimation.calibration import Fitted, fit
 from worker.estimation.embedder import DIMENSIONS
 from worker.estimation.estimator import Estimates, Estimator
@@ -45,7 +45,7 @@ ADD_ROWS = 20_000
 RECALL = 0.98
 RECALL_ROWS = 300
 TIE = 1e-6
-FEWEST_ROWS = ridges.FEWEST_ROWS
+FEWEST_ROWS = 10
 # Held-out errors of an estimate that knows nothing lie about this much above those of the mean.
 WORSE = 1.01
 MANIFEST = "manifest.json"
@@ -103,7 +103,7 @@ def _check_history(history: History, neighbours: int | None) -> None:
 def doubts(manifest: Manifest) -> list[str]:
     """What to know of an index before routing by it: LLMs with few rows, and estimates that are worse than means."""
     found = [
-        f"{llm}: only {seen} rows; its estimates are its means, until it has {FEWEST_ROWS}"
+        f"{llm}: only {seen} rows; its estimates are mostly those of the other LLMs, at its own level"
         for llm, seen in zip(manifest.llms, manifest.llm_rows, strict=True)
         if seen < FEWEST_ROWS
     ]
@@ -193,7 +193,7 @@ def _widen(graph: Any, embeddings: Float32, equal: EqualRows, k: int) -> float:
 def _write_files(work: Path, history: History, fitted: Fitted, graph: Any, equal_rows: EqualRows) -> None:
     faiss.write_index(graph, str(work / GRAPH))
     (work / IDS).write_bytes(msgspec.json.encode(history.ids))
-    ridge, prior = fitted.ridge, fitted.prior
+    ridge, prior = fitted.predictor.map, fitted.prior
     arrays = {
         "group_rows": equal_rows.rows,
         "group_starts": equal_rows.starts,
@@ -245,13 +245,14 @@ def _parameters(fitted: Fitted, graph: Any, seed: int) -> Parameters:
         links=LINKS,
         build_effort=BUILD_EFFORT,
         search_effort=graph.hnsw.efSearch,
-        landmarks=fitted.ridge.landmarks.shape[1],
-        kernel_width=fitted.chosen.width,
-        quality_ridge=tuple(float(ridge) for ridge in fitted.chosen.ridges[:llms]),
-        cost_ridge=tuple(float(ridge) for ridge in fitted.chosen.ridges[llms:]),
+        landmarks=fitted.predictor.map.landmarks.shape[1],
+        kernel_width=fitted.predictor.map.kernel_width,
+        quality_ridge=tuple(float(ridge) for ridge in fitted.predictor.ridges[:llms]),
+        cost_ridge=tuple(float(ridge) for ridge in fitted.predictor.ridges[llms:]),
         quality_shrinkage=tuple(float(share) for share in fitted.shrinkage.share[:llms]),
         cost_shrinkage=tuple(float(share) for share in fitted.shrinkage.share[llms:]),
         seed=seed,
+        common_ridge=fitted.predictor.common_ridges or UNSET,
     )
 
 

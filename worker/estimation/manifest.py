@@ -6,7 +6,7 @@ from collections.abc import Callable
 from hashlib import sha256
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 FORMAT = 4
 
@@ -26,6 +26,9 @@ class Parameters(Struct, frozen=True):
     efConstruction and efSearch. The kernel is exp((similarity - 1) / kernel_width) to each of `landmarks` rows, its
     ridges are per row of history. Ridges and shrinkages [M] belong to principal components of the LLMs, the least
     first. A shrinkage times the neighbours' residuals is added to the ridge's prediction.
+
+    An LLM that did not answer every row is no part of a component: its ridge is that of its contrast to the other LLMs,
+    and `common_ridge` holds those of the common part, of quality and of log cost. It is absent if there is no such LLM.
     """
 
     neighbours: int
@@ -40,6 +43,7 @@ class Parameters(Struct, frozen=True):
     quality_shrinkage: tuple[float, ...]
     cost_shrinkage: tuple[float, ...]
     seed: int
+    common_ridge: tuple[float, float] | UnsetType = UNSET
 
 
 class Errors(Struct, frozen=True):

@@ -40,7 +40,6 @@ FOLDS = 8
 WIDTHS = (0.3, 0.6, 1.2)
 RIDGES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)
 PLAIN = 3
-FEWEST_ROWS, STIFF = 10, 1e9
 JITTER = 1e-6
 
 
@@ -57,15 +56,26 @@ class KernelBasis:
 
 
 @dataclass(frozen=True)
-class Ridge:
-    """The chosen kernel width and the ridge of each component [V], and the held-out predictions [s, V] they give.
-
-    `rows` [s] are the rows of history that ridges are fitted on, in ascending order: all rows, or a sample. Columns are
-    rotated into their principal components by `rotation` [V, V], because what LLMs have in common (how hard a query is)
-    can be learned better than what sets them apart. Each component gets the ridge that it needs.
-    """
+class Sample:
+    """The rows of history [s] that ridges are fitted on, ascending, with their targets [s, V] and folds [s]."""
 
     rows: NDArray[np.int64]
+    targets: Float64
+    folds: NDArray[np.int64]
+
+    def columns(self, which: NDArray[np.int64]) -> Sample:
+        """The same rows with only these columns of targets."""
+        return Sample(self.rows, self.targets[:, which], self.folds)
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """The chosen kernel width, the ridge of each component [V], and the held-out predictions [s, V] that they give.
+
+    Columns are rotated into their principal components by `rotation` [V, V], because what LLMs have in common (how hard
+    a query is) can be learned better than what sets them apart. Each component gets the ridge that it needs.
+    """
+
     width: float
     ridges: Float64
     rotation: Float64
@@ -91,27 +101,22 @@ def make_basis(embeddings: Float32, input_tokens: Float64, generator: np.random.
     return KernelBasis(embeddings, landmarks, standard_tokens(input_tokens, mean, spread), mean, spread, most)
 
 
-def best_ridge(basis: KernelBasis, targets: Float64, generator: np.random.Generator, step: Step = silent) -> Ridge:
-    """Choose the kernel width, and the ridge of each component of the targets [n, 2M], by cross-fitting on a sample."""
+def draw_sample(targets: Float64, generator: np.random.Generator) -> Sample:
+    """Draw the rows to fit on and their folds. Targets [n, V] are nan where an LLM did not answer a row."""
     order = generator.permutation(len(targets))
-    known = ~np.isnan(targets)
-    rows = ridge_rows(order, known)
-    rotation = components(targets[rows], np.asarray(known.all(axis=0)))
-    sample = Sample(rows, targets[rows], order[rows] % FOLDS)
+    rows = ridge_rows(order, ~np.isnan(targets))
+    return Sample(rows, targets[rows], order[rows] % FOLDS)
+
+
+def best_ridge(basis: KernelBasis, sample: Sample, step: Step = silent) -> Ridge:
+    """Choose the kernel width, and the ridge of each component of the targets [s, 2M], by cross-fitting. No target is
+    nan."""
+    rotation = components(sample.targets)
     ridges = []
     for done, width in enumerate(WIDTHS):
         step("fitting ridges", done, len(WIDTHS))
         ridges.append(_ridge(basis, sample, rotation, width))
     return min(ridges, key=lambda ridge: ridge.error)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The rows of history [s] that ridges are fitted on, their targets [s, 2M] and folds [s]."""
-
-    rows: NDArray[np.int64]
-    targets: Float64
-    folds: NDArray[np.int64]
 
 
 def ridge_rows(order: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -125,32 +130,20 @@ def ridge_rows(order: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np
     return np.flatnonzero(chosen)
 
 
-def components(targets: Float64, full: NDArray[np.bool_]) -> Float64:
-    """A rotation [2M, 2M] into principal components of targets [s, 2M], of quality and of log cost apart.
-
-    Columns that are not `full` [2M] have gaps, and stay as they are.
-    """
-    rotation = np.eye(targets.shape[1])
-    for half in np.split(np.arange(targets.shape[1]), 2):
-        known = half[full[half]]
-        if len(known):
-            rotation[np.ix_(known, known)] = np.linalg.eigh(np.atleast_2d(np.cov(targets[:, known].T)))[1]
+def components(targets: Float64) -> Float64:
+    """A rotation [2M, 2M] into principal components of targets [s, 2M], of quality and of log cost apart."""
+    halves = np.split(targets, 2, axis=1)
+    rotation: Float64 = block_diag(*(np.linalg.eigh(np.atleast_2d(np.cov(half.T)))[1] for half in halves))
     return rotation
 
 
-def rotated(targets: Float64, rotation: Float64) -> Float64:
-    """Targets [n, V] in components; gaps stay where they are."""
-    mixed: Float64 = np.nan_to_num(targets) @ rotation
-    return np.where(np.isnan(targets), np.nan, mixed)
-
-
 def _ridge(basis: KernelBasis, sample: Sample, rotation: Float64, width: float) -> Ridge:
-    targets, in_components = sample.targets, rotated(sample.targets, rotation)
+    targets, in_components = sample.targets, sample.targets @ rotation
     held_out = _held_out(_features(basis, width, sample.rows), in_components, _penalty(basis, width), sample.folds)
-    best = np.nanmean((in_components - held_out) ** 2, axis=1).argmin(axis=0)
+    best = ((in_components - held_out) ** 2).mean(axis=1).argmin(axis=0)
     chosen = np.take_along_axis(held_out, best[None, None, :], axis=0)[0] @ rotation.T
-    errors = np.nanmean((targets - chosen) ** 2, axis=0) / np.maximum(np.nanvar(targets, axis=0), 1e-12)
-    return Ridge(sample.rows, width, np.array(RIDGES)[best], rotation, chosen, float(errors.mean()))
+    errors = ((targets - chosen) ** 2).mean(axis=0) / np.maximum(targets.var(axis=0), 1e-12)
+    return Ridge(width, np.array(RIDGES)[best], rotation, chosen, float(errors.mean()))
 
 
 def _features(basis: KernelBasis, width: float, rows: NDArray[np.int64]) -> Float64:
@@ -170,35 +163,14 @@ def _penalty(basis: KernelBasis, width: float) -> Float64:
 def _held_out(features: Float64, targets: Float64, penalty: Float64, folds: NDArray[np.int64]) -> Float64:
     """Predictions [ridges, n, V] of each row by the fits that did not see its fold."""
     held_out = np.empty((len(RIDGES), *targets.shape))
-    for columns in _alike(targets):
-        seen = ~np.isnan(targets[:, columns[0]])
-        z, y = features[seen], targets[np.ix_(seen, columns)]
-        gram, moment = z.T @ z, z.T @ y
-        for fold in range(FOLDS):
-            out, held = folds == fold, folds[seen] == fold
-            # The only row of an LLM is also the only one to learn from.
-            inside = z[held & ~held.all()]
-            left, right = gram - inside.T @ inside, moment - inside.T @ y[held & ~held.all()]
-            for index, ridge in enumerate(RIDGES):
-                solved = _solve(left, right, _stiff(penalty, len(z)) * ridge * max(1, len(z) - len(inside)))
-                held_out[index][np.ix_(out, columns)] = features[out] @ solved
+    gram, moment = features.T @ features, features.T @ targets
+    for fold in range(FOLDS):
+        held = folds == fold
+        inside = features[held]
+        left, right = gram - inside.T @ inside, moment - inside.T @ targets[held]
+        for index, ridge in enumerate(RIDGES):
+            held_out[index][held] = inside @ _solve(left, right, penalty * ridge * (len(features) - len(inside)))
     return held_out
-
-
-def _stiff(penalty: Float64, rows: int) -> Float64:
-    """The penalty for a fit on so many rows: if they are few, it leaves nothing but the mean.
-
-    Two rows can make any parabola over the tokens, and a third query would cost millions.
-    """
-    return penalty if rows >= FEWEST_ROWS else penalty + np.diag([0.0, *[STIFF] * (len(penalty) - 1)])
-
-
-def _alike(targets: Float64) -> list[NDArray[np.int64]]:
-    """Columns grouped by which rows they are known for: each group is one fit."""
-    patterns: dict[bytes, list[int]] = {}
-    for column, known in enumerate(~np.isnan(targets.T)):
-        patterns.setdefault(known.tobytes(), []).append(column)
-    return [np.array(columns) for columns in patterns.values()]
 
 
 def _solve(left: Float64, right: Float64, penalty: Float64) -> Float64:
@@ -206,24 +178,29 @@ def _solve(left: Float64, right: Float64, penalty: Float64) -> Float64:
     return solved
 
 
-def linear_map(basis: KernelBasis, targets: Float64, chosen: Ridge) -> LinearMap:
-    """Fit the chosen ridges on all rows of the sample and round them for exact arithmetic."""
-    features, penalty = _features(basis, chosen.width, chosen.rows), _penalty(basis, chosen.width)
-    targets = targets[chosen.rows]
-    in_components = rotated(targets, chosen.rotation)
-    solved = np.empty((features.shape[1], targets.shape[1]))
+def coefficients(basis: KernelBasis, sample: Sample, chosen: Ridge) -> Float64:
+    """Fit the chosen ridges on all rows of the sample: [PLAIN + 2D, V] over [1, t, t**2, K, t * K]."""
+    features, penalty = _features(basis, chosen.width, sample.rows), _penalty(basis, chosen.width)
+    in_components = sample.targets @ chosen.rotation
+    solved = np.empty((features.shape[1], sample.targets.shape[1]))
     for ridge in set(chosen.ridges):
-        for columns in _alike(targets):
-            wanted = columns[chosen.ridges[columns] == ridge]
-            solved[:, wanted] = _fit(features, in_components, penalty * ridge, wanted)
-    solved = solved @ chosen.rotation.T
-    of_tokens = _fit_tokens(basis.tokens[chosen.rows], features, penalty * np.median(chosen.ridges))
+        wanted = chosen.ridges == ridge
+        solved[:, wanted] = _fit(features, in_components[:, wanted], penalty * ridge)
+    fitted: Float64 = solved @ chosen.rotation.T
+    return fitted
+
+
+def linear_map(
+    basis: KernelBasis, rows: NDArray[np.int64], width: float, solved: Float64, token_ridge: float
+) -> LinearMap:
+    """Coefficients [PLAIN + 2D, V] rounded for exact arithmetic, and the log tokens that the embeddings predict."""
+    of_tokens = _fit_tokens(basis, rows, width, token_ridge)
     level, slope = np.split(solved[PLAIN:], 2)
     of_level = np.split(of_tokens[PLAIN:], 2)[0]
     weights, scales = exact_weights(np.column_stack([level, slope, of_level]))
     return LinearMap(
         basis.landmarks,
-        chosen.width,
+        width,
         weights,
         scales,
         solved[:PLAIN],
@@ -234,37 +211,17 @@ def linear_map(basis: KernelBasis, targets: Float64, chosen: Ridge) -> LinearMap
     )
 
 
-def _fit(features: Float64, targets: Float64, penalty: Float64, columns: NDArray[np.int64]) -> Float64:
-    if not len(columns):
-        return np.empty((features.shape[1], 0))
-    seen = ~np.isnan(targets[:, columns[0]])
-    z, y = features[seen], targets[np.ix_(seen, columns)]
-    return _solve(z.T @ z, z.T @ y, _stiff(penalty, len(z)) * len(z))
+def _fit(features: Float64, targets: Float64, penalty: Float64) -> Float64:
+    seen = ~np.isnan(targets[:, 0])
+    z = features[seen]
+    return _solve(z.T @ z, z.T @ targets[seen], penalty * len(z))
 
 
-def _fit_tokens(tokens: Float64, features: Float64, penalty: Float64) -> Float64:
+def _fit_tokens(basis: KernelBasis, rows: NDArray[np.int64], width: float, ridge: float) -> Float64:
     """Coefficients of log tokens over the constant and the kernel features alone."""
+    tokens, features = basis.tokens[rows], _features(basis, width, rows)
     if np.isnan(tokens).all():
         return np.zeros(features.shape[1])
-    z = features.copy()
     kernels = (features.shape[1] - PLAIN) // 2
-    z[:, 1:PLAIN] = z[:, PLAIN + kernels :] = 0.0
-    return _fit(z, tokens[:, None], penalty, np.array([0]))[:, 0]
-
-
-def held_out_predictions(
-    basis: KernelBasis, input_tokens: Float64, chosen: Ridge, fitted: LinearMap, step: Step
-) -> Float64:
-    """Predictions [n, V] of each row of history by a fit that did not see it.
-
-    Rows of the sample have those of the cross-fitting. Other rows have those of `fitted`, which saw the sample only.
-    """
-    rows = len(basis.embeddings)
-    predicted = np.empty((rows, chosen.held_out.shape[1]))
-    if len(chosen.rows) < rows:
-        for start in range(0, rows, BLOCK_ROWS):
-            step("predicting history", start, rows)
-            block = slice(start, start + BLOCK_ROWS)
-            predicted[block] = fitted(basis.embeddings[block], input_tokens[block])
-    predicted[chosen.rows] = chosen.held_out
-    return predicted
+    features[:, 1:PLAIN] = features[:, PLAIN + kernels :] = 0.0
+    return _fit(features, tokens[:, None], _penalty(basis, width) * ridge)[:, 0]

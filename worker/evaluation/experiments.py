@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worker.evaluation.diagnostics import additions, conditioning, estimator, optimisation, similarity
+from worker.evaluation.partial import partial
 from worker.evaluation.stress import failures, shift
 from worker.evaluation.study import Finding, Study
 from worker.evaluation.sweeps import arrivals, budget, frontier, llms, observation, partitions, queries, resolve, splits
@@ -26,4 +27,5 @@ EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "llms": llms,
     "splits": splits,
     "partitions": partitions,
+    "partial": partial,
 }
