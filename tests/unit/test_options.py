@@ -311,10 +311,46 @@ def test_no_error_of_the_system_ends_in_a_traceback(
     assert "Traceback" not in said
 
 
+JSON_FILE = '[log]\nformat = "json"\n'
+RUN = "import sys; from worker.commands import main; sys.argv = ['tollgate', 'run']; main.main()"
+BROKEN = "from worker.service import app; app.run = lambda settings: 1 / 0; " + RUN
+LAST_WORDS: list[tuple[str, str, str, dict[str, str], int, str, str]] = [
+    ("a wrong setting", RUN, JSON_FILE + '[routing]\npolicy = "x"\n', {}, 4, "failed", "routing.policy"),
+    ("no TOML", RUN, "log", {"TOLLGATE_LOG__FORMAT": "json"}, 4, "failed", "tollgate.toml"),
+    ("an error of ours", BROKEN, JSON_FILE, {}, 1, "crashed", "ZeroDivisionError"),
+]
+
+
+@pytest.mark.parametrize(
+    ("program", "file", "variables", "code", "event", "named"),
+    [c[1:] for c in LAST_WORDS],
+    ids=[c[0] for c in LAST_WORDS],
+)
+def test_last_words_are_json(
+    empty: Path, program: str, file: str, variables: dict[str, str], code: int, event: str, named: str
+) -> None:
+    """A verb that logs JSON lines ends with one, also if its settings are what is wrong."""
+    (empty / "tollgate.toml").write_text(file)
+    python = [sys.executable, "-c", program]
+    said = subprocess.run(python, env=os.environ | variables, capture_output=True, text=True, check=False)
+    line = json.loads(said.stderr)
+    assert said.returncode == code
+    assert line["event"] == event
+    assert named in str(line)
+
+
+def test_answers_are_called_or_recorded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`infer --calls-only` answers nothing from a table."""
+    code, said = run(monkeypatch, capsys, "infer", "--calls-only", "--history", "demo")
+    assert code == 2
+    assert "--calls-only answers nothing from a table" in said
+
+
 MISSING_FILES = [
     ["verify", "--config", "none.toml"],
     ["index", "inspect", "none"],
     ["index", "build", "none.csv", "new"],
+    ["index", "ensure", "--config", "none.toml"],
     ["evaluate", "none.csv"],
     ["infer", "--history", "none.csv"],
     ["produce", "--history", "none.csv"],

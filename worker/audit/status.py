@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 from msgspec import Struct
 
+from worker.audit import in_force
 from worker.audit.ledger_view import LedgerView
 from worker.contract.messages import Account, Fit, Offsets
 from worker.contract.settings import Settings
@@ -49,24 +51,34 @@ class LlmStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """All partitions with a decision in `partitions`, the numbers of the others in `silent`."""
+    """All partitions with a decision in `partitions`, the numbers of the others in `silent`.
+
+    `changed_settings` are the settings that are not those of the file any more, each with the partitions that decide by
+    another value. Where the index is not here (`index_is_here`), index.directory and margins are not compared.
+    """
 
     llms: dict[str, LlmStatus]
     partitions: list[PartitionStatus]
     silent: list[int]
+    changed_settings: dict[str, list[int]]
+    index_is_here: bool
 
 
 def statuses(settings: Settings, open_reader: OpenReader = KafkaReader) -> Iterator[Status]:
     """The status now, and again every EVERY_SECONDS for as long as the caller asks. Raises CheckBroker."""
     topics, partitions = settings.topics, range(settings.kafka.partitions)
     ledgers = [LedgerView() for _ in partitions]
+    manifest = in_force.manifest_of(settings.index.directory)
+    prices = settings.price_lists(datetime.now(UTC))
     with open_reader(settings, silent) as reader:
         starts = reader.oldest((topics.ledger, partition) for partition in partitions)
         while True:
             for record in reader.read(starts):
                 ledgers[record.partition].add(record)
                 starts[record.topic, record.partition] = record.offset + 1
-            yield status(ledgers, [_behind(reader, topics, *numbered) for numbered in enumerate(ledgers)])
+            changed = in_force.changed(settings, manifest, prices, [ledger.config for ledger in ledgers])
+            behind = [_behind(reader, topics, *numbered) for numbered in enumerate(ledgers)]
+            yield status(ledgers, behind, changed, manifest is not None)
             time.sleep(EVERY_SECONDS)
 
 
@@ -81,7 +93,12 @@ def _behind(reader: Reader, topics: TopicNames, partition: int, ledger: LedgerVi
     return Offsets(max(0, ends[queries] - applied.queries - 1), max(0, ends[completions] - applied.completions - 1))
 
 
-def status(ledgers: Sequence[LedgerView], behind: Sequence[Offsets]) -> Status:
+def status(
+    ledgers: Sequence[LedgerView],
+    behind: Sequence[Offsets],
+    changed_settings: Mapping[str, list[int]],
+    index_is_here: bool,
+) -> Status:
     """The status by the ledgers of all partitions; `behind` are the offsets that each has not applied."""
     found = [_partition(*one) for one in zip(range(len(ledgers)), ledgers, behind, strict=True)]
     partitions = [partition for partition in found if partition is not None]
@@ -90,6 +107,8 @@ def status(ledgers: Sequence[LedgerView], behind: Sequence[Offsets]) -> Status:
         llms={llm: _llm(llm, partitions) for llm in llms},
         partitions=partitions,
         silent=[number for number, ledger in enumerate(ledgers) if ledger.row is None],
+        changed_settings=dict(changed_settings),
+        index_is_here=index_is_here,
     )
 
 

@@ -1,4 +1,4 @@
-"""`tollgate index build|inspect`."""
+"""`tollgate index build|ensure|inspect`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from worker.commands.options import JsonOption, OutputOption, more_help, new_app, new_directory
-from worker.commands.output import Steps, present, working
+from worker.commands.options import (
+    ConfigOption,
+    JsonOption,
+    OutputOption,
+    more_help,
+    new_app,
+    new_directory,
+    settings_from,
+)
+from worker.commands.output import Steps, console, present, working
 from worker.commands.tables import Figures
 from worker.contract.errors import FixSetting
+from worker.contract.settings import Settings
+from worker.core.partition_config import check_llms
 from worker.estimation import demo_data, index
 from worker.estimation.embedder import embed_with
 from worker.estimation.history import History, read_table
@@ -102,11 +112,53 @@ def build(
         # Without a name here: `build` drops what it needs no more of a large history.
         manifest = index.build(_read(table, embeddings, embedder, steps), directory, embedder, neighbours, seed, steps)
         steps.end()
+    _tell(manifest, steps)
+    present(manifest, json, output, lambda screen: show(screen, directory, manifest))
+
+
+@app.command(epilog=more_help("tollgate index ensure", "tollgate index ensure --config tollgate.toml", exit_3=""))
+def ensure(config: ConfigOption = None, embedder: Embedder = "wordllama") -> None:
+    """Build the index that the settings name, unless it is there.
+
+    The table is index.history, the directory is index.directory. An index that is there is kept, also if the table has
+    changed since: to use another table, name another directory. The LLMs of the table must be those of the settings;
+    this is checked before the work.
+    """
+    settings = settings_from(config)
+    place = settings.index.directory
+    if place.exists():
+        manifest = index.inspect(place)
+        check_llms(settings, manifest.llms, "the index")
+        typer.echo(f"{place}: is there, of {manifest.rows:,} rows and {len(manifest.llms)} LLMs")
+        return
+    with working(f"building {place}") as progress:
+        steps = Steps(progress)
+        steps("reading", 0, 1)
+        manifest = index.build(_configured(settings, embedder, steps), place, embedder, step=steps)
+        steps.end()
+    _tell(manifest, steps)
+    show(console(), place, manifest)
+
+
+def _configured(settings: Settings, embedder: str, steps: Steps) -> History:
+    """The history of the settings. Raises FixSetting if none is named, or if it has other LLMs than the settings."""
+    table = settings.index.history
+    if table is None:
+        raise FixSetting(
+            f"index.history: is not set, and there is no index in {settings.index.directory}; name a table of past "
+            "queries"
+        )
+    history = _read(table, None, embedder, steps)
+    check_llms(settings, history.llms, "the table")
+    return history
+
+
+def _tell(manifest: Manifest, steps: Steps) -> None:
+    """What to know of a new index, and what it took."""
     for doubt in index.doubts(manifest):
         typer.echo(f"warning: {doubt}", err=True)
     spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in steps.cpu_seconds.items())
     typer.echo(f"CPU seconds: {spent}", err=True)
-    present(manifest, json, output, lambda console: show(console, directory, manifest))
 
 
 def _read(table: Path, embeddings: Path | None, embedder: str, steps: Steps) -> History:
@@ -123,19 +175,19 @@ def inspect(directory: Directory, json: JsonOption = False, output: OutputOption
     """
     with working(f"checking {directory}"):
         manifest = index.load(directory).manifest
-    present(manifest, json, output, lambda console: show(console, directory, manifest))
+    present(manifest, json, output, lambda screen: show(screen, directory, manifest))
 
 
-def show(console: Console, directory: Path, manifest: Manifest) -> None:
+def show(screen: Console, directory: Path, manifest: Manifest) -> None:
     """What an index is made of, and its errors by LLM."""
     parameters, errors = manifest.parameters, manifest.errors
-    console.print(
+    screen.print(
         f"{directory}: {manifest.rows:,} rows, {len(manifest.llms)} LLMs; "
         f"embeddings of {manifest.dimension} dimensions ({manifest.embedder})",
         style="bold",
     )
-    console.print(f"hash {manifest.index}")
-    console.print(
+    screen.print(f"hash {manifest.index}")
+    screen.print(
         f"{parameters.neighbours} neighbours, temperature {parameters.temperature}, recall {errors.recall:.1%}; "
         f"{parameters.landmarks} landmarks, kernel width {parameters.kernel_width}"
     )
@@ -144,8 +196,8 @@ def show(console: Console, directory: Path, manifest: Manifest) -> None:
         ("neighbours alone", f"{errors.quality_neighbours:.4f}", f"{errors.log_cost_neighbours:.4f}"),
         ("means alone", f"{errors.quality_mean:.4f}", f"{errors.log_cost_mean:.4f}"),
     ]
-    console.print(Figures(("error on held-out rows", "quality", "log cost"), rows))
-    console.print(_by_llm(manifest))
+    screen.print(Figures(("error on held-out rows", "quality", "log cost"), rows))
+    screen.print(_by_llm(manifest))
 
 
 def _by_llm(manifest: Manifest) -> Figures:

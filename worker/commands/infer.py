@@ -12,7 +12,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from worker.commands.options import ConfigOption, finite, more_help, new_app, settings_from
+from worker.commands.options import ConfigOption, finite, logging_settings_from, more_help, new_app
 from worker.contract.errors import FixSetting
 from worker.contract.settings import Settings
 from worker.estimation import demo_data
@@ -22,7 +22,6 @@ from worker.inference.names import claimed_name
 from worker.inference.recorded import RecordedAnswers, Rules, TableAnswerer
 from worker.inference.worker import InferenceWorker
 from worker.kafka import clients
-from worker.service import log
 
 logger = structlog.get_logger()
 
@@ -49,6 +48,13 @@ Name = Annotated[
         show_default=False,
     ),
 ]
+CallsOnly = Annotated[
+    bool,
+    typer.Option(
+        "--calls-only",
+        help="Answer nothing from recorded data: an LLM without a base_url is left to other workers.",
+    ),
+]
 LatencyMs = Annotated[
     float, typer.Option(metavar="N", callback=finite, min=0, help="Table: mean latency of an answer in milliseconds.")
 ]
@@ -71,6 +77,7 @@ def command(
     config: ConfigOption = None,
     llm: Llms = None,
     history: Table = None,
+    calls_only: CallsOnly = False,
     name: Name = None,
     latency_ms: LatencyMs = 50.0,
     error_rate: ErrorRate = 0.0,
@@ -81,16 +88,22 @@ def command(
     It reads the dispatches of its LLMs, sends each to its LLM, and publishes the answer and a completion with the cost.
     It runs until SIGTERM or Ctrl-C, and may be killed at any time: no LLM is called twice for one dispatch.
     """
-    settings = settings_from(config)
-    log.configure(settings.log)
+    if calls_only and history is not None:
+        raise typer.BadParameter(
+            "--calls-only answers nothing from a table; omit one of the two", param_hint="--history"
+        )
+    settings = logging_settings_from(config)
     llms = llm or list(settings.llms)
     if unknown := [one for one in llms if one not in settings.llms]:
         raise FixSetting(
             f"--llm: {', '.join(unknown)} is not configured; the LLMs in [llms] are {', '.join(settings.llms)}"
         )
     called = [one for one in llms if settings.llms[one].base_url]
+    if calls_only and not called:
+        _wait(llms)
+        return
     answerer: Answerer
-    if history is None and called:
+    if calls_only or (history is None and called):
         answerer, llms = _calling(settings, called, llms), called
     else:
         recorded = RecordedAnswers.of(demo_data.load() if history is None else read_table(history, embed=no_embeddings))
@@ -102,6 +115,14 @@ def command(
         signal.signal(number, lambda received, _: stopped.append(received))
     with nullcontext(name) if name is not None else claimed_name(settings.kafka.group) as own_name:
         asyncio.run(InferenceWorker(settings, llms, answerer, own_name).run(lambda: bool(stopped)))
+
+
+def _wait(llms: Sequence[str]) -> None:
+    """There is nothing to call: say so, and wait for SIGTERM or SIGINT."""
+    logger.warning("nothing_to_call", llms=llms, remedy="set llms.<name>.base_url, and start again")
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    signal.sigwait(ends)
 
 
 def _calling(settings: Settings, called: Sequence[str], llms: Sequence[str]) -> LlmAnswerer:

@@ -129,10 +129,25 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         known = error if isinstance(error, TollgateError) else named(error)
-        print(f"tollgate: {known}", file=sys.stderr)
+        if not log_json("failed", error=str(known), exit_code=known.exit_code):
+            print(f"tollgate: {known}", file=sys.stderr)
         sys.exit(known.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception:
+        if not log_json("crashed", exc_info=True):
+            raise
+        sys.exit(1)
+
+
+def log_json(event: str, **fields: Any) -> bool:
+    """Log the end of a verb that logs JSON lines, as one of them. False if the verb does not."""
+    # Only verbs that log have imported it.
+    structlog = sys.modules.get("structlog")
+    if structlog is None or not isinstance(structlog.get_config()["processors"][-1], structlog.processors.JSONRenderer):
+        return False
+    structlog.get_logger().critical(event, **fields)
+    return True
 
 
 def without_debug(arguments: list[str]) -> tuple[bool, list[str]]:

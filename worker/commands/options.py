@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
-from worker.contract.settings import Settings, load_settings
+from worker.contract.settings import LogSettings, Settings, load_settings
 from worker.local.demo_directory import demo_directory, is_own
 
 EXIT_CODES = {
@@ -129,6 +132,31 @@ OutputOption = Annotated[
 def settings_from(config: Path | None, flags: dict[str, Any] | None = None) -> Settings:
     """Settings from --config, ./tollgate.toml or the running demo. Raises FixSetting."""
     return load_settings(config or _found(), flags)
+
+
+def logging_settings_from(config: Path | None, flags: dict[str, Any] | None = None) -> Settings:
+    """The same for a verb that runs on and logs. An error in the settings is logged as [log] says, too."""
+    from worker.service import log
+
+    log.configure(_log_settings(config or _found()))
+    settings = settings_from(config, flags)
+    log.configure(settings.log)
+    return settings
+
+
+def _log_settings(file: Path | None) -> LogSettings:
+    """[log] of the settings file and the environment, whatever is wrong with the other settings."""
+    section: Any = None
+    with suppress(OSError, ValueError):
+        section = None if file is None else tomllib.loads(file.read_text()).get("log")
+    variables = {name.lower(): value for name, value in os.environ.items()}
+    told = section if isinstance(section, dict) else {}
+    for name in LogSettings.model_fields:
+        told[name] = variables.get(f"tollgate_log__{name}", told.get(name))
+    try:
+        return LogSettings(**{name: value for name, value in told.items() if value is not None})
+    except ValidationError:
+        return LogSettings()
 
 
 def _found() -> Path | None:

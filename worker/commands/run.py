@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from worker.commands.options import ConfigOption, more_help, new_app, settings_from
+from worker.commands.options import ConfigOption, logging_settings_from, more_help, new_app
 from worker.service import app as service
-from worker.service import log
 
 WebPort = Annotated[
     int | None,
@@ -39,6 +38,4 @@ def command(config: ConfigOption = None, web_port: WebPort = None) -> None:
     the partitions as one consumer group. When a worker ends, the others take over its partitions.
     """
     flags: dict[str, Any] = {} if web_port is None else {"web": {"port": web_port}}
-    settings = settings_from(config, flags)
-    log.configure(settings.log)
-    service.run(settings)
+    service.run(logging_settings_from(config, flags))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from worker.audit.status import LlmStatus, Status, statuses
 from worker.commands.options import ConfigOption, JsonOption, OutputOption, more_help, new_app, settings_from
@@ -29,6 +30,9 @@ def command(
 
     The status is read from the ledger topic, so no worker has to run. A price is the quality that one dollar must buy;
     it is 0 for a budget that is not scarce. `behind` counts the records that arrived and are not decided yet.
+
+    `settings` names the settings that were changed since the workers started. They take effect when the workers are
+    restarted. Settings that no decision depends on, such as [log] and base_url, are not compared.
 
     With --watch, --json prints one object per line.
     """
@@ -62,7 +66,22 @@ def tables(status: Status) -> RenderableType:
     """The LLMs and the partitions."""
     if not status.partitions:
         return "no partition has decided anything yet: start a worker with `tollgate run`"
-    return Group(_llms(status), _partitions(status))
+    return Group(_llms(status), _partitions(status), _settings(status))
+
+
+def _settings(status: Status) -> Text:
+    """Whether the partitions decide by the settings that this command reads."""
+    if not status.changed_settings:
+        left_out = (
+            "" if status.index_is_here else "; the index is not here: index.directory and margins were not compared"
+        )
+        return Text(f"settings  every partition decides by these settings{left_out}")
+    names = ", ".join(f"{name} ({_numbers(places)})" for name, places in status.changed_settings.items())
+    return Text.assemble("settings  ", ("changed", "yellow"), f" since the workers started; restart them: {names}")
+
+
+def _numbers(partitions: Sequence[int]) -> str:
+    return f"partition{'s' if len(partitions) > 1 else ''} {', '.join(map(str, partitions))}"
 
 
 def _llms(status: Status) -> Figures:

@@ -115,10 +115,11 @@ class KafkaSettings(Section):
 
 
 class IndexSettings(Section):
-    """[index]: the history that queries are compared with. `embedding_dtype` is how the bytes of embeddings are read
-    where a query does not say it itself."""
+    """[index]: the history that queries are compared with. `history` is the table that `tollgate index ensure` builds
+    it from. `embedding_dtype` is how the bytes of embeddings are read where a query does not say it itself."""
 
     directory: Path = Path("index")
+    history: Path | None = None
     embedding_dtype: Literal["float16", "float32"] | None = None
     search_threads: int = Field(default=1, ge=1, le=64)
 

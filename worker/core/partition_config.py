@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
+from typing import Protocol
 
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration
 from worker.contract.settings import MICROS_PER_USD, Settings
 from worker.contract.token_costs import PriceList
-from worker.estimation.manifest import Manifest
+
+
+class Estimates(Protocol):
+    """What a configuration takes of an index: its LLMs, their margins and the index's hash."""
+
+    @property
+    def llms(self) -> tuple[str, ...]: ...
+    @property
+    def margins(self) -> tuple[float, ...]: ...
+    @property
+    def index(self) -> str: ...
 
 
 def configuration(
-    settings: Settings, manifest: Manifest, partition: int, price_lists: Mapping[str, PriceList]
+    settings: Settings, manifest: Estimates, partition: int, price_lists: Mapping[str, PriceList]
 ) -> Configuration:
     """What one partition decides by: budgets and horizon split, LLMs and margins in the order of the index.
 
     Budgets split exactly: what does not divide goes to the lowest partitions. Raises FixSetting where the index and
     the settings speak of different LLMs.
     """
-    _same_llms(settings, manifest)
+    check_llms(settings, manifest.llms, "the index")
     routing, partitions = settings.routing, settings.kafka.partitions
     margins = zip(manifest.llms, manifest.margins, strict=True)
     return Configuration(
@@ -45,13 +56,14 @@ def configuration(
     )
 
 
-def _same_llms(settings: Settings, manifest: Manifest) -> None:
-    known, configured = set(manifest.llms), set(settings.llms)
+def check_llms(settings: Settings, llms: Collection[str], where: str) -> None:
+    """Raise FixSetting if the LLMs of an index, or of the table of an index, are not those of the settings."""
+    known, configured = set(llms), set(settings.llms)
     if known != configured:
         raise FixSetting(
-            f"llms: the index in {settings.index.directory} and the settings differ; only in the index: "
+            f"llms: {where} and the settings differ (index.directory: {settings.index.directory}); only in {where}: "
             f"{sorted(known - configured)}, only in the settings: {sorted(configured - known)}. "
-            "Configure a budget for each LLM of the index, or build an index of these LLMs"
+            f"Configure a budget for each LLM of {where}, or build an index of these LLMs"
         )
 
 

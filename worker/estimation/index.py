@@ -6,6 +6,7 @@ every hash. Nothing is unpickled.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import replace
 from hashlib import file_digest, sha256
@@ -128,10 +129,13 @@ def _check_embedder(history: History, embedder: str) -> None:
 
 
 def _make_parent(directory: Path) -> None:
+    """Make what `directory` is to lie in. Checked before the work whose result it is to hold."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FixSetting(f"{directory}: cannot be made: {error.strerror}") from error
+    if not os.access(directory.parent, os.W_OK | os.X_OK):
+        raise FixSetting(f"{directory.parent}: cannot be written; change its permissions, or name another directory")
 
 
 def _llm_rows(history: History) -> tuple[int, ...]:
@@ -191,7 +195,11 @@ def _widen(graph: Any, embeddings: Float32, equal: EqualRows, k: int) -> float:
 
 
 def _write_files(work: Path, history: History, fitted: Fitted, graph: Any, equal_rows: EqualRows) -> None:
-    faiss.write_index(graph, str(work / GRAPH))
+    try:
+        faiss.write_index(graph, str(work / GRAPH))
+    except RuntimeError as error:
+        # FAISS names its own source, and neither the disk nor the file.
+        raise FixSetting(f"{work / GRAPH}: cannot be written ({error}); free some space, or name another") from error
     (work / IDS).write_bytes(msgspec.json.encode(history.ids))
     ridge, prior = fitted.predictor.map, fitted.prior
     arrays = {
