@@ -28,6 +28,7 @@ VERBS = {
     "llm": "Serve a small LLM on this machine, without a key.",
     "produce": "Produce the queries of a table at a steady rate.",
     "topics": "Create the topics, or check them.",
+    "history": "Make history out of what other tools recorded.",
     "index": "Build the index of past queries, or inspect it.",
     "broker": "Start and stop a Kafka broker for development.",
     "status": "Show budgets, prices and the progress of each partition.",

@@ -94,6 +94,12 @@ def cost_of(given: object, prices: PriceList) -> Cost | UnusableUsage:
 
 def price(usage: Usage, prices: PriceList) -> Cost:
     """What this usage cost by a price list."""
+    micros = exact_micros(usage, prices)
+    return Cost(int(micros.to_integral_value(ROUND_HALF_UP)), _unpriced(usage, prices.at(usage.all_input_tokens)))
+
+
+def exact_micros(usage: Usage, prices: PriceList) -> Decimal:
+    """What this usage cost by a price list, in micro-dollars that are not rounded."""
     now = prices.at(usage.all_input_tokens)
     fresh, out = now.input_usd_per_mtok, now.output_usd_per_mtok
     cost = (
@@ -108,8 +114,7 @@ def price(usage: Usage, prices: PriceList) -> Cost:
     if usage.batch:
         cost *= _or(now.batch_factor, Decimal(1))
     cost += usage.tool_calls * _or(now.tool_usd_per_1000, Decimal(0)) * MICROS_OF_A_THOUSANDTH
-    cost += _or(now.request_usd_per_1000, Decimal(0)) * MICROS_OF_A_THOUSANDTH
-    return Cost(int(cost.to_integral_value(ROUND_HALF_UP)), _unpriced(usage, now))
+    return cost + _or(now.request_usd_per_1000, Decimal(0)) * MICROS_OF_A_THOUSANDTH
 
 
 def _or(price: Decimal | None, otherwise: Decimal) -> Decimal:

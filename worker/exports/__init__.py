@@ -1,0 +1,1 @@
+"""Exports of other tools and benchmarks, read into one table of history."""

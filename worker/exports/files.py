@@ -1,0 +1,204 @@
+"""Reads the files of an export row by row: JSON lines, JSON, CSV, TSV and Parquet, also gzipped. Nothing is unpickled.
+
+Types may change from line to line, so each row is read by itself. Sizes are limited: a file, a line and a document.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from worker.contract.errors import FixSetting
+from worker.exports.records import LeftOut, Row
+
+MEBIBYTE = 2**20
+MAX_FILE_BYTES = 8_192 * MEBIBYTE
+# A document is parsed as a whole and takes some ten times its size in memory.
+MAX_DOCUMENT_BYTES = 512 * MEBIBYTE
+MAX_LINE_BYTES = 64 * MEBIBYTE
+BATCH_ROWS = 1_000
+
+GZIP = ".gz"
+JSON_LINES, TEXT_TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
+JSON, PARQUET = ".json", ".parquet"
+READ = (*JSON_LINES, JSON, *TEXT_TABLES, PARQUET)
+PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".dill")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of an export. `name` is its path from the directory that the user named, or its own name."""
+
+    path: Path
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """Its suffix in lower case, without that of gzip."""
+        suffixes = [suffix.lower() for suffix in self.path.suffixes]
+        if suffixes and suffixes[-1] == GZIP:
+            suffixes.pop()
+        return suffixes[-1] if suffixes else ""
+
+    @property
+    def is_pickle(self) -> bool:
+        """Whether it is a pickle, which could run any program."""
+        return self.kind in PICKLES
+
+    def first(self) -> Row | None:
+        """Its first row that can be read; None for a file without rows, or of another kind."""
+        if self.kind not in READ:
+            return None
+        return next((row for row in self.rows() if not isinstance(row, LeftOut)), None)
+
+    def rows(self) -> Iterator[Row | LeftOut]:
+        """Its rows; a line that cannot be read is left out. Raises FixSetting where the file cannot be read."""
+        try:
+            if self.kind == PARQUET:
+                yield from _parquet_rows(self.path)
+            elif self.kind in TEXT_TABLES:
+                yield from self._table_rows(TEXT_TABLES[self.kind])
+            elif self.kind in JSON_LINES:
+                yield from self._lines()
+            else:
+                yield from self._document()
+        except UnicodeDecodeError:
+            raise FixSetting(f"{self.path}: is not UTF-8 text; convert the file to UTF-8 first") from None
+        except (pa.ArrowException, EOFError, csv.Error, gzip.BadGzipFile) as error:
+            raise FixSetting(f"{self.path}: cannot be read as {self.kind[1:]}: {_one_line(error)}") from error
+
+    def _stream(self) -> BinaryIO:
+        if self.path.suffix.lower() == GZIP:
+            return cast("BinaryIO", gzip.open(self.path))
+        return self.path.open("rb")
+
+    def _table_rows(self, delimiter: str) -> Iterator[Row]:
+        csv.field_size_limit(MAX_LINE_BYTES)
+        with self._stream() as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+            for row in csv.DictReader(text, delimiter=delimiter):
+                # A row that is longer than the header has a column None.
+                yield {name.strip(): cell for name, cell in row.items() if name is not None and cell is not None}
+                if stream.tell() > MAX_FILE_BYTES:
+                    raise FixSetting(f"{self.path}: has more than {MAX_FILE_BYTES:,} bytes; cut it into parts")
+
+    def _lines(self) -> Iterator[Row | LeftOut]:
+        read = 0
+        with self._stream() as stream:
+            for number in range(1, MAX_FILE_BYTES):
+                line = stream.readline(MAX_LINE_BYTES + 1)
+                read += len(line)
+                if not line:
+                    return
+                if len(line) > MAX_LINE_BYTES or read > MAX_FILE_BYTES:
+                    raise FixSetting(f"{self.path}: line {number} is beyond the limit of size; cut the file into parts")
+                if line.strip():
+                    yield self._line(line, number)
+
+    def _line(self, line: bytes, number: int) -> Row | LeftOut:
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, UnicodeDecodeError):
+                raise
+            row = None
+        return row if isinstance(row, dict) else LeftOut(f"{self.name}:{number}", "unreadable")
+
+    def _document(self) -> Iterator[Row | LeftOut]:
+        with self._stream() as stream:
+            data = stream.read(MAX_DOCUMENT_BYTES + 1)
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise FixSetting(
+                f"{self.path}: a JSON document has at most {MAX_DOCUMENT_BYTES:,} bytes; write it as JSON lines"
+            )
+        try:
+            document = json.loads(data.decode("utf-8-sig"))
+        except RecursionError:
+            raise FixSetting(f"{self.path}: is nested too deeply") from None
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":
+                raise FixSetting(f"{self.path}: is not JSON: {_one_line(error)}") from error
+            yield from self._lines()
+            return
+        for number, row in enumerate(document if isinstance(document, list) else [document], start=1):
+            yield row if isinstance(row, dict) else LeftOut(f"{self.name}:{number}", "unreadable")
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+def files_of(paths: list[Path]) -> list[File]:
+    """All files that were named, and those of the directories that were named, by name. Raises FixSetting."""
+    found: list[File] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+            found += [File(file, file.relative_to(path).as_posix()) for file in inside]
+        elif path.is_file():
+            found.append(File(path, path.name))
+        else:
+            raise FixSetting(f"{path}: there is no such file or directory")
+    return found
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def field(row: Any, *paths: str) -> Any:
+    """The first of these fields that a row has and that is not empty; None without any.
+
+    A path is a field's name, or names with points between them. A cell that holds JSON is read where a path goes on
+    into it, and where a cell is a quoted text.
+    """
+    for path in paths:
+        found = _at(row, path)
+        if found is not None and found != "":
+            return found
+    return None
+
+
+def _at(row: Any, path: str) -> Any:
+    row = decoded(row)
+    if not isinstance(row, dict):
+        return None
+    if path in row:
+        return unquoted(row[path])
+    # Names of fields may hold points themselves: `attributes.llm.model_name`.
+    for name in row:
+        if path.startswith(f"{name}."):
+            found = _at(row[name], path[len(name) + 1 :])
+            if found is not None:
+                return found
+    return None
+
+
+def decoded(value: Any) -> Any:
+    """A cell as JSON, if it holds an object or a list; else as it is."""
+    if not isinstance(value, str) or len(value) > MAX_LINE_BYTES or not value.lstrip().startswith(("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def unquoted(value: Any) -> Any:
+    """A text without the quotes of JSON around it: a cell `"2026-10-05"` with its quotes."""
+    if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"':
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
