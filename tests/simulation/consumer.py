@@ -14,7 +14,7 @@ from tests.simulation.broker import Broker
 from worker.contract.record import StoredRecord
 from worker.kafka.memory import Log
 from worker.kafka.reader import Place
-from worker.service.positions import Batch, Fetch, FetchCounter, Positions, Seek
+from worker.service.positions import Fetch, FetchCounter, Handover, Positions, Seek
 
 FETCHED_RECORDS = 6
 # How often a fetch waits while others arrive.
@@ -61,7 +61,7 @@ class SimulatedConsumer:
         self._in_flight: list[Fetch] = []
 
     def poll(
-        self, place: Place, applied: Callable[[], Mapping[Place, int]], hand_over: Callable[[Place, Batch], None]
+        self, place: Place, applied: Callable[[], Mapping[Place, int]], hand_over: Callable[[Place, Handover], None]
     ) -> None:
         """One call for records: it seeks if need be, and begins a fetch that may arrive now, later or never."""
         if self.positions.needs_seek:
@@ -71,7 +71,7 @@ class SimulatedConsumer:
         if self._random.random() > IN_FLIGHT or len(self._in_flight) == AT_ONCE:
             self._arrive(hand_over)
 
-    def _arrive(self, hand_over: Callable[[Place, Batch], None]) -> None:
+    def _arrive(self, hand_over: Callable[[Place, Handover], None]) -> None:
         fetch = self._in_flight.pop(self._random.randrange(len(self._in_flight)))
         if self._random.random() < self._broker.dropped:
             return

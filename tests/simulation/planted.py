@@ -17,7 +17,7 @@ from worker.core.router import Prior, Router
 from worker.kafka.reader import Place
 from worker.service.committer import Committer
 from worker.service.intake import Input
-from worker.service.positions import Batch, Fetch, Positions, Seek
+from worker.service.positions import Fetch, Handover, Positions, Seek
 
 
 class SkipsTheFence(SimulatedProducer):
@@ -48,14 +48,14 @@ class LosesTheSeek(SimulatedClient):
 class PassesOverADroppedFetch(Positions):
     """Does not look whether a fetch follows."""
 
-    def take(self, fetch: Fetch) -> dict[Place, Batch]:
+    def take(self, fetch: Fetch) -> dict[Place, Handover]:
         return super().take(fetch._replace(number=self._number + bool(fetch.records)))
 
 
 class TakesAFetchOfBefore(Positions):
     """Takes a fetch from before the seek for one after it."""
 
-    def take(self, fetch: Fetch) -> dict[Place, Batch]:
+    def take(self, fetch: Fetch) -> dict[Place, Handover]:
         return super().take(fetch._replace(seek=self._seek))
 
 

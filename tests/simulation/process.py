@@ -30,7 +30,7 @@ from worker.service.committer import Committer, Kafka
 from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes, SkippedRecords
 from worker.service.metrics import Metrics
-from worker.service.positions import Batch, Positions
+from worker.service.positions import Handover, Positions
 from worker.service.prepare import Preparer
 
 TOPICS = ("queries", "completions")
@@ -114,10 +114,10 @@ class Mailbox:
     """The batches that wait for one agent."""
 
     def __init__(self) -> None:
-        self._batches: deque[tuple[Place, Batch]] = deque()
+        self._batches: deque[tuple[Place, Handover]] = deque()
         self._arrived = asyncio.Event()
 
-    def put(self, batch: tuple[Place, Batch]) -> None:
+    def put(self, batch: tuple[Place, Handover]) -> None:
         """Add a batch."""
         self._batches.append(batch)
         self._arrived.set()
@@ -126,7 +126,7 @@ class Mailbox:
         """Drop all."""
         self._batches.clear()
 
-    async def get(self) -> tuple[Place, Batch]:
+    async def get(self) -> tuple[Place, Handover]:
         """The oldest batch, as soon as there is one."""
         while not self._batches:
             self._arrived.clear()

@@ -14,7 +14,7 @@ from faust.types import TP
 
 from worker.contract.record import StoredRecord
 from worker.service.consumer import CommittedConsumerThread, LaneConsumer
-from worker.service.positions import Batch, FetchCounter, Positions
+from worker.service.positions import FetchCounter, Handover, Positions
 
 PLACE, UNOWNED = TP("queries", 3), TP("queries", 1)
 END, BLOCK = 60, 5
@@ -57,7 +57,7 @@ class Reader:
         self.client = Client()
         self.applied: list[int] = []
         self.lost: list[tuple[int, int]] = []
-        self.waiting: list[Batch] = []
+        self.waiting: list[Handover] = []
         self.thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
         self.thread.counter = FetchCounter()
         self.consumer: Any = LaneConsumer.__new__(LaneConsumer)
@@ -161,7 +161,7 @@ def test_what_is_handed_over(
 ) -> None:
     """A fetch says what came before it; one that may not follow is read again, under another number."""
 
-    async def happen() -> list[Batch]:
+    async def happen() -> list[Handover]:
         reader = Reader(monkeypatch)
         await reader.fetch()
         if event is not None:

@@ -22,7 +22,7 @@ from worker.service.app import make_app
 from worker.service.consumer import FETCH_WAIT_MS, CommittedConsumerThread, LaneApp, LaneConsumer, _assignment
 from worker.service.lanes import Lanes
 from worker.service.metrics import Metrics
-from worker.service.positions import Batch
+from worker.service.positions import Handover
 
 PARTITIONS = 4
 INPUTS = ["completions", "queries"]
@@ -97,7 +97,7 @@ def bare_consumer() -> Any:
 def test_faust_forgets_the_last_offset_that_it_read() -> None:
     """After a seek backwards the records come again; Faust would drop them as read."""
     consumer = bare_consumer()
-    message = consumer._message(PLACE, Batch([record("queries", 5, None, b"")], 4, 1))
+    message = consumer._message(PLACE, Handover([record("queries", 5, None, b"")], 4, 1))
     assert consumer._read_offset[PLACE] is None
     assert message.offset == 5
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.topics import NAMES, record
-from worker.audit.outputs import NIL, Form, Input, Payloads
+from worker.audit.outputs import NIL, Form, Payloads, RecordKey
 from worker.contract import codec, dead_letters
 from worker.contract.codes import Rejection
 from worker.contract.messages import Query
@@ -81,5 +81,5 @@ def test_dead_letters(origin: StoredRecord, changes: dict[str, Any], same: bool)
     letter = dead_letters.dead_letter(origin, Rejection("format"), 50, 60)
     stored = record(NAMES.dead_letters, 0, None, letter.value, letter.headers)._replace(key=letter.key)
     passed = Payloads()
-    passed.letter(Input("queries", 7), stored._replace(**changes), dead_letters.added_headers(stored))
+    passed.letter(RecordKey("queries", 7), stored._replace(**changes), dead_letters.added_headers(stored))
     assert (list(passed.differences("queries", origin)) == []) == same

@@ -32,24 +32,24 @@ Form = Literal["whole"] | codec.Format
 FORMS: tuple[Form, ...] = ("whole", *codec.FORMATS)
 
 
-class Attempt(NamedTuple):
+class AttemptKey(NamedTuple):
     """What a dispatch or a deferral follows from: an attempt of the query at this offset."""
 
     offset: int
     attempt: int
 
 
-class Input(NamedTuple):
+class RecordKey(NamedTuple):
     """What a dead letter follows from: the record at this offset of `queries` or `completions`."""
 
     topic: str
     offset: int
 
 
-Key = Attempt | Input
+Key = AttemptKey | RecordKey
 
 
-class Topic:
+class ExpectedRecords:
     """The records that must be in one partition of an output topic, crossed off as they are read.
 
     The content of a record is kept as its hash: an integer of 32 bytes in place of some 500 bytes of names and numbers,
@@ -107,7 +107,7 @@ class Outputs:
         self.payloads = Payloads()
         self._partition = partition
         self._names = names
-        self._topics: dict[str, Topic] = {}
+        self._topics: dict[str, ExpectedRecords] = {}
         self._unexplained: dict[tuple[str, Key], int] = {}
         self._dispatch_topics: dict[str, str] = {}
 
@@ -117,7 +117,7 @@ class Outputs:
         """What a decision publishes must be there; `llms` is the order of its estimates."""
         if (place := self._place(decision)) is not None:
             topic, key = place
-            self._topics.setdefault(topic, Topic()).expect(key, _content(decision, llms))
+            self._topics.setdefault(topic, ExpectedRecords()).expect(key, _content(decision, llms))
 
     def explain(self, decision: Decision) -> None:
         """A later decision explains what it published, which no decision before it did."""
@@ -129,13 +129,13 @@ class Outputs:
         names = self._names
         match decision:
             case Routed(llm=str(llm)):
-                return self._dispatch_topic(llm), Attempt(decision.offset, decision.attempt)
+                return self._dispatch_topic(llm), AttemptKey(decision.offset, decision.attempt)
             case Routed():
-                return names.deferred, Attempt(decision.offset, decision.attempt)
+                return names.deferred, AttemptKey(decision.offset, decision.attempt)
             case Rejected():
-                return names.dead_letters, Input(topic_of(decision), decision.cause.number)
+                return names.dead_letters, RecordKey(topic_of(decision), decision.cause.number)
             case Ignored():
-                return names.dead_letters, Input("completions", decision.cause.number)
+                return names.dead_letters, RecordKey("completions", decision.cause.number)
         return None
 
     def _dispatch_topic(self, llm: str) -> str:
@@ -164,7 +164,7 @@ class Outputs:
             key, content = self._decoded(record)
         except (*codec.UNREADABLE, ValueError) as error:
             return Mismatch(f"is not a record of this topic: {error}")
-        topic = self._topics.setdefault(record.topic, Topic())
+        topic = self._topics.setdefault(record.topic, ExpectedRecords())
         if not topic.expects(key):
             if key.offset > _base(key, base):
                 self._unexplained[record.topic, key] = record.offset
@@ -182,7 +182,7 @@ class Outputs:
             yield Mismatch(f"{self._name(name, key)} follows from no decision").at(name, self._partition, offset)
 
     def _name(self, topic: str, key: Key) -> str:
-        if isinstance(key, Input):
+        if isinstance(key, RecordKey):
             return f"the dead letter of {key.topic} offset {key.offset}"
         kind = "deferral" if topic == self._names.deferred else "dispatch"
         return f"{kind} {DispatchId(self._partition, key.offset, key.attempt)}"
@@ -200,7 +200,7 @@ class Outputs:
     def _deferred(self, record: Record, deferred: Deferred) -> tuple[Key, Hashable]:
         self._check_query(record, deferred.query_id, deferred.origin, deferred.query, "whole")
         said = (deferred.query_id, deferred.reason, _remedy(deferred.remedy), deferred.best_llm, deferred.best_score)
-        return Attempt(deferred.origin.offset, deferred.attempt), said
+        return AttemptKey(deferred.origin.offset, deferred.attempt), said
 
     def _dispatch(self, record: Record, dispatch: Dispatch, form: Form) -> tuple[Key, Hashable]:
         self._check_query(record, dispatch.id, dispatch.origin, dispatch.query, form)
@@ -208,7 +208,7 @@ class Outputs:
         if dispatch.id != str(DispatchId(self._partition, offset, attempt)):
             raise ValueError(f"the id {dispatch.id} is not of this origin and attempt")
         money = (dispatch.query_id, dispatch.llm, dispatch.reserved_micros, dispatch.deadline_ms)
-        return Attempt(offset, attempt), (*money, dispatch.quality, dispatch.cost_micros, dispatch.price)
+        return AttemptKey(offset, attempt), (*money, dispatch.quality, dispatch.cost_micros, dispatch.price)
 
     def _letter(self, record: Record) -> tuple[Key, Hashable]:
         headers = dead_letters.added_headers(record)
@@ -216,7 +216,7 @@ class Outputs:
             raise ValueError(f"it has no header {missing[0]}")
         self._check_partition(int(headers[dead_letters.LETTER_PARTITION]))
         topic = "completions" if headers[dead_letters.LETTER_TOPIC] == self._names.completions else "queries"
-        key = Input(topic, int(headers[dead_letters.LETTER_OFFSET]))
+        key = RecordKey(topic, int(headers[dead_letters.LETTER_OFFSET]))
         self.payloads.letter(key, record, headers)
         return key, _reason(headers)
 
@@ -242,7 +242,7 @@ def _remedy(what: Remedy) -> Hashable:
 
 
 def _base(key: Key, base: Offsets) -> int:
-    return base.completions if isinstance(key, Input) and key.topic == "completions" else base.queries
+    return base.completions if isinstance(key, RecordKey) and key.topic == "completions" else base.queries
 
 
 def _content(decision: Decision, llms: Sequence[str]) -> Hashable:
@@ -265,14 +265,14 @@ class Payloads:
 
     def __init__(self) -> None:
         self._queries: dict[tuple[int, Form], int] = {}
-        self._letters: dict[Input, _Letter] = {}
+        self._letters: dict[RecordKey, _Letter] = {}
 
     def query(self, offset: int, query: Raw, form: Form) -> bool:
         """A dispatch or a deferral carries this query; False if another of the same offset carries another query."""
         payload = bytes(query)
         return payload == NIL or self._queries.setdefault((offset, form), hash(payload)) == hash(payload)
 
-    def letter(self, origin: Input, letter: Record, headers: Mapping[str, str]) -> None:
+    def letter(self, origin: RecordKey, letter: Record, headers: Mapping[str, str]) -> None:
         """The dead letter of an input record, with the headers that were added to it."""
         key_bytes = len(letter.key or b"") if dead_letters.CUT_KEY in headers else None
         value_bytes = len(letter.value or b"") if dead_letters.CUT_VALUE in headers else None
@@ -285,7 +285,7 @@ class Payloads:
             payload = self._queries.pop((record.offset, form), None)
             if payload is not None and payload != _payload(record, form):
                 yield Mismatch("its dispatch or deferral carries another query")
-        letter = self._letters.pop(Input(topic, record.offset), None)
+        letter = self._letters.pop(RecordKey(topic, record.offset), None)
         if letter is not None and not letter.holds(record):
             yield Mismatch("its dead letter holds other bytes, or another key")
 

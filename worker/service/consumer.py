@@ -33,7 +33,7 @@ from faust.types import TP, ConsumerMessage, Message
 
 from worker.contract.record import Record
 from worker.service.lanes import Lanes
-from worker.service.positions import Batch, Fetch, FetchCounter, Positions, Seek
+from worker.service.positions import Fetch, FetchCounter, Handover, Positions, Seek
 
 # One fetch at a time asks a broker for the drained partitions. A fetch that asks for quiet partitions holds up all
 # others for this time; the driver's 1,500 ms would be a second and a half of latency.
@@ -148,7 +148,7 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
         super().resume_flow()
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
-        """One message for each partition and fetch; its value is a `Batch`."""
+        """One message for each partition and fetch; its value is a `Handover`."""
         for event in (self.can_resume_flow, self.lanes.ready):
             # Mode's `wait` makes three tasks, also for an event that is set.
             if not event.is_set():
@@ -165,7 +165,7 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
         offsets = {tp: self.lanes.applied(tp.partition, tp.topic) for tp in self.assignment()}
         return {tp: offset for tp, offset in offsets.items() if offset is not None}
 
-    async def _fetch(self, timeout: float) -> Mapping[TP, Batch]:
+    async def _fetch(self, timeout: float) -> Mapping[TP, Handover]:
         active = self._get_active_partitions()
         if not active:
             await self.sleep(PAUSED_SECONDS)
@@ -176,7 +176,7 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
             return await self._read_again()
         return self.positions.take(fetch)
 
-    async def _read_again(self) -> Mapping[TP, Batch]:
+    async def _read_again(self) -> Mapping[TP, Handover]:
         """The next batches of all partitions, read with librdkafka from where the reader has got to."""
         log.warning("unreadable_header_name", remedy="its record becomes a dead letter")
         starts = self.positions.next()
@@ -189,7 +189,7 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
     def _block(self, tp: TP, start: int) -> list[Record]:
         return list(self.read(tp.topic, tp.partition, start, start + AGAIN_RECORDS))
 
-    def _message(self, tp: TP, batch: Batch) -> Message:
+    def _message(self, tp: TP, batch: Handover) -> Message:
         last = batch.records[-1]
         # Faust drops a message whose offset is not above the last that it remembers, which may be from before a seek.
         self._read_offset[tp] = None

@@ -37,7 +37,7 @@ class Fetch(NamedTuple):
     number: int
 
 
-class Batch(NamedTuple):
+class Handover(NamedTuple):
     """Records of one place to hand to its lane. `after` is the offset that the reader had reached before them.
 
     `round` counts how often reading has begun at the applied offsets: a batch of an earlier round is void.
@@ -93,7 +93,7 @@ class Positions:
         """The next offset to read of each place."""
         return {place: offset + 1 for place, offset in self._reached.items()}
 
-    def take(self, fetch: Fetch) -> dict[Place, Batch]:
+    def take(self, fetch: Fetch) -> dict[Place, Handover]:
         """The batches of a fetch. None if it may not follow: then `needs_seek` is set, and the records come again."""
         if fetch.seek != self._seek:
             # The client took these records before it was sought: they come again.
@@ -103,12 +103,12 @@ class Positions:
         self._needs_seek |= fetch.number != expected
         return {} if self._needs_seek else self._batches(fetch.records)
 
-    def replace(self, records: Mapping[Place, Sequence[Record]]) -> tuple[Seek, dict[Place, Batch]]:
+    def replace(self, records: Mapping[Place, Sequence[Record]]) -> tuple[Seek, dict[Place, Handover]]:
         """The batches of records that another client has read from `next`, and the seek that goes past them."""
         batches = {} if self._needs_seek else self._batches(records)
         return self._next_seek(), batches
 
-    def is_current(self, batch: Batch) -> bool:
+    def is_current(self, batch: Handover) -> bool:
         """Whether reading has not begun again since this batch was handed over."""
         return batch.round == self._round
 
@@ -116,11 +116,11 @@ class Positions:
         self._number, self._seek = 0, self._seek + 1
         return Seek(self.next(), self._seek)
 
-    def _batches(self, records: Mapping[Place, Sequence[Record]]) -> dict[Place, Batch]:
+    def _batches(self, records: Mapping[Place, Sequence[Record]]) -> dict[Place, Handover]:
         batches = {}
         for place, taken in records.items():
             # A place without an open lane is not read: its offset is not known.
             if place in self._reached and taken:
-                batches[place] = Batch(taken, self._reached[place], self._round)
+                batches[place] = Handover(taken, self._reached[place], self._round)
                 self._reached[place] = taken[-1].offset
         return batches
