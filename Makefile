@@ -33,6 +33,7 @@ demo: $(READY) ## Run the whole job on a real Kafka and prove the books (ARGS=--
 	$(BIN)/tollgate demo $(ARGS)
 
 test: $(READY) ## Run all tests but the soak, those on a real Kafka too (PROCESSES=0: one after another)
+	@$(MAKE) --no-print-directory llm || echo "The small LLM cannot be installed here, so its tests are skipped."
 	$(PYTEST) -n $(PROCESSES)
 
 quick: $(READY) ## Run the unit tests and twenty seeds of the simulator, in half a minute

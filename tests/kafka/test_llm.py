@@ -1,23 +1,29 @@
-"""`tollgate llm serve`: a real LLM in a real server process, called as `tollgate infer` calls one."""
+"""A real LLM in a real server process: called as `tollgate infer` calls one, and in the whole job of the demo."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from decimal import Decimal
-from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from worker.contract.messages import Query
 from worker.contract.settings import Dialect, LlmSettings
 from worker.inference.calls import Caller, Ended
+from worker.local import questions
+from worker.local.processes import Child, wait_for
 
-pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="no LLM is installed; `make llm` installs one")
+pytest.importorskip("xllamacpp", reason="no LLM is installed; `make llm` installs one", exc_type=ImportError)
 
+DEMO_SECONDS = 400.0
+# Of 32; two thirds of all questions were answered rightly when history was made. Another processor rounds otherwise.
+LEAST_RIGHT = 8
 SYSTEM = "Answer in English, in one short sentence."
 
 
@@ -67,3 +73,24 @@ def test_a_long_prompt(address: str) -> None:
     ended = ask(address, Query(text="and then " * 4_000, max_output_tokens=8))
     assert ended.outcome.error_class == "context_length"
     assert ended.outcome.cost == "zero"
+
+
+def test_the_demo_with_a_real_llm(tmp_path: Path) -> None:
+    """`tollgate demo --llm`: real answers, right ones among them; the books have what the answers cost."""
+    file = tmp_path / "result.json"
+    arguments = ["demo", "--llm", "--directory", str(tmp_path / "demo"), "--output", str(file)]
+    child = Child("demo", arguments, tmp_path / "log")
+    child.start()
+    try:
+        wait_for("the demo to end", lambda: not child.running, DEMO_SECONDS)
+    finally:
+        child.kill()
+    assert child.exit_code == 0, child.tail(30)
+    result = json.loads(file.read_bytes())
+    asked = result["asked"]
+    assert [one["question"] for one in asked] == [one.text for one in questions.split(questions.load()[0])[1]]
+    spent = sum(llm["spent_micros"] for llm in result["report"]["llms"].values())
+    assert spent == sum(one["cost_micros"] for one in asked if one["answer"] is not None)
+    assert sum(one["is_right"] for one in asked) >= LEAST_RIGHT
+    assert {one["llm"] for one in asked if one["answer"]} == {"smollm2", "smollm2-brief"}
+    assert result["report"]["counts"]["open"] == 0

@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from worker.audit.report import LlmTotals
+from worker.commands import demo_answers
 from worker.commands.options import JsonOption, OutputOption, finite, more_help, new_app, writable_directory
 from worker.commands.output import errors, present
 from worker.commands.tables import Figures
 from worker.local import demo
 from worker.local.demo import DemoResult, Latency, Stage
 from worker.local.demo_directory import demo_directory
+from worker.local.llm_demo import LlmDemo, LlmDemoResult
 
 Directory = Annotated[
     Path | None,
@@ -33,6 +35,10 @@ Rate = Annotated[float, typer.Option(metavar="N", callback=finite, min=1, help="
 Workers = Annotated[int, typer.Option(metavar="N", min=1, max=4, help="Number of workers; they share 4 partitions.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the system running until Ctrl-C, for `tollgate send`.")]
 NoKill = Annotated[bool, typer.Option("--no-kill", help="Do not kill a worker.")]
+Llm = Annotated[bool, typer.Option("--llm", help="Ask a real LLM on this machine, and show its answers (`make llm`).")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="With --llm: ask for the answers of history anew (2 minutes).")]
+# They belong to the demo without --llm.
+LOAD = ("queries", "rate", "workers", "no_kill")
 MONEY = ("budget", "spent", "reserved", "overrun")
 
 app = new_app()
@@ -40,10 +46,17 @@ app = new_app()
 
 @app.command(
     epilog=more_help(
-        "tollgate demo", "tollgate demo --keep", "tollgate demo --queries 5000 --json", exit_1="the proof failed"
+        "tollgate demo",
+        "tollgate demo --keep",
+        "tollgate demo --llm",
+        "tollgate demo --json",
+        exit_1="the proof failed",
     )
 )
 def command(
+    context: typer.Context,
+    llm: Llm = False,
+    fresh: Fresh = False,
     queries: Queries = 2_000,
     rate: Rate = 250.0,
     workers: Workers = 2,
@@ -60,17 +73,26 @@ def command(
     the others in a burst, in which it kills one worker. Then it checks that no query was lost or routed twice and that
     all money is accounted for. At the end it stops everything.
 
+    With --llm the demo serves a small LLM (SmolLM2, which `make llm` installs), makes two LLMs of it with two prices,
+    and asks 32 short questions. It shows each answer, whether it is right, and what it cost.
+
     With --keep the system runs on after the proof. `tollgate send` and `tollgate status` in another terminal find it.
     """
+    sources = {name: context.get_parameter_source(name) for name in LOAD}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if llm and given:
+        raise typer.BadParameter(f"with --llm there is no --{given[0].replace('_', '-')}")
+    if fresh and not llm:
+        raise typer.BadParameter("--fresh belongs to --llm")
     # Both signals end the demo alike. Python ignores SIGINT in a process that a script started in the background.
     for end in (signal.SIGINT, signal.SIGTERM):
         signal.signal(end, signal.default_int_handler)
     place = demo.own_directory(directory or demo_directory())
     stages = Stages()
-    with demo.Demo(place, demo.DemoPlan(queries, rate, workers, kill=not no_kill), stages.show) as running:
+    plan = demo.DemoPlan(queries, rate, workers, kill=not no_kill)
+    with LlmDemo(place, fresh, stages.show) if llm else demo.Demo(place, plan, stages.show) as running:
         with stages:
-            settings = running.start()
-            result = running.result(settings, running.route(settings))
+            result = running.run()
         present(result, json, output, lambda console: show(console, result))
         if keep and result.report.ok:
             _wait()
@@ -105,15 +127,18 @@ class Stages:
         self._progress.stop()
 
 
-def show(console: Console, result: DemoResult) -> None:
-    """The accounts, the quality of this and other policies, the speed and the proof."""
+def show(console: Console, result: DemoResult | LlmDemoResult) -> None:
+    """The accounts, the quality of this and other policies, the speed and the proof; or the answers and the proof."""
+    if isinstance(result, LlmDemoResult):
+        demo_answers.show(console, result)
+        return
     console.print(_accounts(result))
     rivals = ", ".join(
         f"{result.quality / other - 1:+.0%} over {name} ({other:,.1f})" for name, other in result.rivals.items()
     )
     console.print(f"quality   {result.quality:,.1f} by {result.policy}: {rivals}, on the same queries and budgets")
     _show_speed(console, result)
-    _show_proof(console, result)
+    demo_answers.show_proof(console, result.report)
 
 
 def _show_speed(console: Console, result: DemoResult) -> None:
@@ -145,20 +170,6 @@ def _accounts(result: DemoResult) -> Figures:
 def _account(llm: str, total: LlmTotals, quality: float | None) -> list[str]:
     money = [getattr(total, f"{name}_micros") for name in MONEY]
     return [llm, *(f"{figure:,}" for figure in (*money, total.dispatched)), "" if quality is None else f"{quality:.3f}"]
-
-
-def _show_proof(console: Console, result: DemoResult) -> None:
-    report, counts = result.report, result.report.counts
-    if not report.ok:
-        console.print(f"proof     FAILED, {report.wrong} wrong; the first: {report.findings[0]}", style="bold red")
-        return
-    console.print(
-        f"proof     {counts.queries:,} queries = {counts.dispatched:,} dispatched + {counts.deferred:,} deferred + "
-        f"{counts.dead_letters:,} dead letters; nothing twice; {counts.settled:,} settled, {counts.released:,} "
-        f"released, {counts.expired:,} expired, {counts.open:,} open; ledger = settled + reserved; each overrun is a "
-        f"charge above its reservation; chain of {counts.decisions:,} decisions whole",
-        style="bold green",
-    )
 
 
 def _wait() -> None:

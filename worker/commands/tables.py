@@ -16,10 +16,11 @@ USD_PER_MICRO = 1e-6
 
 class Figures:
     """A table of names and figures that never wraps. Figures are right-aligned and whole; on a narrow terminal the
-    names in the first column are shortened."""
+    names in the first column are shortened. The first `texts` columns are left-aligned."""
 
-    def __init__(self, headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    def __init__(self, headers: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> None:
         self._headers = headers
+        self._texts = texts
         self._rows = [tuple(row) for row in rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -27,8 +28,8 @@ class Figures:
         for row in self._rows:
             table.add_row(*row)
         left = options.max_width - PADDING
-        for header, column in zip(self._headers[1:], table.columns[1:], strict=True):
-            column.justify, column.no_wrap = "right", True
+        for number, (header, column) in enumerate(zip(self._headers[1:], table.columns[1:], strict=True), start=1):
+            column.justify, column.no_wrap = "left" if number < self._texts else "right", True
             column.min_width = max(cell_len(str(cell)) for cell in (header, *column.cells))
             left -= column.min_width + PADDING
         table.columns[0].no_wrap, table.columns[0].max_width = True, max(SHORTEST_NAME, left)

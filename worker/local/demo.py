@@ -155,6 +155,11 @@ class Demo:
         self.system.processes.__exit__(None, None, None)
         self.broker.stop()
 
+    def run(self) -> DemoResult:
+        """Start everything, route the queries, and prove the books. Raises CheckFailed where a part ends early."""
+        settings = self.start()
+        return self.result(settings, self.route(settings))
+
     def start(self) -> Settings:
         """Start Kafka, build the index meanwhile, create the topics, start the workers."""
         steps = iter(range(1, 5))
