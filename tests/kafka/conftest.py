@@ -55,11 +55,19 @@ def system(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path, index
 
 @pytest.fixture
 def prepare(request: pytest.FixtureRequest, system: System, rows: tuple[History, History]) -> Callable[..., Settings]:
-    """Makes the settings and topics of the test's system; sections override what is set here."""
+    """Makes the settings and topics of the test's system; sections override what is set here.
+
+    `past` is a history of the test's own, in place of the one of `index_directory`.
+    """
 
     def make(
-        budget_usd: float = BUDGET_USD, calls: Mapping[str, object] | None = None, **sections: Mapping[str, object]
+        budget_usd: float = BUDGET_USD,
+        calls: Mapping[str, object] | None = None,
+        past: History | None = None,
+        **sections: Mapping[str, object],
     ) -> Settings:
+        if past is not None:
+            (system.directory / "index").unlink()
         name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
         kafka = {"partitions": PARTITIONS, "topic_prefix": f"{name}.", "group": name, "session_timeout_ms": 3_000}
         routing = {"horizon_queries": 4_000, "checkpoint_every": 20}
@@ -67,6 +75,6 @@ def prepare(request: pytest.FixtureRequest, system: System, rows: tuple[History,
         for section, values in sections.items():
             merged[section] = {**merged.get(section, {}), **values}
         every = dict.fromkeys(rows[0].llms, calls or {})
-        return system.prepare(rows[0], dict.fromkeys(rows[0].llms, budget_usd), "wordllama", every, **merged)
+        return system.prepare(past or rows[0], dict.fromkeys(rows[0].llms, budget_usd), "wordllama", every, **merged)
 
     return make

@@ -8,7 +8,7 @@ from pathlib import Path
 from worker.contract.settings import Settings
 from worker.estimation import index
 from worker.estimation.history import History
-from worker.local import bench_latency, bench_restore
+from worker.local import bench_calls, bench_latency, bench_restore
 from worker.local.load import LoadGenerator
 from worker.local.system import System
 
@@ -34,3 +34,14 @@ def test_latency_without_a_worker(prepare: Callable[..., Settings], rows: tuple[
     load = LoadGenerator(settings, rows[1], count=400, rate=200)
     p50, p99 = bench_latency.measured(arrivals, load, warm_seconds=0.5)
     assert (len(arrivals.seen), 0 < p50 <= p99) == (400, True), (p50, p99)
+
+
+def test_calls(system: System) -> None:
+    """Every call is seen, with what it added to the server's own time, and its CPU time."""
+    (system.directory / "index").unlink()
+    plan = bench_calls.CallsPlan(rate=20, seconds=5, server_seconds=0.5, warm_seconds=2)
+    result = bench_calls.measure(system, plan, print)
+    assert 80 <= result.calls <= 100 + 20, result
+    assert 0 < result.p50_added_ms <= result.p99_added_ms, result
+    assert result.cpu_ms_per_call > 0, result
+    assert result.open_calls == 10

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import pytest
 
 from tests.kafka.talk import Talk
 from tests.provider import Provider, provided
+from worker.audit import run_verify
 from worker.contract import codec
 from worker.contract.decisions import Routed
 from worker.contract.messages import Completion
@@ -32,6 +34,9 @@ from worker.local.system import System
 
 WAIT_SECONDS = 120.0
 HOW_TO = Path(__file__).parents[2] / "docs/how-to/call-real-llms.md"
+MANY_ATTEMPTS = 20
+# Of a good answer of the tests' provider, in micro-dollars.
+BILL = 486
 PRICES = {"input_usd_per_mtok": 3, "output_usd_per_mtok": 15}
 
 
@@ -45,6 +50,17 @@ class Seen(NamedTuple):
 
     answers: list[StoredRecord]
     completions: list[StoredRecord]
+    deferrals: list[StoredRecord]
+
+    @property
+    def answered(self) -> list[str]:
+        """The ids of queries, one for each answer."""
+        return [codec.decode_answer(one.value or b"").query_id for one in self.answers]
+
+    @property
+    def deferred(self) -> list[str]:
+        """The ids of queries, one for each deferral."""
+        return [(one.key or b"").decode() for one in self.deferrals]
 
     @property
     def completed(self) -> list[Completion]:
@@ -54,7 +70,7 @@ class Seen(NamedTuple):
 
 def seen(settings: Settings) -> Seen:
     reader, partitions = KafkaReader(settings), range(settings.kafka.partitions)
-    topics = settings.topics.answers, settings.topics.completions
+    topics = settings.topics.answers, settings.topics.completions, settings.topics.deferred
     return Seen(*([one for p in partitions for one in reader.read_partition(topic, p)] for topic in topics))
 
 
@@ -68,6 +84,17 @@ def produce(settings: Settings, users: list[str], **headers: bytes) -> None:
 
 def wait_answers(settings: Settings, count: int) -> Seen:
     wait_for(f"{count} answers", lambda: len(seen(settings).answers) >= count, WAIT_SECONDS, every_seconds=0.5)
+    return seen(settings)
+
+
+def wait_ended(settings: Settings, count: int) -> Seen:
+    """Wait until so many queries are answered or deferred."""
+
+    def ended() -> int:
+        found = seen(settings)
+        return len(found.answers) + len(found.deferrals)
+
+    wait_for(f"{count} ends", lambda: ended() >= count, 3 * WAIT_SECONDS, every_seconds=2)
     return seen(settings)
 
 
@@ -86,10 +113,10 @@ def test_answers(system: System, prepare: Callable[..., Settings]) -> None:
     assert {one.key for one in found.answers} == {user.encode() for user in users}
     assert all(("traceparent", b"00-1-2-03") in one.headers for one in found.answers)
     assert {value["response"]["choices"][0]["message"]["content"] for value in values} == {"the answer is four"}
-    assert {value["cost_micros"] for value in values} == {486}
+    assert {value["cost_micros"] for value in values} == {BILL}
     assert {(one.status, one.cost) for one in found.completed} == {("ok", "known")}
     assert len(found.completed) == len(users)
-    assert provider.billed == Counter(dict.fromkeys(users, 486))
+    assert provider.billed == Counter(dict.fromkeys(users, BILL))
 
 
 def test_a_slow_call_holds_up_nothing(system: System, prepare: Callable[..., Settings]) -> None:
@@ -106,37 +133,70 @@ def test_a_slow_call_holds_up_nothing(system: System, prepare: Callable[..., Set
     assert len(late.answers) == len(users)
 
 
-def test_killed_while_calling(system: System, prepare: Callable[..., Settings]) -> None:
-    """However often the worker is killed, no dispatch is called twice, and each ends in one completion."""
+SOAK = [pytest.mark.soak, pytest.mark.timeout(1_800)]
+KILLS = [
+    (120, 3, 20),
+    pytest.param(5_000, 10, 20, marks=SOAK),
+    pytest.param(5_000, 10, 2, marks=SOAK),
+]
+
+
+@pytest.mark.parametrize(("queries", "kills", "max_attempts"), KILLS)
+def test_killed_while_calling(
+    system: System,
+    prepare: Callable[..., Settings],
+    rows: tuple[History, History],
+    queries: int,
+    kills: int,
+    max_attempts: int,
+) -> None:
+    """However often the worker is killed, no dispatch is called twice, and each ends in one completion.
+
+    With attempts enough each query has one answer; else one answer or one deferral, and none is missing. The books are
+    never below the bill, and equal to it for every call whose usage was told.
+    """
+    past = rows[0].rows(np.arange(1_000))
+    # History costs what the provider bills, so a lost call is booked as at least that.
+    past = replace(past, cost_micros=np.full_like(past.cost_micros, BILL))
     with provided(slow=10) as provider:
-        settings = prepare(calls=calls(provider, "by-user"), routing={"max_attempts": 20})
+        settings = prepare(calls=calls(provider, "by-user"), past=past, routing={"max_attempts": max_attempts})
         system.start_workers(1)
         child = system.start_calling()
-        users = [f"later:{number}" for number in range(120)]
-        for start in range(0, len(users), 40):
-            produce(settings, users[start : start + 40])
-            asked = start + 5
+        users = [f"later:{number}" for number in range(queries)]
+        part = queries // kills
+        for start in range(0, queries, part):
+            produce(settings, users[start : start + part])
+            asked = start + part // 8
             wait_for("calls", lambda asked=asked: len(provider.asked) > asked, WAIT_SECONDS)  # type: ignore[misc]
             child.kill()
             child.start()
-        found = wait_answers(settings, len(users))
+        found = wait_ended(settings, queries)
         child.send(signal.SIGTERM)
     by_dispatch = Counter(one.headers["idempotency-key"] for one in provider.asked)
     assert max(by_dispatch.values()) == 1, "no dispatch is called twice"
-    answered = Counter(json.loads(one.value or b"")["query_id"] for one in found.answers)
-    assert answered == Counter(users), "each query has one answer"
+    ended = Counter([*found.answered, *found.deferred])
+    assert ended == Counter(users), "each query has one end"
+    if max_attempts == MANY_ATTEMPTS:
+        assert not found.deferred, "each query has one answer"
     ids = Counter(one.dispatch_id for one in found.completed)
     assert max(ids.values()) == 1, "each dispatch has one completion"
     lost = [one for one in found.completed if one.error_class == "unreachable"]
+    assert lost, "a kill loses calls"
     assert {(one.cost, one.remarks) for one in lost} == {("unknown", ("worker_lost",))}
     known = sum(one.cost == "known" for one in found.completed)
-    assert known * 486 + sum(provider_cost(provider, one, settings) for one in lost) == provider.billed.total()
+    billed = provider.billed.total()
+    assert known * BILL + sum(provider_cost(provider, one, settings) for one in lost) == billed
+    report = run_verify.verify(settings)
+    assert report.ok, report.findings
+    spent = sum(llm.spent_micros for llm in report.llms.values())
+    print(f"{len(lost)} calls lost, {len(found.deferred)} deferred, spent {spent}, billed {billed}")
+    assert spent >= billed, "the books are never below the bill"
 
 
 def provider_cost(provider: Provider, completion: Completion, settings: Settings) -> int:
     """What the provider billed for a lost call, if it came so far."""
     key = f"{settings.kafka.group}-{completion.dispatch_id}"
-    return 486 * sum(one.headers["idempotency-key"] == key for one in provider.asked)
+    return BILL * sum(one.headers["idempotency-key"] == key for one in provider.asked)
 
 
 def test_a_refused_key(system: System, prepare: Callable[..., Settings]) -> None:

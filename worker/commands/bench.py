@@ -12,7 +12,9 @@ from rich.console import Console
 from worker.commands.options import JsonOption, OutputOption, finite, more_help, new_app
 from worker.commands.output import present, working
 from worker.commands.tables import Figures
+from worker.local import bench_calls
 from worker.local.bench import TARGETS, Bench, BenchPlan, BenchResult, missed
+from worker.local.bench_calls import CallsPlan, CallsResult
 from worker.local.broker import Broker
 from worker.local.system import System
 
@@ -28,15 +30,25 @@ LedgerRecords = Annotated[
     int, typer.Option(metavar="N", min=50_000, help="Number of records in the ledger that is restored.")
 ]
 
+Calls = Annotated[
+    bool, typer.Option("--calls", help="Measure an inference worker with 500 open calls instead (two minutes).")
+]
+
+# Of an inference worker with its server and Kafka on two cores.
+ADDED_MS = 15
+
 app = new_app()
 
 
-@app.command(epilog=more_help("tollgate bench --queries 20000", "tollgate bench --json > bench.json"))
+@app.command(
+    epilog=more_help("tollgate bench --queries 20000", "tollgate bench --calls", "tollgate bench --json > bench.json")
+)
 def command(
     queries: Queries = 100_000,
     rate: Rate = 200.0,
     seconds: Seconds = 30.0,
     ledger_records: LedgerRecords = 1_000_000,
+    calls: Calls = False,
     json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
@@ -47,6 +59,9 @@ def command(
 
     Some figures have a target. The table shows each target, and whether it was missed. A missed target does not change
     the exit code, because times on a busy machine vary.
+
+    With --calls the command measures an inference worker. A server on this machine answers each call after 5 s, and
+    100 calls a second begin. The table shows the time that Tollgate adds to the server's, and the CPU time of a call.
     """
     with (
         tempfile.TemporaryDirectory(prefix="tollgate-bench-") as place,
@@ -54,16 +69,31 @@ def command(
         Broker(Path(place) / "kafka") as broker,
         System(Path(place), broker) as system,
     ):
-        result = Bench(system, BenchPlan(queries, rate, seconds, ledger_records=ledger_records), progress).run()
+        plan = BenchPlan(queries, rate, seconds, ledger_records=ledger_records)
+        result = bench_calls.measure(system, CallsPlan(), progress) if calls else Bench(system, plan, progress).run()
     present(result, json, output, lambda console: show(console, result))
 
 
-def show(console: Console, result: BenchResult) -> None:
+def show(console: Console, result: BenchResult | CallsResult) -> None:
     """The figures as a table, with their targets."""
+    if isinstance(result, CallsResult):
+        console.print(Figures(("one inference worker", "measured", "target", "at"), _calls(result)))
+        return
     failed = missed(result)
     console.print(Figures(("one worker", "measured", "target", "at"), _rows(result, failed)))
     if failed:
         console.print(f"missed: {', '.join(failed)}. Is the machine busy with other work?", style="bold red")
+
+
+def _calls(result: CallsResult) -> list[tuple[str, ...]]:
+    at_rate = f"{result.rate:,.0f} calls/s, {result.open_calls:,} open"
+    is_missed = " MISSED" if result.p50_added_ms > ADDED_MS else ""
+    return [
+        ("added to the LLM's time, p50", f"{result.p50_added_ms} ms", f"<= {ADDED_MS} ms{is_missed}", at_rate),
+        ("added to the LLM's time, p99", f"{result.p99_added_ms} ms", "", at_rate),
+        ("CPU time of a call", f"{result.cpu_ms_per_call} ms", "", "all threads"),
+        ("memory", f"{result.memory_mb:,.0f} MB", "", f"after {result.calls:,} calls"),
+    ]
 
 
 def _rows(result: BenchResult, failed: list[str]) -> list[tuple[str, ...]]:

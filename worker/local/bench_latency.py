@@ -52,9 +52,9 @@ class Arrivals:
         self.seen: dict[Origin, float] = {}
         self.heard = time.monotonic()
 
-    def poll(self) -> None:
-        """Take the next record, if one comes soon. Raises CheckBroker."""
-        for record in clients.consume(self._consumer, 1, 0.1).records:
+    def poll(self, seconds: float = 0.1) -> None:
+        """Take the next record, if one comes in so long. Raises CheckBroker."""
+        for record in clients.consume(self._consumer, 1, seconds).records:
             self.heard = time.monotonic()
             if (origin := self._origin(record)) is not None:
                 self.seen[origin] = self.heard
