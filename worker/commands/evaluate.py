@@ -25,15 +25,19 @@ from worker.commands.options import (
     new_app,
     writable_directory,
 )
-from worker.commands.output import console, errors, present
+from worker.commands.output import console, errors, present, working
+from worker.commands.worth import show as show_worth
+from worker.contract.errors import FixSetting
 from worker.estimation import demo_data, index
 from worker.estimation.embedder import WORDLLAMA, embed_with
 from worker.estimation.history import History, read_table
+from worker.evaluation import worth
 from worker.evaluation.experiments import EXPERIMENTS
+from worker.evaluation.off_policy import is_log, read_log
 from worker.evaluation.scenario import Order, Plan, Split
 from worker.evaluation.scores import POLICIES, USUAL, Score, spreads
 from worker.evaluation.simulate import Rule
-from worker.evaluation.study import Finding, Study
+from worker.evaluation.study import FIRST_SEED, Finding, Study
 
 T = TypeVar("T")
 
@@ -157,6 +161,10 @@ def command(
 
     Figures are relative to the reference of PORT (arXiv 2509.02718): the offline linear program on the means of the 5
     nearest neighbours, played by the paper's charging rule.
+
+    If one LLM answered most rows alone, as in a log, nothing can be played. Then the command says what policies would
+    have been worth and cost, with intervals: all rows to each LLM, and `priced` at equal cost and at equal quality,
+    beside what was really done. Only --embeddings, --json, --output and --plot matter then.
     """
     if experiment and "list" in experiment:
         _list_experiments()
@@ -165,6 +173,10 @@ def command(
     study = Study(_history(data, embeddings), plan, seeds, rule)
     if experiment:
         _run_experiments(study, list(EXPERIMENTS) if "all" in experiment else experiment, json, output, plot)
+    elif is_log(study.history):
+        if policy or every:
+            raise FixSetting("--policy, --all: one LLM answered each row, so no policy can be played; omit the options")
+        _judge(study.history, json, output, plot)
     else:
         _compare(study, list(POLICIES) if every else policy or list(USUAL), json, output, plot)
 
@@ -191,6 +203,14 @@ def _compare(study: Study, policies: list[str], json: bool, output: Path | None,
     present(_result(study, scores), json, output, show)
     if plot:
         plots().draw_scores(spreads(scores), plot)
+
+
+def _judge(history: History, json: bool, output: Path | None, plot: Path | None) -> None:
+    with working("judging policies on the log"):
+        report = worth.report(read_log(history, FIRST_SEED))
+    present(report, json, output, lambda screen: show_worth(screen, report))
+    if plot:
+        plots().draw_finding("log", worth.picture(report), plot)
 
 
 def _followed(study: Study, steps: int | None, work: Callable[[], T]) -> T:

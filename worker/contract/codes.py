@@ -72,6 +72,8 @@ CostWord = Literal["known", "zero", "unknown"]
 
 # A text from outside is cut to so many characters in a detail.
 MAX_DETAIL_CHARACTERS = 100
+# Why an evaluation of a log tells no figure of a policy.
+Untold = Literal["no_overlap", "few_answers", "uneven_weights"]
 
 
 class Reason(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from worker.contract.codes import DeferReason, FitCode, Reason, Remedy
+from worker.contract.codes import DeferReason, FitCode, Reason, Remedy, Untold
 from worker.contract.completions import Remark
 
 REASONS = {
@@ -75,6 +75,13 @@ FITS: dict[FitCode, str] = {
     "not_recorded": "no solution is recorded here",
 }
 
+UNTOLD: dict[Untold, str] = {
+    "no_overlap": "for more than 5 % of the rows, the log hardly ever asked the LLM that the policy chooses: what it "
+    "would have answered is not known",
+    "few_answers": "fewer than 30 rows were answered by the LLM that the policy chooses",
+    "uneven_weights": "few rows stand for most of the others: they tell as much as fewer than 50 answers",
+}
+
 
 def reason(why: Reason) -> str:
     """Why a record is a dead letter."""
@@ -115,6 +122,11 @@ def remedy(what: Remedy) -> str:
         case "send_again":
             return "send it again"
     assert_never(what.code)
+
+
+def untold(code: Untold) -> str:
+    """Why an evaluation of a log tells no figure of a policy."""
+    return UNTOLD[code]
 
 
 def fit(code: FitCode) -> str:

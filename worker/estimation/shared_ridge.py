@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from worker.estimation.features import KERNEL_BITS, UNIT_SCALE, Float64, kernel
 from worker.estimation.ridge import FOLDS, PLAIN, KernelBasis, Sample
 
-COMMON = (1.0, 3.0, 10.0, 30.0, 100.0)
-CONTRAST = (10.0, 30.0, 100.0, 300.0, 1e5)
+# Penalties (common, contrast) to choose from.
+Grid = tuple[tuple[float, ...], tuple[float, ...]]
+GRID: Grid = ((1.0, 3.0, 10.0, 30.0, 100.0), (10.0, 30.0, 100.0, 300.0, 1e5))
 # The kernel's features are its strongest components. More of them cost time with their cube, and gain nothing.
 MOST_COMPONENTS = 192
 WEAKEST_COMPONENT = 1e-4
@@ -97,10 +98,10 @@ class Sums:
         return within / between
 
 
-def shared_ridge(basis: KernelBasis, width: float, sample: Sample) -> SharedRidge:
+def shared_ridge(basis: KernelBasis, width: float, sample: Sample, grid: Grid = GRID) -> SharedRidge:
     """Fit all LLMs of the sample's targets [s, 2M], nan where an LLM did not answer a row."""
     features, z = _components(basis, width, sample.rows)
-    halves = [_chosen(z, targets, sample.folds) for targets in np.split(sample.targets, 2, axis=1)]
+    halves = [_chosen(z, targets, sample.folds, grid) for targets in np.split(sample.targets, 2, axis=1)]
     weights, held_out, penalties = zip(*halves, strict=True)
     return SharedRidge(features.coefficients(np.hstack(weights)), np.hstack(held_out), penalties)
 
@@ -118,13 +119,15 @@ def _components(basis: KernelBasis, width: float, rows: NDArray[np.int64]) -> tu
     return Features(root, centre), np.column_stack([np.ones(len(z)), z - centre])
 
 
-def _chosen(z: Float64, targets: Float64, folds: NDArray[np.int64]) -> tuple[Float64, Float64, tuple[float, float]]:
+def _chosen(
+    z: Float64, targets: Float64, folds: NDArray[np.int64], grid: Grid
+) -> tuple[Float64, Float64, tuple[float, float]]:
     """The weights [d, M] and held-out predictions [s, M] of the penalties that err least, and these penalties."""
     every = Sums.of(z, targets)
-    held_out = {penalties: np.empty(targets.shape) for penalties in product(COMMON, CONTRAST)}
+    held_out = {penalties: np.empty(targets.shape) for penalties in product(*grid)}
     for fold in range(FOLDS):
         held = folds == fold
-        for penalties, weights in _fits(every.without(Sums.of(z[held], targets[held]))).items():
+        for penalties, weights in _fits(every.without(Sums.of(z[held], targets[held])), grid).items():
             held_out[penalties][held] = z[held] @ weights
     # An LLM with few answers counts for more than its answers, and for less than an LLM with many.
     answers = np.maximum((~np.isnan(targets)).sum(axis=0), 1)
@@ -133,21 +136,21 @@ def _chosen(z: Float64, targets: Float64, folds: NDArray[np.int64]) -> tuple[Flo
         for penalties, predicted in held_out.items()
     }
     best = min(errors, key=errors.__getitem__)
-    return _fits(every)[best], held_out[best], best
+    return _fits(every, (best[:1], best[1:]))[best], held_out[best], best
 
 
-def _fits(sums: Sums) -> dict[tuple[float, float], Float64]:
+def _fits(sums: Sums, grid: Grid) -> dict[tuple[float, float], Float64]:
     """The weights [d, M] for each pair of penalties (common, contrast).
 
     The contrasts are solved out of each LLM's block, so that a fit needs M small solutions and no large one.
     """
     fits, size = {}, sums.moment.shape[1]
-    for contrast in CONTRAST:
+    for contrast in grid[1]:
         own = np.diag([sums.level_penalty, *[contrast] * (size - 1)])
         solved = np.linalg.solve(sums.gram + own, np.concatenate([sums.gram, sums.moment[:, :, None]], axis=2))
         part, moment = solved[:, :, :size], solved[:, :, size]
         left, right = own @ part.sum(axis=0), own @ moment.sum(axis=0)
-        for common in COMMON:
+        for common in grid[0]:
             shared = np.linalg.solve(left + np.diag([FREE, *[common] * (size - 1)]), right)
             fits[common, contrast] = shared[:, None] + (moment - part @ shared).T
     return fits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from worker.evaluation.coverage import off_policy
 from worker.evaluation.diagnostics import additions, conditioning, estimator, optimisation, similarity
 from worker.evaluation.partial import partial
 from worker.evaluation.stress import failures, shift
@@ -28,4 +29,5 @@ EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "splits": splits,
     "partitions": partitions,
     "partial": partial,
+    "off_policy": off_policy,
 }

@@ -79,7 +79,7 @@ def draw_finding(name: str, finding: Finding, directory: Path) -> None:
     dots = {label: points[0] for label, points in finding.lines.items() if len(points) == 1}
     lines = {label: points for label, points in finding.lines.items() if len(points) > 1}
     for number, dot in enumerate(dots.values()):
-        _draw(axes, [dot], OTHER, linestyle="none", label="one LLM for all queries" if number == 0 else None)
+        _draw(axes, [dot], OTHER, linestyle="none", label=finding.dots if number == 0 else None)
     for label, points in lines.items():
         _draw_line(axes, label, points)
     if finding.log_x:

@@ -102,7 +102,8 @@ Lines = Mapping[str, Sequence[Point]]
 class Finding(Struct, frozen=True):
     """The table of an experiment, and the `lines` of its picture by name. `axes` are the names of x and y.
 
-    A line of one point is a dot with its name beside it. `log_x`: equal steps of x are equal factors.
+    A line of one point is a dot with its name beside it; `dots` says what dots are. `log_x`: equal steps of x are equal
+    factors.
     """
 
     title: str
@@ -111,6 +112,7 @@ class Finding(Struct, frozen=True):
     lines: Lines = {}
     axes: tuple[str, str] = ("", "")
     log_x: bool = False
+    dots: str = "one LLM for all queries"
 
 
 def of_reference(study: Study, scenario: Scenario, chooser: Chooser) -> float:
