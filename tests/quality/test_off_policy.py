@@ -26,6 +26,7 @@ from worker.evaluation.off_policy import (
     is_log,
     quality_scores,
     read_log,
+    standard_errors,
     support,
 )
 from worker.evaluation.old_choices import features, guessed
@@ -114,6 +115,15 @@ def test_what_was_never_asked_is_only_known_within_bounds() -> None:
     assert scores.low.tolist() == [0.0] * 100
     assert scores.high.tolist() == [1.0] * 100
     assert scores.mean.half_width == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("far", "expected"), [(0, 1.96), (500, 1.96), (20, 2.02), (2, 2.78)], ids=["none", "half", "20", "2"]
+)
+def test_few_answers_that_count_most_widen_the_interval(far: int, expected: float) -> None:
+    """1,000 scores of which some are far from the others: the fewer, the less is known of their spread."""
+    scores = np.concatenate([np.full(far, 10.0), np.random.default_rng(0).normal(size=1_000 - far) * 0.01])
+    assert standard_errors(scores) == pytest.approx(expected, rel=0.03)
 
 
 def rare(rows: int, share: float) -> Log:

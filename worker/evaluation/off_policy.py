@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from worker.contract.codes import Untold
 from worker.estimation.calibration import cost_bias, targets_of
@@ -33,8 +34,7 @@ from worker.evaluation.old_choices import features, guessed
 FEWEST = 20
 # Below these, an estimate is not told.
 MOST_UNSUPPORTED, FEWEST_ANSWERS, LEAST_EFFECTIVE = 0.05, 30, 50.0
-# Half of the width of an interval that covers 95 %, in standard errors.
-STANDARD_ERRORS = 1.96
+OUTSIDE = 0.05
 MOST_ROWS = 20_000
 
 Rows = NDArray[np.int64]
@@ -196,8 +196,22 @@ class Scores:
     @property
     def mean(self) -> Interval:
         """The interval of the mean score: of chance, and of what is not known at all."""
-        error = STANDARD_ERRORS * self.middle.std() / np.sqrt(len(self.low))
+        error = standard_errors(self.middle) * self.middle.std() / np.sqrt(len(self.low))
         return Interval(float(self.middle.mean()), float((self.high - self.low).mean() / 2 + error))
+
+
+def standard_errors(scores: Float64) -> float:
+    """Half of the width of an interval that covers the mean of such scores in 95 of 100 logs, in standard errors.
+
+    Where few scores are far from the others, the standard deviation is itself uncertain: by Student's t, whose degrees
+    of freedom follow from the kurtosis, because Var(s**2) = sigma**4 (kurtosis - 1) / n.
+    """
+    apart = (scores - scores.mean()) ** 2
+    if not apart.any():
+        return 0.0
+    kurtosis = float((apart**2).mean() / apart.mean() ** 2)
+    freedom = 2 * len(scores) / max(kurtosis - 1.0, 1e-9)
+    return float(student.isf(OUTSIDE / 2, max(freedom, 1.0)))
 
 
 def known_scores(values: Float64) -> Scores:
