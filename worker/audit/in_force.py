@@ -7,15 +7,14 @@ depends on, such as [log], [web] or a base_url, are not in it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration
 from worker.contract.settings import Settings
 from worker.contract.token_costs import PriceList
 from worker.core.partition_config import configuration
-from worker.estimation import index
 from worker.estimation.manifest import Manifest
+from worker.service import index_in_use
 
 # The settings of the fields that are not called like a setting of [routing].
 SETTINGS = {
@@ -28,10 +27,10 @@ SETTINGS = {
 OF_LLMS = {"budget_micros": "budget_usd", "margins": "margin", "price_lists": "price_list"}
 
 
-def manifest_of(directory: Path) -> Manifest | None:
+def manifest_of(settings: Settings) -> Manifest | None:
     """The manifest of the index of the settings; None if it is not here."""
     try:
-        return index.inspect(directory)
+        return index_in_use.inspect(settings)
     except FixSetting:
         return None
 

@@ -13,9 +13,9 @@ from worker.contract import sentences
 from worker.contract.errors import CheckFailed, FixSetting
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
-from worker.estimation import index
 from worker.estimation.estimator import Estimator
 from worker.kafka.reader import KafkaReader, OpenReader, Progress, Reader, silent
+from worker.service import index_in_use
 from worker.service.prepare import Preparer
 
 Neighbours = list[tuple[str, float]]
@@ -46,7 +46,7 @@ def with_neighbours(
     Raises CheckBroker.
     """
     try:
-        estimator = index.load(settings.index.directory)
+        estimator = index_in_use.load(settings)
     except FixSetting as error:
         return [msgspec.structs.replace(explanation, neighbours_unknown=str(error)) for explanation in explanations]
     with open_reader(settings, silent) as reader:

@@ -29,9 +29,9 @@ from worker.contract.token_costs import PriceList
 from worker.core.events import Event
 from worker.core.partition_config import configuration
 from worker.core.router import Prior
-from worker.estimation import index
 from worker.estimation.estimator import Estimator
 from worker.kafka.reader import KafkaReader, OpenReader, Place, Progress, Reader, silent
+from worker.service import index_in_use
 from worker.service.prepare import Preparer, event
 
 
@@ -108,7 +108,7 @@ def replay(
 def load_estimator(settings: Settings, required: bool) -> Estimator | None:
     """The configured index; None if it cannot be loaded and is not required. Raises FixSetting."""
     try:
-        return index.load(settings.index.directory)
+        return index_in_use.load(settings)
     except FixSetting:
         if required:
             raise

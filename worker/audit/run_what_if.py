@@ -24,9 +24,9 @@ from worker.contract.errors import CheckFailed, FixSetting
 from worker.contract.record import Record
 from worker.contract.settings import MICROS_PER_USD, Settings
 from worker.core.events import Arrived
-from worker.estimation import index
 from worker.estimation.estimator import Estimator
 from worker.kafka.reader import KafkaReader, OpenReader, Progress, Reader, silent
+from worker.service import index_in_use
 
 
 class Side(Struct, frozen=True):
@@ -71,7 +71,7 @@ def what_if(
     `directory` names another index to estimate by. Raises CheckBroker, FixSetting, and CheckFailed where the decisions
     have lost their beginning and hold no checkpoint.
     """
-    estimator = index.load(directory or settings.index.directory)
+    estimator = index_in_use.load(settings, directory)
     partitions = settings.kafka.partitions
     with open_reader(settings, silent) as reader:
         scene = Scene(settings, reader, estimator, directory is not None, progress)

@@ -68,7 +68,7 @@ def statuses(settings: Settings, open_reader: OpenReader = KafkaReader) -> Itera
     """The status now, and again every EVERY_SECONDS for as long as the caller asks. Raises CheckBroker."""
     topics, partitions = settings.topics, range(settings.kafka.partitions)
     ledgers = [LedgerView() for _ in partitions]
-    manifest = in_force.manifest_of(settings.index.directory)
+    manifest = in_force.manifest_of(settings)
     prices = settings.price_lists(datetime.now(UTC))
     with open_reader(settings, silent) as reader:
         starts = reader.oldest((topics.ledger, partition) for partition in partitions)

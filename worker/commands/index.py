@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +27,7 @@ from worker.estimation import demo_data, index
 from worker.estimation.embedder import embed_with
 from worker.estimation.history import History, read_table
 from worker.estimation.manifest import Manifest
+from worker.service import index_in_use
 
 DEMO = Path("demo")
 
@@ -127,7 +129,7 @@ def ensure(config: ConfigOption = None, embedder: Embedder = "wordllama") -> Non
     settings = settings_from(config)
     place = settings.index.directory
     if place.exists():
-        manifest = index.inspect(place)
+        manifest = index_in_use.inspect(settings)
         check_llms(settings, manifest.llms, "the index")
         typer.echo(f"{place}: is there, of {manifest.rows:,} rows and {len(manifest.llms)} LLMs")
         return
@@ -149,7 +151,8 @@ def _configured(settings: Settings, embedder: str, steps: Steps) -> History:
             "queries"
         )
     history = _read(table, None, embedder, steps)
-    check_llms(settings, history.llms, "the table")
+    newcomers = index_in_use.likes(settings, history.llms, datetime.now(UTC))
+    check_llms(settings, (*history.llms, *newcomers), "the table")
     return history
 
 

@@ -234,6 +234,8 @@ class LlmSettings(Section):
 
     `price_list` names a list of the package genai-prices, for example openai/gpt-4o. Prices that are set here replace
     those of the named list, or are the whole list where none is named.
+
+    `like` names an LLM of the index. Until the index knows this LLM, it is estimated as that one.
     """
 
     budget_usd: Dollars
@@ -262,6 +264,7 @@ class LlmSettings(Section):
     batch_factor: Decimal | None = Field(default=None, ge=0, le=1)
     tiers: tuple[TierSettings, ...] = ()
     margin: float | None = Field(default=None, ge=1, le=100)
+    like: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _prices_are_whole(self) -> LlmSettings:

@@ -63,7 +63,8 @@ def check_llms(settings: Settings, llms: Collection[str], where: str) -> None:
         raise FixSetting(
             f"llms: {where} and the settings differ (index.directory: {settings.index.directory}); only in {where}: "
             f"{sorted(known - configured)}, only in the settings: {sorted(configured - known)}. "
-            f"Configure a budget for each LLM of {where}, or build an index of these LLMs"
+            f"Configure a budget for each LLM of {where}, or build an index of these LLMs; an LLM without history "
+            "starts with `like`, the name of an LLM of the index"
         )
 
 

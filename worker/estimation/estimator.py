@@ -7,8 +7,9 @@ PORT (arXiv 2509.02718, section 4.1) uses the neighbours alone. A query gets the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,13 @@ QUALITY_STEPS = float(2**20)
 # A cost below a micro-dollar keeps a fraction; a reservation is rounded up.
 COST_STEPS = 1024.0
 COST_CEILING_MICROS = float(2**45)
+
+
+class Copied(NamedTuple):
+    """A column that is another one, with the cost times a factor."""
+
+    column: int
+    cost_factor: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,16 @@ class Estimates:
         """The estimates of these queries only, in this order."""
         return Estimates(self.quality[which], self.cost_micros[which], self.similarity[which])
 
+    def with_copies(self, copied: Sequence[Copied]) -> Estimates:
+        """The same with further columns."""
+        columns, factors = [one.column for one in copied], np.array([one.cost_factor for one in copied])
+        cost = (
+            np.rint(np.minimum(self.cost_micros[:, columns] * factors, COST_CEILING_MICROS) * COST_STEPS) / COST_STEPS
+        )
+        return Estimates(
+            np.hstack([self.quality, self.quality[:, columns]]), np.hstack([self.cost_micros, cost]), self.similarity
+        )
+
 
 @dataclass(frozen=True)
 class Estimator:
@@ -46,7 +64,7 @@ class Estimator:
     `graph` is the FAISS HNSW index of the distinct embeddings; node g is group g of `equal_rows`. `residuals` float32
     [rows, 2M] is, for each row of history, the true quality and log cost minus the ridge's held-out prediction, times
     the shrinkage. `cost_bias` [M] turns exp(mean log cost) into mean cost. `prior` holds
-    leave-one-out estimates of a sample of history, in random order.
+    leave-one-out estimates of a sample of history, in random order. `copied` are columns of LLMs without history.
     """
 
     manifest: Manifest
@@ -57,6 +75,7 @@ class Estimator:
     residuals: Float32
     cost_bias: Float64
     prior: Estimates
+    copied: tuple[Copied, ...] = ()
 
     def estimate(self, embeddings: Float32, input_tokens: Float64) -> Estimates:
         """L2-normalised embeddings float32 [n, d] and input tokens float64 [n] (nan: unknown) -> estimates."""
@@ -83,7 +102,8 @@ class Estimator:
             block = slice(start, start + BLOCK_ROWS)
             predicted[block] = self.ridge(embeddings[block], tokens[block])
             predicted[block] += weighted_rows(weights[block], rows[block], self.residuals)
-        return postprocessed(predicted, self.cost_bias, similarity[:, 0], tokens / self.ridge.token_reach)
+        found = postprocessed(predicted, self.cost_bias, similarity[:, 0], tokens / self.ridge.token_reach)
+        return found.with_copies(self.copied) if self.copied else found
 
     def neighbours(self, embedding: Float32, k: int) -> list[tuple[str, float]]:
         """The k nearest rows of history to one embedding float32 [d]: (row id, similarity), best first."""

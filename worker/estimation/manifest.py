@@ -65,12 +65,22 @@ class Errors(Struct, frozen=True):
     means_by_llm: tuple[tuple[float, float], ...] = ()
 
 
+class Newcomer(Struct, frozen=True):
+    """An LLM without history, the LLM that it is like, and how many times the cost of that one its cost is."""
+
+    llm: str
+    like: str
+    cost_factor: float
+
+
 class Manifest(Struct, frozen=True):
     """manifest.json of an index. `index` is the hash of all the rest, and so of every file in `files`.
 
     `llm_rows` [M] counts the rows each LLM was seen on. `margins` [M] times an estimated cost is a reservation that
     covers nine of ten true costs. `similarity_quantiles` are the 0, 1, 5, 25, 50 and 75 % quantiles of the similarity
     of history rows to their nearest other row: below the 5 % one, a query lies outside history.
+
+    `newcomers` are LLMs that the settings add to an index in memory, absent if there are none and in every file.
     """
 
     format: int
@@ -85,6 +95,7 @@ class Manifest(Struct, frozen=True):
     similarity_quantiles: tuple[float, ...]
     files: dict[str, str]
     index: str = ""
+    newcomers: tuple[Newcomer, ...] | UnsetType = UNSET
 
 
 def encode(manifest: Manifest) -> bytes:

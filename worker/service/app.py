@@ -28,10 +28,10 @@ from worker.core.partition_config import configuration
 from worker.core.router import Prior
 from worker.estimation.embedder import load_embedder
 from worker.estimation.estimator import Estimator
-from worker.estimation.index import load
 from worker.kafka import admin, clients
 from worker.kafka.clock import SystemClock
 from worker.kafka.reader import KafkaReader, Reader
+from worker.service import index_in_use
 from worker.service.committer import Committer, Kafka, open_committer
 from worker.service.consumer import LaneApp, LaneAssignor, LaneConsumer
 from worker.service.intake import Input, Intake
@@ -68,7 +68,7 @@ class LaneWorker(faust.Worker):  # type: ignore[misc]
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT. Raises FixSetting and CheckBroker at start; a failure later ends the process."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    estimator = load(settings.index.directory)
+    estimator = index_in_use.load(settings)
     metrics = Metrics()
     metrics.describe(version("tollgate"), settings.routing.policy, estimator.manifest)
     lanes = make_lanes(settings, estimator, metrics)
