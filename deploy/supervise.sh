@@ -16,6 +16,13 @@ stop() {
 child='' stopping=''
 trap stop TERM INT
 
+# Starts a child. A stop that came before its number was known is passed on now.
+start() {
+  "$@" &
+  child=$!
+  [ -z "$stopping" ] || kill -TERM "$child" 2> /dev/null
+}
+
 # Waits for the child, also when a signal cuts the waiting short. The child's exit code is in `code`.
 await() {
   while :; do
@@ -27,20 +34,17 @@ await() {
 
 try=1
 while [ -z "$stopping" ]; do
-  tollgate "$@" &
-  child=$!
+  start tollgate "$@"
   await
   case $code in 2 | 4) ;; *) exit "$code" ;; esac
   [ "$try" -lt "$TRIES" ] || break
   try=$((try + 1))
-  sleep "$PAUSE_SECONDS" &
-  child=$!
+  start sleep "$PAUSE_SECONDS"
   await
 done
 [ -z "$stopping" ] || exit 0
 
 echo "supervise: \`tollgate $*\` ended with code $code $TRIES times, and is not tried again. The lines above say why. Correct it, and restart this container." >&2
 : > "$GAVE_UP"
-sleep infinity &
-child=$!
+start sleep infinity
 await
