@@ -8,14 +8,27 @@ from typing import Unpack
 import msgspec
 import pytest
 
-from tests.drive import LLMS, NOT_A_QUERY, PRIOR, ConfigurationChanges, Drive, completion, config, failure, query
+from tests.drive import (
+    CRASH,
+    LLMS,
+    NOT_A_QUERY,
+    PRIOR,
+    ConfigurationChanges,
+    Drive,
+    QueryChanges,
+    completion,
+    config,
+    failure,
+    query,
+)
 from tests.topics import decided
 from tests.unit.test_verify import story
 from worker.audit.outcomes import Served
 from worker.audit.propensity import Explored
 from worker.audit.what_if import Change, Estimated, WhatIf
 from worker.contract.decisions import Checkpoint, Configured, Decision, Routed
-from worker.core.events import Arrived, Refused
+from worker.core.events import Arrived, Reconfigured, Refused
+from worker.core.router import Prior
 
 
 def play(drive: Drive, change: Change, estimated: Estimated | None = None) -> WhatIf:
@@ -186,6 +199,46 @@ def test_when_the_llms_changed_and_no_checkpoint_followed_there_is_nowhere_to_be
     played = WhatIf(0, PRIOR, Change(), llms=LLMS)
     played.run(decided(decisions))
     assert (played.begins, played.other_llms, played.real.queries) == ("nowhere", len(decisions), 0)
+
+
+def served(drive: Drive, offsets: range, llms: int) -> None:
+    """Queries that know so many LLMs; each dispatch is answered at what was estimated."""
+    for offset in offsets:
+        asked = query(offset)
+        given: QueryChanges = {"quality": asked.quality[:llms], "cost_micros": asked.cost_micros[:llms]}
+        for dispatch in drive.commit([query(offset, **given)]).dispatches:
+            micros = round(asked.cost_micros[LLMS.index(dispatch.llm)])
+            drive.commit([completion(offset, dispatch.id, dispatch.llm, at_ms=offset * 100, stated_micros=micros)])
+
+
+def restarted_with_an_llm_more(policy: str) -> list[Decision]:
+    """Decisions of a lane of two LLMs, which was restarted with an index and settings of three."""
+    two = config(llms=LLMS[:2], budget_micros={"large": 20_000, "medium": 10_000}, margins=(1.2, 1.2), policy=policy)
+    drive = Drive(two, Prior(PRIOR.quality[:, :2], PRIOR.cost_micros[:, :2]))
+    served(drive, range(20), 2)
+    drive.prior = PRIOR
+    drive.run([CRASH, Reconfigured(2_000, config(index="of three", policy=policy))])
+    served(drive, range(20, 60), 3)
+    return drive.decisions
+
+
+@pytest.mark.parametrize("policy", ["priced", "port"])
+def test_a_restart_with_an_llm_more_is_reproduced_in_money(policy: str) -> None:
+    """At budgets times 1, the other side spends what was really spent since the LLM was added, LLM by LLM. (A prior of
+    another number of LLMs was dropped, and then 0.77 of 3.57 dollars were spent.)"""
+    decisions = restarted_with_an_llm_more(policy)
+    played = WhatIf(0, PRIOR, Change(budget_factor=1.0), llms=LLMS)
+    played.run(decided(decisions))
+    assert played.begins == "checkpoint"
+    assert played.real.total().cost_micros > 5_000
+    assert played.other.llms == played.real.llms
+
+
+def test_the_index_of_before_the_restart_is_refused() -> None:
+    """With the index of two LLMs, nothing after the restart can be reproduced: there is nowhere to begin."""
+    played = WhatIf(0, Prior(PRIOR.quality[:, :2], PRIOR.cost_micros[:, :2]), Change(), llms=LLMS[:2])
+    played.run(decided(restarted_with_an_llm_more("priced")))
+    assert (played.begins, played.real.queries, played.other.queries) == ("nowhere", 0, 0)
 
 
 # Another index
