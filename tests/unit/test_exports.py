@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
+import random
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from worker.contract.errors import FixSetting
 from worker.exports.convert import Choices, Converted, convert
 from worker.exports.files import files_of
 from worker.exports.format import Wishes
@@ -79,3 +83,30 @@ def test_every_row_that_is_left_out_has_its_reason(name: str, tmp_path: Path) ->
     """By the id that the source has for it."""
     write_left_out(tmp_path / "left.csv", converted(CASES / name, **CHOICES[name]).left)
     assert rows_of(tmp_path / "left.csv") == rows_of(CASES / name / "left_out.csv")
+
+
+# What a field may hold where the schema says something else.
+ODD: list[Any] = [None, [], {}, "x", "", -1, 1.5, True, [None], {"a": 1}, "[", '{"a":', "NaN", "9" * 60, [{"role": 5}]]
+
+
+def odd(value: Any, draw: random.Random, depth: int = 0) -> Any:
+    """A row in which some fields hold something odd."""
+    if depth and draw.random() < 0.02:
+        return draw.choice(ODD)
+    if isinstance(value, dict):
+        return {name: odd(inner, draw, depth + 1) for name, inner in value.items()}
+    return [odd(inner, draw, depth + 1) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", sorted(set(CHOICES) - {"routereval"}))
+def test_odd_values_leave_rows_out_or_are_refused(name: str, tmp_path: Path) -> None:
+    """A field of another type than the schema says ends no conversion: the row is left out, or the user is asked."""
+    draw = random.Random(name)
+    for file in files_of([CASES / name]):
+        if file.name not in EXPECTED and not file.is_pickle:
+            rows = [json.loads(json.dumps(row, default=str)) for row in file.rows()]
+            place = (tmp_path / file.name).with_suffix(".json" if file.kind == ".json" else ".jsonl")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text("\n".join(json.dumps(odd(row, draw)) for row in rows))
+    with suppress(FixSetting):
+        assert all(one.answer.prompt for one in converted(tmp_path, **CHOICES[name]).results)

@@ -9,11 +9,12 @@ from worker.contract.errors import FixSetting
 from worker.exports import logs, otel, suites, tables, traces
 from worker.exports.files import READ, File
 from worker.exports.format import Format, Wishes
-from worker.exports.long import LONG, ids_of, is_judgements, is_prompts, judgements_of, prompts_of
+from worker.exports.long import LONG, ids_of, is_answers, is_judgements, is_prompts, judgements_of, prompts_of
 from worker.exports.records import Answer, Judgement, LeftOut, PromptOf, Row, Told
 
 FORMATS = (*logs.FORMATS, *traces.FORMATS, *otel.FORMATS, *suites.FORMATS, *tables.FORMATS, LONG)
 Tell = Callable[[str], None]
+TELL_EVERY = 10_000
 
 
 @dataclass
@@ -42,8 +43,8 @@ def recognise(files: Iterable[File], wanted: str | None, judgement_files: Iterab
             firsts.append((file, first))
     rest = [one for one in firsts if not _claimed(found, one, formats, is_beside=False)]
     if LONG.name in found.formats and len(found.formats) > 1:
-        # A table of answers beside another tool's export holds the same answers a second time.
-        found.others += found.formats.pop(LONG.name)["answers"]
+        # A table of answers beside another tool's export holds the same answers again: it can only tell more of them.
+        found.prompts += found.formats.pop(LONG.name)["answers"]
     present = [one for one in formats if one.name in found.formats]
     for file, first in rest:
         if not _claimed(found, (file, first), present, is_beside=True):
@@ -80,21 +81,21 @@ def collect(recognised: Recognised, wishes: Wishes, tell: Tell) -> Collected:
     for form in FORMATS:
         if form.name in recognised.formats:
             tell(f"reading {form.title}")
-            _read(form, recognised.formats[form.name], wishes, found)
+            _read(form, recognised.formats[form.name], wishes, found, tell)
     known = {one.id for one in found.answers} | {name for one in found.answers for name in one.groups}
-    for file in recognised.judgements:
+    for file in [*recognised.judgements, *recognised.prompts]:
         tell(f"reading {file.name}")
-        _read_beside(file, known, found)
-    for file in recognised.prompts:
-        tell(f"reading {file.name}")
-        _read_beside(file, known, found)
+        if not _read_beside(file, known, found):
+            recognised.others.append(file)
     return found
 
 
-def _read(form: Format, files: Mapping[str, list[File]], wishes: Wishes, found: Collected) -> None:
+def _read(form: Format, files: Mapping[str, list[File]], wishes: Wishes, found: Collected, tell: Tell) -> None:
     for role in files.values():
         found.formats |= {file.name: form for file in role}
-    for record in form.read(files, wishes):
+    for number, record in enumerate(form.read(files, wishes), start=1):
+        if number % TELL_EVERY == 0:
+            tell(f"reading {form.title}: {number:,} records")
         match record:
             case Answer():
                 found.answers.append(record)
@@ -108,8 +109,9 @@ def _read(form: Format, files: Mapping[str, list[File]], wishes: Wishes, found: 
                 found.told.append(record.text)
 
 
-def _read_beside(file: File, known: set[str], found: Collected) -> None:
-    """Read judgements or prompts of answers: their id is in the column that names most answers."""
+def _read_beside(file: File, known: set[str], found: Collected) -> bool:
+    """Read judgements or prompts of answers, whose ids are in the column that names most answers. False for a table of
+    answers of its own."""
     rows = []
     for row in file.rows():
         if isinstance(row, LeftOut):
@@ -123,5 +125,11 @@ def _read_beside(file: File, known: set[str], found: Collected) -> None:
     column = max(columns, key=lambda name: hits[name])
     if is_judgements(rows[0]):
         found.judgements += [one for row in rows for one in judgements_of(row, column, file.name)]
-    else:
-        found.prompts += [prompts_of(row, column, file.name) for row in rows]
+        return True
+    if is_answers(rows[0]) and not hits[column]:
+        return False
+    found.prompts += [prompts_of(row, column, file.name) for row in rows]
+    found.judgements += [
+        one for row in rows if str(row.get(column)) in known for one in judgements_of(row, column, file.name)
+    ]
+    return True

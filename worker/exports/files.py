@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ MAX_FILE_BYTES = 8_192 * MEBIBYTE
 MAX_DOCUMENT_BYTES = 512 * MEBIBYTE
 MAX_LINE_BYTES = 64 * MEBIBYTE
 BATCH_ROWS = 1_000
+DECIMAL_COMMA = re.compile(r"^[-$]?\d+,\d+%?$")
 
 GZIP = ".gz"
 JSON_LINES, TEXT_TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
@@ -83,12 +85,19 @@ class File:
 
     def _table_rows(self, delimiter: str) -> Iterator[Row]:
         csv.field_size_limit(MAX_LINE_BYTES)
+        if delimiter == "," and "," not in (header := self._header()) and ";" in header:
+            delimiter = ";"
         with self._stream() as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
             for row in csv.DictReader(text, delimiter=delimiter):
                 # A row that is longer than the header has a column None.
-                yield {name.strip(): cell for name, cell in row.items() if name is not None and cell is not None}
+                cells = {name.strip(): cell for name, cell in row.items() if name is not None and cell is not None}
+                yield {name: _with_point(cell) for name, cell in cells.items()} if delimiter == ";" else cells
                 if stream.tell() > MAX_FILE_BYTES:
                     raise FixSetting(f"{self.path}: has more than {MAX_FILE_BYTES:,} bytes; cut it into parts")
+
+    def _header(self) -> str:
+        with self._stream() as stream:
+            return stream.readline(MAX_LINE_BYTES).decode("utf-8-sig", errors="replace")
 
     def _lines(self) -> Iterator[Row | LeftOut]:
         read = 0
@@ -132,6 +141,11 @@ class File:
             yield row if isinstance(row, dict) else LeftOut(f"{self.name}:{number}", "unreadable")
 
 
+def _with_point(cell: str) -> str:
+    """A number with its decimals after a point. A spreadsheet that separates cells by `;` writes a comma."""
+    return cell.replace(",", ".") if DECIMAL_COMMA.match(cell.strip()) else cell
+
+
 def _parquet_rows(path: Path) -> Iterator[Row]:
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
@@ -160,7 +174,7 @@ def field(row: Any, *paths: str) -> Any:
     """The first of these fields that a row has and that is not empty; None without any.
 
     A path is a field's name, or names with points between them. A cell that holds JSON is read where a path goes on
-    into it, and where a cell is a quoted text.
+    into it, where a path ends in it, and where a cell is a quoted text.
     """
     for path in paths:
         found = _at(row, path)
@@ -169,12 +183,25 @@ def field(row: Any, *paths: str) -> Any:
     return None
 
 
+def mapping(row: Any, *paths: str) -> dict[str, Any]:
+    """A field that holds an object; an empty one where it holds anything else."""
+    found = field(row, *paths)
+    return found if isinstance(found, dict) else {}
+
+
+def mappings(row: Any, *paths: str) -> list[dict[str, Any]]:
+    """The objects in a field that holds a list of them; what is not an object is not among them."""
+    found = field(row, *paths)
+    items = [decoded(item) for item in found] if isinstance(found, list | tuple) else []
+    return [item for item in items if isinstance(item, dict)]
+
+
 def _at(row: Any, path: str) -> Any:
     row = decoded(row)
     if not isinstance(row, dict):
         return None
     if path in row:
-        return unquoted(row[path])
+        return decoded(unquoted(row[path]))
     # Names of fields may hold points themselves: `attributes.llm.model_name`.
     for name in row:
         if path.startswith(f"{name}."):

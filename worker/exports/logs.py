@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from worker.exports.files import File, field
+from worker.exports.files import File, field, mapping, mappings
 from worker.exports.format import Format, Wishes, having, rows_of, text
 from worker.exports.prompts import text_of
 from worker.exports.records import Answer, Judgement, LeftOut, PromptOf, Reason, Record, Row
@@ -108,8 +108,7 @@ def _batch(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]
 
 
 def _batch_answer(row: Row, source: str) -> Answer:
-    given, body = text(row["custom_id"]), field(row, "response.body")
-    body = body if isinstance(body, dict) else {}
+    given, body = text(row["custom_id"]), mapping(row, "response.body")
     return Answer(
         given,
         given,
@@ -137,20 +136,20 @@ def _batch_left(row: Row, body: dict[str, Any]) -> Reason | None:
 
 def _is_answered(body: dict[str, Any]) -> bool:
     """Whether a response holds an answer: what a content filter stopped holds none."""
-    choices = body.get("choices")
-    if isinstance(choices, list):
-        messages = [choice.get("message") or {} for choice in choices if isinstance(choice, dict)]
+    if isinstance(body.get("choices"), list):
+        choices = [one for one in mappings(body, "choices") if one.get("finish_reason") != "content_filter"]
+        messages = [mapping(choice, "message") for choice in choices]
         said = [
             message.get(name) for message in messages for name in ("content", "tool_calls", "function_call", "refusal")
         ]
-        said += [choice.get("text") for choice in choices if isinstance(choice, dict)]
+        said += [choice.get("text") for choice in choices]
         return any(said)
     return bool(body.get("output") or body.get("content"))
 
 
 def _anthropic_answer(row: Row, source: str) -> Answer:
     given, kind = text(row["custom_id"]), field(row, "result.type")
-    message = field(row, "result.message") or {}
+    message = mapping(row, "result.message")
     left: Reason | None = None
     if kind != "succeeded":
         left = "cancelled" if kind == "canceled" else "error"
@@ -166,7 +165,7 @@ def _evals(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]
             yield row
             continue
         yield _item(row, file.name)
-        for result in row.get("results") or ():
+        for result in mappings(row, "results"):
             score = result.get("score") if result.get("score") is not None else result.get("passed")
             yield Judgement(text(row["id"]), text(result.get("name")), score, inside=True, source=file.name)
     for file, row in rows_of(files["stored"]):
@@ -174,14 +173,15 @@ def _evals(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]
             yield row
             continue
         yield _stored(row, file.name)
-        for name, value in (field(row, "metadata") or {}).items():
+        for name, value in mapping(row, "metadata").items():
             if name.lower() in VERDICTS:
                 yield Judgement(text(row["id"]), name, value, inside=True, source=file.name)
 
 
 def _item(row: Row, source: str) -> Answer:
-    sample = row.get("sample") or {}
-    failed = text(row.get("status")) == "error" or sample.get("error")
+    sample = mapping(row, "sample")
+    error = sample.get("error")
+    failed = text(row.get("status")) == "error" or (any(error.values()) if isinstance(error, dict) else error)
     left: Reason | None = "error" if failed else None
     if left is None and not sample.get("output"):
         left = "no_answer"
@@ -199,14 +199,14 @@ def _item(row: Row, source: str) -> Answer:
 
 
 def _stored(row: Row, source: str) -> Answer:
-    left: Reason | None = None if _is_answered(dict(row)) else "no_answer"
+    left: Reason | None = None if _is_answered({name: field(row, name) for name in row}) else "no_answer"
     return Answer(
         text(row["id"]),
         text(row["id"]),
         text(row.get("model")),
         text_of(field(row, "messages", "input_messages", "request.messages", "input")),
         None,
-        counts_of_usage(row.get("usage")),
+        counts_of_usage(field(row, "usage")),
         millis(field(row, "created", "created_at")),
         left,
         source=source,

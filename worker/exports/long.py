@@ -132,22 +132,28 @@ def ids_of(row: Row) -> list[str]:
 
 def _answers(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]:
     for file in files["answers"]:
+        # Rows without ids are of one query if they ask the same.
+        firsts: dict[str | None, str] = {}
         for count, row in enumerate(file.rows(), start=1):
-            yield from [row] if isinstance(row, LeftOut) else _answer(row, f"{file.name}:{count}", file.name)
+            if isinstance(row, LeftOut):
+                yield row
+                continue
+            column = Columns.of(row).prompt
+            prompt = text_of(row.get(column)) if column is not None else None
+            yield from _answer(row, prompt, firsts.setdefault(prompt, f"{file.name}:{count}"), file.name)
 
 
-def _answer(row: Row, otherwise: str, source: str) -> Iterator[Record]:
+def _answer(row: Row, prompt: str | None, otherwise: str, source: str) -> Iterator[Record]:
     named, columns = spelt(row), Columns.of(row)
     query = text(field(row, *_columns(named, ID))) or otherwise
     model = text(row[columns.model]) if columns.model is not None and columns.model in row else ""
     given = f"{query}/{model}"
-    prompt = row.get(columns.prompt) if columns.prompt is not None else None
     stated = cost(row.get(columns.cost)) if columns.cost is not None else None
     yield Answer(
         given,
         query,
         model,
-        text_of(prompt),
+        prompt,
         None if stated is None else stated * columns.usd_of_one or None,
         _used(row, named),
         millis(field(row, *_columns(named, AT))),

@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from worker.exports.files import File, field
+from worker.exports.files import File, field, mapping, mappings
 from worker.exports.format import Format, Wishes, having, rows_of, text
 from worker.exports.prompts import text_of
-from worker.exports.records import Answer, Judgement, LeftOut, Reason, Record, Row
+from worker.exports.records import Answer, Judgement, LeftOut, PromptOf, Reason, Record, Row
 from worker.exports.traces import left_by_kind
 from worker.exports.values import cost, counts, millis
 
@@ -41,19 +41,40 @@ KINDS = ("gen_ai.operation.name", "llm.request.type", "openinference.span.kind",
 
 
 def _otel(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]:
-    for file, row in rows_of([*files["spans"], *files["old_spans"]]):
+    for file, row in rows_of([*files["spans"], *files["old_spans"], *files["logs"]]):
         if isinstance(row, LeftOut):
             yield row
             continue
-        for group in row.get("resourceSpans", row.get("resource_spans")) or ():
-            for scope in group.get("scopeSpans", group.get("instrumentationLibrarySpans")) or ():
-                for span in scope.get("spans") or ():
+        for group in mappings(row, "resourceSpans", "resource_spans"):
+            for scope in mappings(group, "scopeSpans", "scope_spans", "instrumentationLibrarySpans"):
+                for span in mappings(scope, "spans"):
                     yield from _span(span, file.name)
+        for group in mappings(row, "resourceLogs"):
+            for scope in mappings(group, "scopeLogs"):
+                for record in mappings(scope, "logRecords"):
+                    yield from _log_record(record, file.name)
+
+
+def _log_record(record: Row, source: str) -> Iterator[Record]:
+    """An event of a span that was written as a log record: a judgement, or the prompt."""
+    attributes = attributes_of(record)
+    name = text(record.get("eventName") or attributes.get("event.name"))
+    span = text(field(record, "spanId", "span_id"))
+    if name == EVALUATION:
+        yield _evaluation(record, span, source)
+        return
+    body = _plain(record.get("body"))
+    inner = body if isinstance(body, dict) else {}
+    asked = _prompt(attributes | inner, ())
+    if asked is None and MESSAGE_EVENT.match(name) and name == "gen_ai.user.message":
+        asked = text_of(inner.get("content", body))
+    if asked is not None:
+        yield PromptOf(span, asked, source=source)
 
 
 def _span(span: Row, source: str) -> Iterator[Record]:
     given, attributes = text(field(span, "spanId", "span_id")), attributes_of(span)
-    events = [event for event in span.get("events") or () if isinstance(event, dict)]
+    events = mappings(span, "events")
     found = [attributes.get(name) for name in INPUT], [attributes.get(name) for name in OUTPUT]
     stated = _first(attributes, COSTS)
     yield Answer(
@@ -135,22 +156,23 @@ def _of_events(events: Sequence[Row]) -> list[dict[str, Any]]:
 
 def attributes_of(holder: Row) -> dict[str, Any]:
     """The attributes of a span or an event as names and plain values."""
-    given = holder.get("attributes")
-    if isinstance(given, dict):
-        return given
-    pairs = [pair for pair in given or () if isinstance(pair, dict)]
-    return {text(pair.get("key")): _plain(pair.get("value")) for pair in pairs}
+    pairs = {text(pair.get("key")): _plain(pair.get("value")) for pair in mappings(holder, "attributes")}
+    return pairs or mapping(holder, "attributes")
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """A value of OTLP (`{"stringValue": "..."}`) as a plain one."""
-    if not isinstance(value, dict) or len(value) != 1 or depth > MAX_DEPTH:
+    if not isinstance(value, dict) or depth > MAX_DEPTH:
         return value
-    kind, inner = next(iter(value.items()))
+    # Parquet gives every value all kinds, and fills one.
+    filled = {kind: inner for kind, inner in value.items() if inner is not None}
+    if len(filled) != 1:
+        return value
+    kind, inner = next(iter(filled.items()))
     if kind == "arrayValue":
-        return [_plain(item, depth + 1) for item in (inner or {}).get("values") or ()]
+        return [_plain(item, depth + 1) for item in mappings(inner, "values")]
     if kind == "kvlistValue":
-        pairs = (inner or {}).get("values") or ()
+        pairs = mappings(inner, "values")
         return {text(pair.get("key")): _plain(pair.get("value"), depth + 1) for pair in pairs}
     return inner
 
@@ -167,7 +189,11 @@ FORMATS = (
     Format(
         "otel-genai",
         "OpenTelemetry GenAI spans",
-        {"spans": having("resourceSpans"), "old_spans": having("resource_spans")},
+        {
+            "spans": having("resourceSpans"),
+            "old_spans": having("resource_spans"),
+            "logs": having("resourceLogs"),
+        },
         _otel,
         "set `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT=true` (OpenLLMetry: `TRACELOOP_TRACE_CONTENT=true`)",
     ),

@@ -45,7 +45,7 @@ REDACTED = {
     "***",
     "[filtered]",
 }
-TRUNCATED = re.compile(r"litellm_truncated|\.\.\. ?\[truncated\]|\.\.\.\(truncated\)|\[truncated \d+ ch", re.IGNORECASE)
+TRUNCATED = re.compile(r"litellm_truncated|[\[<]truncated[\]>]|\.\.\. ?\(truncated\)|\[truncated \d+ ch", re.IGNORECASE)
 
 
 def text_of(prompt: Any) -> str | None:

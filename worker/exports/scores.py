@@ -52,6 +52,9 @@ WORDS = {
     **dict.fromkeys(DOWN | FAIL, ZERO),
     **dict.fromkeys(PARTIAL, HALF),
 }
+# Colours of skin, and what makes a picture of a sign.
+MODIFIERS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
+STARS = re.compile(r"^[★☆⭐]+$")
 RATIO = re.compile(r"^(-?\d+(?:\.\d+)?)\s*(?:/|of|out of)\s*(\d+(?:\.\d+)?)$")
 PERCENT = re.compile(r"^(-?\d+(?:\.\d+)?)\s*%$")
 PERCENT_NAME = re.compile(r"percent|pct|%", re.IGNORECASE)
@@ -134,12 +137,14 @@ class Number(Struct, frozen=True):
 
 def value_of(given: object, labels: Mapping[str, Decimal]) -> Decimal | Number | str | None:
     """A score that is clear by itself, a number that needs a scale, an unknown label as text, or None for no score."""
-    text = "" if given is None else str(given).strip()
+    text = "" if given is None else MODIFIERS.sub("", str(given)).strip()
     word = text.lower()
     if word in UNJUDGED and word not in labels:
         return None
     if (clear := labels.get(word, WORDS.get(word))) is not None:
         return clear
+    if STARS.match(text):
+        return Number(Decimal(len(text) - text.count("☆")), Decimal(len(text)) if "☆" in text else None)
     if (percent := PERCENT.match(text)) is not None:
         return PERCENTS.score(Decimal(percent.group(1)))
     if (ratio := RATIO.match(text)) is not None:

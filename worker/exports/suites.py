@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from worker.contract.errors import FixSetting
-from worker.exports.files import File, field
+from worker.exports.files import File, field, mapping, mappings
 from worker.exports.format import Format, Wishes, having, rows_of, text
 from worker.exports.prompts import text_of
 from worker.exports.records import Answer, Judgement, LeftOut, Reason, Record, Row, Told
@@ -33,16 +33,16 @@ def _promptfoo(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Rec
         if isinstance(row, LeftOut):
             yield row
             continue
-        results = field(row, "results.results") if "results" in row else [row]
+        results = mappings(row, "results.results") if "results" in row else [row]
         at_ms = millis(field(row, "results.timestamp"))
-        for result in results or ():
+        for result in results:
             yield from _promptfoo_result(result, at_ms, texts, file.name)
 
 
 def _promptfoo_result(
     result: Row, at_ms: int | None, texts: dict[str, list[str | None]], source: str
 ) -> Iterator[Record]:
-    given, response = text(field(result, "id")), result.get("response") or {}
+    given, response = text(field(result, "id")), mapping(result, "response")
     prompt = text_of(field(result, "prompt.raw")) or text_of(result.get("vars"))
     query = text(result.get("testIdx"))
     # Two templates of one test ask two questions.
@@ -56,7 +56,7 @@ def _promptfoo_result(
         left = "error"
     elif response.get("cached"):
         left = "cached"
-    used = field(result, "tokenUsage") or field(response, "tokenUsage") or {}
+    used = mapping(result, "tokenUsage") or mapping(response, "tokenUsage")
     yield Answer(
         given,
         query if place == 0 else f"{query}/{place}",
@@ -71,7 +71,7 @@ def _promptfoo_result(
     # Where only the grader failed, the answer stays and its score is unknown.
     if not is_error:
         yield Judgement(given, "score", result.get("score"), inside=True, source=source)
-        for name, value in (result.get("namedScores") or {}).items():
+        for name, value in mapping(result, "namedScores").items():
             yield Judgement(given, name, value, inside=True, source=source)
 
 
@@ -123,7 +123,7 @@ def _filter(rows: Sequence[Row], task: str, results: Row, wishes: Wishes) -> str
         return filters[0] if filters else None
     if wishes.filter in filters:
         return wishes.filter
-    measured = field(results, f"results.{task}") or {}
+    measured = mapping(results, f"results.{task}")
     told = [name for name in filters if any(str(key).endswith(f",{name}") for key in measured)]
     if len(told) == 1:
         return told[0]
@@ -171,14 +171,14 @@ def _helm_run(file: File, row: Row, prefix: str, stats: File | None, wishes: Wis
     measured: dict[str, dict[str, Any]] = defaultdict(dict)
     for one in stats.rows() if stats is not None else ():
         if not isinstance(one, LeftOut):
-            for stat in one.get("stats") or ():
+            for stat in mappings(one, "stats"):
                 if text(field(stat, "name.split")) in {"", wishes.split}:
                     measured[_helm_key(one, text(one.get("instance_id")))].setdefault(
                         text(field(stat, "name.name")), stat.get("mean")
                     )
-    for state in row.get("request_states") or ():
+    for state in mappings(row, "request_states"):
         instance = text(field(state, "instance.id"))
-        key = _helm_key(state.get("instance") or {} | {}, instance, state.get("train_trial_index"))
+        key = _helm_key(mapping(state, "instance"), instance, state.get("train_trial_index"))
         answer = _helm_answer(state, prefix + instance, f"{file.name}/{key}", measured[key], file.name, wishes)
         yield answer
         for name, value in measured[key].items():
@@ -192,7 +192,7 @@ def _helm_key(holder: Row, instance: str, trial: Any = None) -> str:
 
 
 def _helm_answer(state: Row, query: str, given: str, measured: Row, source: str, wishes: Wishes) -> Answer:
-    perturbed, result = text(field(state, "instance.perturbation.name")), state.get("result") or {}
+    perturbed, result = text(field(state, "instance.perturbation.name")), mapping(state, "result")
     model = text(field(state, "request.model", "request.model_deployment"))
     left: Reason | None = None
     if perturbed:
@@ -211,7 +211,9 @@ def _helm_answer(state: Row, query: str, given: str, measured: Row, source: str,
         model,
         text_of(field(state, "request.prompt", "request.messages")),
         None,
-        counts(measured.get("num_prompt_tokens"), measured.get("num_output_tokens")),
+        counts(
+            measured.get("num_prompt_tokens"), measured.get("num_output_tokens", measured.get("num_completion_tokens"))
+        ),
         millis(result.get("request_datetime")),
         left,
         "{llm}/" + query + (f"/{perturbed}" if perturbed else ""),
@@ -235,7 +237,7 @@ def _llmrouterbench(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterato
                 yield LeftOut(older[1].path.name, "older_run")
             newest[key] = found
     for (dataset, split, model), (_, file, row) in newest.items():
-        for record in row.get("records") or ():
+        for record in mappings(row, "records"):
             yield from _record(record, "/".join(filter(None, (dataset, split))), model, file.name)
 
 

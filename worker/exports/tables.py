@@ -125,8 +125,8 @@ def _vote(row: Row, count: int, source: str) -> Iterator[Record]:
         return
     at_ms = millis(field(row, "tstamp", "timestamp", "created_at"))
     for llm, win in zip(llms, wins or (), strict=False):
-        given = f"{query}/{llm}"
-        yield Answer(given, query, llm, prompt, at_ms=at_ms, source=source)
+        given = f"{query}/{llm}/{count}"
+        yield Answer(given, query, llm, prompt, at_ms=at_ms, left_id=query, source=source)
         yield Judgement(given, "win", win, inside=True, source=source)
 
 
@@ -186,6 +186,7 @@ FORMATS = (
         },
         _votes,
         main_score="win",
+        repeats="mean",
         votes=True,
     ),
 )

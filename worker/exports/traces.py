@@ -7,10 +7,10 @@ calls are answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from worker.exports.files import File, decoded, field, unquoted
+from worker.exports.files import File, decoded, field, mapping, mappings, unquoted
 from worker.exports.format import Format, Wishes, having, rows_of, text
 from worker.exports.prompts import text_of
 from worker.exports.records import Answer, Judge, Judgement, LeftOut, Reason, Record, Row
@@ -140,7 +140,13 @@ def _langfuse_score(row: Row, source: str) -> Judgement:
 
 def _langsmith(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]:
     for file, row in rows_of(files["runs"]):
-        yield row if isinstance(row, LeftOut) else _langsmith_answer(row, file.name)
+        if isinstance(row, LeftOut):
+            yield row
+            continue
+        yield _langsmith_answer(row, file.name)
+        # Where the feedback is not exported, a run still has its mean.
+        for key, stats in mapping(row, "feedback_stats").items():
+            yield Judgement(text(row["id"]), key, field(stats, "avg"), inside=True, source=file.name)
     for file, row in rows_of(files["feedback"]):
         if isinstance(row, LeftOut):
             yield row
@@ -149,7 +155,7 @@ def _langsmith(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Rec
         yield Judgement(
             text(field(row, "run_id", "trace_id")),
             text(field(row, "key")),
-            field(row, "score"),
+            field(row, "score", *(() if isinstance(value, str) else ("value",))),
             value if isinstance(value, str) else None,
             judge_of(field(row, "feedback_source.type")),
             millis(field(row, "modified_at", "created_at")),
@@ -242,10 +248,10 @@ def _mlflow(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record
 
 def _mlflow_trace(row: Row, source: str) -> Iterator[Record]:
     """The calls of a trace, and the judgements of it. Its last call has the trace's id."""
-    info = field(row, "info") or row
+    info = mapping(row, "info") or row
     trace, state = text(field(info, "trace_id", "request_id")), text(field(info, "state", "status")).upper()
-    spans = [span for span in field(row, "data.spans", "spans") or () if isinstance(span, dict)]
-    calls = [span for span in spans if _attribute(span, "mlflow.spanType").lower() in CALLS]
+    spans = mappings(row, "data.spans", "spans")
+    calls = _leaves([span for span in spans if _attribute(span, "mlflow.spanType").lower() in CALLS], spans)
     left: Reason | None = None if calls else "not_llm"
     if state in {"ERROR", "IN_PROGRESS"}:
         left = "error" if state == "ERROR" else "unfinished"
@@ -253,16 +259,28 @@ def _mlflow_trace(row: Row, source: str) -> Iterator[Record]:
         yield Answer(trace, trace, "", left=left, source=source)
         return
     at_ms = millis(field(info, "request_time", "timestamp_ms"))
-    calls.sort(key=lambda span: int(field(span, "start_time_unix_nano", "start_time_ns") or 0))
+    calls.sort(key=lambda span: millis(field(span, "start_time_unix_nano", "start_time_ns")) or 0)
     for span in calls:
         given = trace if span is calls[-1] else f"{trace}/{text(span.get('span_id'))}"
         yield _mlflow_answer(span, given, trace, at_ms if len(calls) == 1 else None, source)
     yield from _assessments(info, trace, source)
 
 
+def _leaves(calls: Sequence[Row], spans: Sequence[Row]) -> list[Row]:
+    """The calls that hold no other call."""
+    parents = {text(span.get("span_id")): text(field(span, "parent_span_id", "parent_id")) for span in spans}
+    holders: set[str] = set()
+    for call in calls:
+        holder = parents.get(text(call.get("span_id")), "")
+        while holder and holder not in holders:
+            holders.add(holder)
+            holder = parents.get(holder, "")
+    return [call for call in calls if text(call.get("span_id")) not in holders]
+
+
 def _mlflow_answer(span: Row, given: str, trace: str, at_ms: int | None, source: str) -> Answer:
     # Each attribute of a span is JSON in a text.
-    attributes = {name: unquoted(decoded(value)) for name, value in (span.get("attributes") or {}).items()}
+    attributes = {name: unquoted(decoded(value)) for name, value in mapping(span, "attributes").items()}
     used = attributes.get("mlflow.chat.tokenUsage")
     failed = text(field(span, "status.code", "status_code")).upper().endswith("ERROR")
     left: Reason | None = "error" if failed else None
@@ -281,13 +299,13 @@ def _mlflow_answer(span: Row, given: str, trace: str, at_ms: int | None, source:
 
 
 def _attribute(span: Row, name: str) -> str:
-    return text(unquoted((span.get("attributes") or {}).get(name)))
+    return text(unquoted(mapping(span, "attributes").get(name)))
 
 
 def _assessments(info: Row, trace: str, source: str) -> Iterator[Judgement]:
     """Feedback on a trace. What was expected is no score, and what was overridden holds no more."""
-    for one in field(info, "assessments") or ():
-        if not isinstance(one, dict) or one.get("valid") is False or not isinstance(one.get("feedback"), dict):
+    for one in mappings(info, "assessments"):
+        if one.get("valid") is False or not isinstance(one.get("feedback"), dict):
             continue
         yield Judgement(
             trace,

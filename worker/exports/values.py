@@ -13,7 +13,10 @@ from worker.contract.usage import MAX_TOKENS, UnusableUsage, number, read_usage,
 # From these on, a number is not of seconds, milliseconds, microseconds any more: each is in the year 5138.
 SECONDS_END, MILLIS_END, MICROS_END = 10**11, 10**14, 10**17
 # Dates whose day and month cannot be told apart (10/05/2026) are not read.
-DAY_FIRST = ("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y")
+OTHER_FORMS = (
+    *("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y", "%d.%m.%Y, %H:%M:%S"),
+    *("%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%a, %d %b %Y %H:%M:%S GMT"),
+)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_MS = 86_400_000
 
@@ -77,7 +80,7 @@ def millis(value: Any) -> int | None:
     try:
         return _of_datetime(datetime.fromisoformat(text))
     except ValueError:
-        return _of_day_first(text)
+        return _of_other_form(text)
 
 
 def _of_number(found: Decimal) -> int | None:
@@ -95,8 +98,8 @@ def _of_datetime(time: datetime) -> int:
     return since.days * DAY_MS + since.seconds * 1_000 + since.microseconds // 1_000
 
 
-def _of_day_first(text: str) -> int | None:
-    for form in DAY_FIRST:
+def _of_other_form(text: str) -> int | None:
+    for form in OTHER_FORMS:
         try:
             return _of_datetime(datetime.strptime(text, form).replace(tzinfo=UTC))
         except ValueError:
