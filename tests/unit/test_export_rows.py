@@ -186,3 +186,32 @@ def test_rows_without_ids_meet_by_their_prompt(tmp_path: Path) -> None:
     rows = [{"prompt": "Why?", "model": name, "score": 1} for name in ("a", "b")]
     found = read(write(tmp_path, {"t.jsonl": [*rows, {"prompt": "How?", "model": "a", "score": 0}]}))
     assert len({one.answer.query_id for one in found.results}) == 2
+
+
+# A row of a team's own log: its LLM, score and cost.
+OWN: dict[str, tuple[dict[str, Any], tuple[str, float | None, str | None]]] = {
+    "units in brackets": ({"Query": "Why?", "Model": "a", "Rating": 1, "Cost ($)": "0.01"}, ("a", 1, "0.01")),
+    "cents in brackets": ({"query": "Why?", "model": "a", "score": 1, "Cost (cents)": "1"}, ("a", 1, "0.01")),
+    "scores in an object": ({"input": USER, "model": "a", "scores": {"ok": 0.5}, "cost": 0.01}, ("a", 0.5, "0.01")),
+    "the cost in the usage": ({"messages": USER, "llm": "a", "score": 1, "usage": {"cost": 0.01}}, ("a", 1, "0.01")),
+    "requests and responses": (
+        {"request": {"model": "a", "messages": USER}, "response": {"model": "a-1"}, "score": 1},
+        ("a-1", 1, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_log_of_ones_own_is_read_by_its_columns(name: str, tmp_path: Path) -> None:
+    """Whatever their names are, and also if the first row lacks some of them."""
+    row, expected = OWN[name]
+    found = read(write(tmp_path, {"t.jsonl": [{"comment": "begun"}, row]}))
+    assert [(one.llm, one.score, one.cost_usd) for one in found.results] == [
+        (*expected[:2], None if expected[2] is None else Decimal(expected[2]))
+    ]
+
+
+def test_a_page_of_an_api_holds_rows(tmp_path: Path) -> None:
+    """APIs list objects as `data`."""
+    found = read(write(tmp_path, {"page.json": {"object": "list", "data": [call("1"), call("2")], "has_more": False}}))
+    assert [one.answer.id for one in found.results] == ["1", "2"]

@@ -1,8 +1,11 @@
-"""`tollgate history convert`."""
+"""`tollgate history convert|ask`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +13,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from worker.commands.options import JsonOption, OutputOption, more_help, new_app, writable_file
+from worker.commands.options import (
+    ConfigOption,
+    JsonOption,
+    OutputOption,
+    finite,
+    more_help,
+    new_app,
+    settings_from,
+    writable_file,
+)
 from worker.commands.output import present, working
 from worker.commands.tables import Figures
+from worker.contract.errors import FixSetting
 from worker.contract.usage import usd
+from worker.exports import ask as asking
 from worker.exports.collect import FORMATS
 from worker.exports.convert import Choices, Converted, convert
 from worker.exports.files import files_of
@@ -119,6 +133,35 @@ Filter = Annotated[
 ]
 Split = Annotated[str, typer.Option("--split", metavar="NAME", help="The split of HELM that is read.")]
 
+Count = Annotated[int, typer.Argument(metavar="N", min=1, help="How many past prompts are asked.", show_default=False)]
+Table = Annotated[Path, typer.Argument(metavar="TABLE", help="A table of history, or any export that `convert` reads.")]
+Answers = Annotated[
+    Path,
+    typer.Option(
+        "--to",
+        metavar="FILE",
+        help="The file of answers, as JSON lines. It is continued if it exists.",
+        callback=writable_file,
+        show_default=False,
+    ),
+]
+MaxUsd = Annotated[
+    float,
+    typer.Option(
+        metavar="USD",
+        min=0,
+        callback=finite,
+        help="The most that is spent on the answers of the file.",
+        show_default=False,
+    ),
+]
+Llms = Annotated[
+    list[str] | None, typer.Option("--llm", metavar="LLM", help="Ask only this LLM; may be repeated. Without it: all.")
+]
+MostOutput = Annotated[int, typer.Option(metavar="N", min=1, help="The most tokens of an answer.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="The seed by which prompts are drawn.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether to go on.")]
+
 app = new_app(no_args_is_help=True)
 
 
@@ -185,6 +228,75 @@ def convert_export(
         typer.echo(f"warning: {warning}", err=True)
     present(report, json, output, lambda console: show(console, report, to, rows))
     _end(converted)
+
+
+@app.command(
+    epilog=more_help(
+        "tollgate history ask 100 history.csv --to answers.jsonl --max-usd 2",
+        "tollgate history ask 100 history.csv --to answers.jsonl --max-usd 2 --yes --llm small --llm gpt-4o",
+        exit_1="a question was not answered",
+        exit_3="",
+    )
+)
+def ask(
+    count: Count,
+    table: Table,
+    to: Answers,
+    max_usd: MaxUsd,
+    config: ConfigOption = None,
+    llm: Llms = None,
+    max_output_tokens: MostOutput = 1_024,
+    seed: Seed = 0,
+    yes: Yes = False,
+    json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Ask every LLM some past prompts that it has not answered.
+
+    A log with one answer a query says little about the LLMs that were not asked. Some hundred answers of every LLM help
+    most. The LLMs are those of the settings that have a base_url. The most that it may cost is shown first. No more
+    than --max-usd is spent on one file. Each answer is written as it comes: after Ctrl-C, the same command goes on.
+
+    Judge the answers by their `id`, and convert all together: `tollgate history convert history.csv answers.jsonl
+    judged.csv --to new.csv`.
+    """
+    settings = settings_from(config)
+    llms = {name: one for name, one in settings.llms.items() if one.base_url and (llm is None or name in llm)}
+    if not llms or (missing := [name for name in llm or () if name not in llms]):
+        raise FixSetting(f"no LLM to ask: {', '.join(missing) if llms else 'none'} has a base_url in [llms]")
+    prices = settings.price_lists(datetime.now(UTC))
+    done, booked = asking.answered_in(to)
+    questions = asking.questions_of(table, llms, prices, count, seed, max_output_tokens)
+    questions = [one for one in questions if (one.query_id, one.llm) not in done]
+    most = sum((one.most_usd for one in questions), Decimal(0))
+    typer.echo(_plan(questions, llms, most, max_usd), err=True)
+    if questions and not yes:
+        typer.confirm("Ask them?", abort=True, err=True)
+    purse = asking.Purse(Decimal(str(max_usd)), booked)
+    with working("asking") as tell, to.open("a", encoding="utf-8") as file:
+        asked = asyncio.run(asking.ask(questions, llms, prices, purse, max_output_tokens, file, tell))
+    told = {
+        "answered": asked.answered,
+        "failed": dict(asked.failed),
+        "not_asked": asked.not_asked,
+        "spent_usd": float(purse.spent_usd),
+    }
+    present(told, json, output, lambda console: console.print(_asked(asked, purse, to)))
+    if asked.failed or asked.not_asked:
+        raise typer.Exit(LEFT_OUT_EXIT)
+
+
+def _plan(questions: Sequence[asking.Question], llms: Iterable[str], most: Decimal, max_usd: float) -> str:
+    counted = Counter(one.llm for one in questions)
+    by_llm = ", ".join(f"{name} {counted[name]:,}" for name in llms)
+    told = f"{len(questions):,} questions ({by_llm}) cost at most {most:.4f} US dollars"
+    return f"{told}; the limit of the file is {max_usd:g}"
+
+
+def _asked(asked: asking.Asked, purse: asking.Purse, to: Path) -> str:
+    failed = "".join(f", {count:,} failed as {name}" for name, count in asked.failed.items())
+    left = f", {asked.not_asked:,} not asked" if asked.not_asked else ""
+    return f"{asked.answered:,} answers in {to}{failed}{left}; {purse.spent_usd:.4f} US dollars are booked"
 
 
 def _known(name: str | None) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from worker.contract.errors import FixSetting
 from worker.exports import logs, otel, suites, tables, traces
-from worker.exports.files import READ, File
+from worker.exports.files import READ, File, sample_of
 from worker.exports.format import Format, Wishes
 from worker.exports.long import LONG, ids_of, is_answers, is_judgements, is_prompts, judgements_of, prompts_of
 from worker.exports.records import Answer, Judgement, LeftOut, PromptOf, Row, Told
@@ -37,7 +37,7 @@ def recognise(files: Iterable[File], wanted: str | None, judgement_files: Iterab
     for file in files:
         if file.is_pickle:
             found.pickles.append(file)
-        elif file.kind not in READ or (first := file.first()) is None:
+        elif file.kind not in READ or (first := file.sample()) is None:
             found.others.append(file)
         else:
             firsts.append((file, first))
@@ -118,15 +118,16 @@ def _read_beside(file: File, known: set[str], found: Collected) -> bool:
             found.left.append(row)
         else:
             rows.append(row)
-    columns = ids_of(rows[0]) if rows else []
+    sample = sample_of(rows) or {}
+    columns = ids_of(sample)
     if not columns:
         raise FixSetting(f"{file.path}: has no column with the ids of answers")
     hits = {name: sum(str(row.get(name)) in known for row in rows) for name in columns}
     column = max(columns, key=lambda name: hits[name])
-    if is_judgements(rows[0]):
+    if is_judgements(sample):
         found.judgements += [one for row in rows for one in judgements_of(row, column, file.name)]
         return True
-    if is_answers(rows[0]) and not hits[column]:
+    if is_answers(sample) and not hits[column]:
         return False
     found.prompts += [prompts_of(row, column, file.name) for row in rows]
     found.judgements += [

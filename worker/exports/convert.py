@@ -85,7 +85,7 @@ def convert(files: Sequence[File], judgements: Sequence[File], choices: Choices,
     found.answers = [_named(answer, names.llm(answer.model)) for answer in found.answers]
     kept = _without(found, names)
     tell("scoring")
-    mains = {one.main_score for one in formats}
+    mains = {one.main_score for one in formats if one.main_score is not None}
     scored = give_scores(
         kept, found.answers, found.judgements, choices.scores, mains.pop() if len(mains) == 1 else None
     )
@@ -141,7 +141,8 @@ def _without(found: Collected, names: Names) -> list[Answer]:
     seen: set[tuple[str, str, str]] = set()
     for answer in found.answers:
         reason: Reason | None = answer.left or ("parent_span" if answer.id in inner else None)
-        reason = reason or problem_of(answer.prompt)
+        # Who answered is not known, as in a row of a call that failed.
+        reason = reason or ("no_answer" if not answer.model else problem_of(answer.prompt))
         form = found.formats.get(answer.source)
         key = (answer.query_id, names.llm(answer.model), "" if form is None or form.repeats == "first" else answer.id)
         if reason is None and key in seen:

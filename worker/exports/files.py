@@ -10,8 +10,9 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -27,6 +28,7 @@ MAX_FILE_BYTES = 8_192 * MEBIBYTE
 MAX_DOCUMENT_BYTES = 512 * MEBIBYTE
 MAX_LINE_BYTES = 64 * MEBIBYTE
 BATCH_ROWS = 1_000
+SAMPLE_ROWS = 20
 DECIMAL_COMMA = re.compile(r"^[-$]?\d+,\d+%?$")
 
 GZIP = ".gz"
@@ -56,11 +58,11 @@ class File:
         """Whether it is a pickle, which could run any program."""
         return self.kind in PICKLES
 
-    def first(self) -> Row | None:
-        """Its first row that can be read; None for a file without rows, or of another kind."""
+    def sample(self) -> Row | None:
+        """The fields of its first rows, each with the first value; None for a file without rows, or of another kind."""
         if self.kind not in READ:
             return None
-        return next((row for row in self.rows() if not isinstance(row, LeftOut)), None)
+        return sample_of(row for row in self.rows() if not isinstance(row, LeftOut))
 
     def rows(self) -> Iterator[Row | LeftOut]:
         """Its rows; a line that cannot be read is left out. Raises FixSetting where the file cannot be read."""
@@ -110,16 +112,25 @@ class File:
                 if len(line) > MAX_LINE_BYTES or read > MAX_FILE_BYTES:
                     raise FixSetting(f"{self.path}: line {number} is beyond the limit of size; cut the file into parts")
                 if line.strip():
-                    yield self._line(line, number)
+                    yield from self._line(line, number)
 
-    def _line(self, line: bytes, number: int) -> Row | LeftOut:
+    def _line(self, line: bytes, number: int) -> Iterator[Row | LeftOut]:
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             if isinstance(error, UnicodeDecodeError):
                 raise
             row = None
-        return row if isinstance(row, dict) else LeftOut(f"{self.name}:{number}", "unreadable")
+        yield from self._of(row, number)
+
+    def _of(self, row: Any, number: int) -> Iterator[Row | LeftOut]:
+        """The rows of a value: an object is a row, and a page of an API holds rows."""
+        if not isinstance(row, dict):
+            yield LeftOut(f"{self.name}:{number}", "unreadable")
+        elif isinstance(page := row.get("data"), list) and page and all(isinstance(inner, dict) for inner in page):
+            yield from page
+        else:
+            yield row
 
     def _document(self) -> Iterator[Row | LeftOut]:
         with self._stream() as stream:
@@ -138,7 +149,7 @@ class File:
             yield from self._lines()
             return
         for number, row in enumerate(document if isinstance(document, list) else [document], start=1):
-            yield row if isinstance(row, dict) else LeftOut(f"{self.name}:{number}", "unreadable")
+            yield from self._of(row, number)
 
 
 def _with_point(cell: str) -> str:
@@ -168,6 +179,16 @@ def files_of(paths: list[Path]) -> list[File]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def sample_of(rows: Iterable[Row]) -> Row | None:
+    """The fields of the first rows, each with the first value that is not empty: rows may differ from line to line."""
+    fields: dict[str, Any] = {}
+    for row in islice(rows, SAMPLE_ROWS):
+        for name, value in row.items():
+            if fields.get(name) in (None, ""):
+                fields[name] = value
+    return fields or None
 
 
 def field(row: Any, *paths: str) -> Any:

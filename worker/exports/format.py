@@ -30,7 +30,7 @@ Read = Callable[[Mapping[str, list[File]], Wishes], Iterator[Record]]
 class Format:
     """A format of exports.
 
-    `roles` are the kinds of files that it consists of, and what recognises the first row of each. Files of the roles
+    `roles` are the kinds of files that it consists of, and what recognises each by its first rows. Files of the roles
     `beside` mean something only beside files of the others. `read` reads all files of an export, by role. `prompts`
     says which setting of the source keeps the prompts. `main_score` is taken where the user names none. `states_costs`
     says that the source knows prices: a cost that it leaves empty is unknown. `repeats` says what becomes of several
@@ -49,10 +49,10 @@ class Format:
     repeats: str = "first"
     votes: bool = False
 
-    def role_of(self, first: Row, is_beside: bool) -> str | None:
-        """The role of a file by its first row, among the roles beside others or among the others; None for none."""
+    def role_of(self, sample: Row, is_beside: bool) -> str | None:
+        """The role of a file by its first rows, among the roles beside others or the other roles; None for none."""
         roles = [role for role in self.roles if (role in self.beside) == is_beside]
-        return next((role for role in roles if self.roles[role](first)), None)
+        return next((role for role in roles if self.roles[role](sample)), None)
 
 
 def having(*paths: str) -> Recognise:

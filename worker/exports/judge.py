@@ -101,6 +101,10 @@ def _chosen(judgements: Sequence[Judgement], wishes: ScoreWishes, main: str | No
         if not taken and len(names) == 1 and _are_verdicts(only := next(iter(names.values()))) and only[0].inside:
             taken = [*names]
             found.told.append(f"{source} has none of the scores asked for, and one verdict, {taken[0]}: it is taken")
+        if not taken and any(_has_value(ones) for ones in names.values()):
+            found.told.append(
+                f"no score of {source} is taken; it has {', '.join(sorted(names))}: --score NAME takes one more"
+            )
         chosen += [one for name in taken for one in names[name]]
     return chosen
 

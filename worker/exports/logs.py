@@ -213,6 +213,27 @@ def _stored(row: Row, source: str) -> Answer:
     )
 
 
+def _asked(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]:
+    """Answers that `tollgate history ask` wrote."""
+    for file, row in rows_of(files["answers"]):
+        if isinstance(row, LeftOut):
+            yield row
+            continue
+        query, model = text(row.get("query_id")), text(row.get("model"))
+        left: Reason | None = "error" if row.get("error") else None
+        yield Answer(
+            f"{query}/{model}",
+            query,
+            model,
+            text_of(row.get("prompt")),
+            cost(row.get("cost_usd")),
+            counts_of_usage(field(row, "usage")),
+            millis(row.get("at")),
+            left,
+            source=file.name,
+        )
+
+
 FORMATS = (
     Format(
         "litellm",
@@ -256,4 +277,5 @@ FORMATS = (
         "ask for the messages of stored completions separately (`GET /v1/chat/completions/{id}/messages`), and add "
         "them as `messages`",
     ),
+    Format("asked", "answers of tollgate history ask", {"answers": having("tollgate_history_ask", "query_id")}, _asked),
 )

@@ -9,8 +9,8 @@ from decimal import Decimal
 
 from msgspec import Struct
 
-from worker.exports.files import File, field
-from worker.exports.format import Format, Wishes, text
+from worker.exports.files import File, field, mapping
+from worker.exports.format import Format, Wishes, has, text
 from worker.exports.prompts import text_of
 from worker.exports.records import Answer, Judgement, LeftOut, PromptOf, Reason, Record, Row
 from worker.exports.traces import judge_of
@@ -52,6 +52,9 @@ SCORE = (
     *("judge_rating", "quality_score", "satisfaction", "result", "mark", "percent", "score_percent", "user_feedback"),
 )
 SCORE_END = re.compile(r"_(score|rating|grade|verdict|feedback|thumbs?)$")
+# Where whole requests and responses are kept: who answered comes before who was asked.
+NESTED_MODELS = ("response.model", "response_body.model", "request.model", "body.model")
+NESTED_COSTS = ("usage.cost", "usage.cost_usd", "usage.total_cost", "response.usage.cost")
 NAME, VALUE = ("name", "metric", "score_name", "criterion"), ("value", "score", "rating", "label")
 BY = ("by", "annotator_kind", "annotator", "judge", "source", "rater", "source_type")
 ERROR, STATUS, CACHE = (
@@ -60,6 +63,7 @@ ERROR, STATUS, CACHE = (
     ("cached", "cache_hit", "from_cache"),
 )
 OTHER = {"comment", "reason", "explanation", "created_by", "user", "user_id", "note", "notes", "tags", "metadata"}
+NOT_UNITS = re.compile(r"\((?!cents\)|micros\))[^)]*\)")
 NOT_LETTERS = re.compile(r"[^a-z0-9.]+")
 UNITS = {"cents": Decimal("0.01"), "mills": Decimal("0.001"), "micros": Decimal("0.000001")}
 
@@ -85,7 +89,12 @@ class Columns(Struct, frozen=True):
 
 def spelt(row: Row) -> dict[str, str]:
     """The names of a row's columns as this module knows them, and as they are written."""
-    return {NOT_LETTERS.sub("_", name.strip().lower()).strip("_"): name for name in row}
+    named: dict[str, str] = {}
+    for name in row:
+        # `Cost ($)` is `cost`, and `Cost (cents)` is `cost_cents`.
+        words = NOT_UNITS.sub("", name.strip().lower())
+        named.setdefault(NOT_LETTERS.sub("_", words).strip("_"), name)
+    return named
 
 
 def _column(named: Mapping[str, str], known: Iterable[str]) -> str | None:
@@ -103,15 +112,13 @@ def _cost(named: Mapping[str, str]) -> tuple[str | None, Decimal]:
 def is_answers(row: Row) -> bool:
     """Whether a row is an answer of a named LLM to a prompt."""
     columns = Columns.of(row)
-    return columns.prompt is not None and columns.model is not None
+    return columns.prompt is not None and (columns.model is not None or has(row, "|".join(NESTED_MODELS)))
 
 
 def is_prompts(row: Row) -> bool:
     """Whether a row is the prompt of an answer that stands in another file."""
     columns = Columns.of(row)
-    return (
-        columns.prompt is not None and columns.model is None and _column(spelt(row), (*ID, *IDS_OF_SPANS)) is not None
-    )
+    return columns.prompt is not None and not is_answers(row) and _column(spelt(row), (*ID, *IDS_OF_SPANS)) is not None
 
 
 IDS_OF_SPANS = ("span_id", "trace_id", "run_id", "observation_id", "session_id", "prompt_id", "response_id")
@@ -146,9 +153,9 @@ def _answers(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Recor
 def _answer(row: Row, prompt: str | None, otherwise: str, source: str) -> Iterator[Record]:
     named, columns = spelt(row), Columns.of(row)
     query = text(field(row, *_columns(named, ID))) or otherwise
-    model = text(row[columns.model]) if columns.model is not None and columns.model in row else ""
+    model = text(field(row, *NESTED_MODELS, *filter(None, [columns.model])))
     given = f"{query}/{model}"
-    stated = cost(row.get(columns.cost)) if columns.cost is not None else None
+    stated = cost(row.get(columns.cost) if columns.cost is not None else field(row, *NESTED_COSTS))
     yield Answer(
         given,
         query,
@@ -164,6 +171,8 @@ def _answer(row: Row, prompt: str | None, otherwise: str, source: str) -> Iterat
     )
     for name in columns.scores:
         yield Judgement(given, name, row.get(name), inside=True, source=source)
+    for name, value in mapping(row, "scores").items():
+        yield Judgement(given, name, value, inside=True, source=source)
 
 
 def _columns(named: Mapping[str, str], known: Iterable[str]) -> list[str]:
@@ -171,7 +180,7 @@ def _columns(named: Mapping[str, str], known: Iterable[str]) -> list[str]:
 
 
 def _used(row: Row, named: Mapping[str, str]) -> Counts:
-    if isinstance(usage := field(row, "usage"), dict):
+    if isinstance(usage := field(row, "usage", "response.usage"), dict):
         return counts_of_usage(usage)
     return counts(*(field(row, *_columns(named, names)) for names in (INPUT, OUTPUT, CACHED)))
 

@@ -15,7 +15,7 @@ from worker.exports.files import File, decoded, field
 from worker.exports.format import Format, Wishes, having, rows_of, text
 from worker.exports.prompts import problem_of, text_of, turns_of
 from worker.exports.records import Answer, Judgement, LeftOut, Reason, Record, Row
-from worker.exports.values import cost, counts, millis
+from worker.exports.values import Counts, cost, counts, millis, tokens
 
 COST_SUFFIX = "|total_cost"
 WIDE_IDS = ("query_id", "sample_id", "index", "key", "id")
@@ -48,7 +48,8 @@ def _wide(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]:
 def _wide_answer(row: Row, llm: str, costs: str, query: str, prompt: str | None, source: str) -> Iterator[Record]:
     given, score, stated = f"{query}/{llm}", row[llm], number(row[costs])
     left: Reason | None = "no_answer" if score in (None, "") and stated is None else None
-    yield Answer(given, query, llm, prompt, cost(row[costs]), left=left, source=source)
+    used = Counts(tokens(row.get("input_tokens")))
+    yield Answer(given, query, llm, prompt, cost(row[costs]), used, left=left, source=source)
     yield Judgement(given, "score", score, inside=True, source=source)
 
 
