@@ -55,7 +55,7 @@ LANES: list[tuple[str, ConfigurationChanges, Change, set[str]]] = [
         "more queries than the horizon",
         {**budgets(2 * WINDOW), "horizon_queries": WINDOW - 1},
         as_history,
-        {"past_horizon", "one_llm_takes_all"},
+        {"past_horizon"},
     ),
     (
         "one LLM better than all others",
@@ -88,8 +88,16 @@ def test_a_budget_that_is_gone_early() -> None:
 def test_prices_that_were_not_adopted() -> None:
     """What the fit says is what the alarm says."""
     drive = driven(budgets(2 * WINDOW))
-    drive.router._in_force.fit = Fit("kept", 0.0, 1.0, 3, "line_search")
+    drive.router._in_force.fit = Fit("kept", 0.0, 0.05, 3, "line_search")
     assert alarms.of_lane(drive.router.view) == [alarms.Alarm("fit_kept", sentences.fit("line_search"))]
+
+
+@pytest.mark.parametrize("status", ["kept", "converged"])
+def test_prices_that_leave_quality_behind(status: Literal["kept", "converged"]) -> None:
+    """A gap of more than 5 % is an alarm, whatever the solver says of itself."""
+    drive = driven(budgets(2 * WINDOW))
+    drive.router._in_force.fit = Fit(status, 0.5, 0.051, 3, "solved")
+    assert alarms.Alarm("wide_gap", "5.1%") in alarms.of_lane(drive.router.view)
 
 
 @pytest.mark.parametrize(

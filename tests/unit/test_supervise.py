@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "supervise.sh"
 LIMIT_SECONDS = 60.0
+# A program in the background of a shell ignores SIGINT, and so does all that it starts: a shell cannot trap it then.
+HEARING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 
 Start = Callable[[str], subprocess.Popen[str]]
 
@@ -26,7 +29,8 @@ def start(tmp_path: Path) -> Start:
         program.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/starts\n{lines}\n')
         program.chmod(0o755)
         environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path), "PAUSE_SECONDS": "0"}
-        return subprocess.Popen(["sh", str(SCRIPT), "run", "--x"], env=environment, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", HEARING, "sh", str(SCRIPT), "run", "--x"]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
     return start
 

@@ -206,7 +206,8 @@ def _notes(result: Replayed) -> list[str]:
     counted = [
         (
             result.prices_close,
-            f"price solutions differ by less than {recorded_prices.TOLERANCE}: another machine solved them",
+            f"price solutions differ, and are worth the same within {recorded_prices.TOLERANCE:.2%}: another machine "
+            "solved them",
         ),
         (result.prices_taken, "price solutions were not checked: their index is not here"),
         (

@@ -29,6 +29,8 @@ OUTSIDE_SHARE = 0.2
 USED_SHARE, ELAPSED_SHARE = 0.95, 0.75
 TAKES_ALL_SHARE = 0.95
 OVERRUN_SHARE = 0.01
+# Prices that are solved leave 0.1 to 2 %: the share that the smoothing of the solver costs.
+WIDE_GAP = 0.05
 
 # The meaning of each alarm and its remedy, as the log shows them (docs/reference/alarms.md says more). The first two
 # concern the index, the next four all queries of a worker, the rest one lane.
@@ -45,6 +47,7 @@ MEANINGS = {
     "prices_all_zero": "no budget is scarce, every query goes to the best estimate; lower budgets if you want less",
     "one_llm_takes_all": "one LLM is the best choice for nearly all queries; check its price list and its budget",
     "fit_kept": "the last price solution did not certify, older prices stay in force; look at fit in the account row",
+    "wide_gap": "prices leave more than 5 % of the quality that the budgets allow; look at fit in the account row",
     "overrun": "more than 1 % was spent beyond the budgets; raise llms.<name>.margin",
 }
 INDEX_ALARMS = ("tiny_history", "new_llm")
@@ -99,6 +102,8 @@ def _of_budgets(lane: LaneView, config: Configuration) -> Iterator[Alarm]:
 def _of_prices(lane: LaneView, config: Configuration) -> Iterator[Alarm]:
     if lane.fit.status == "kept":
         yield Alarm("fit_kept", sentences.fit(lane.fit.code))
+    if lane.fit.status != "observing" and lane.fit.gap > WIDE_GAP:
+        yield Alarm("wide_gap", f"{lane.fit.gap:.1%}")
     quality, cost = lane.recent()
     if len(quality) < FEWEST_QUERIES or not lane.prices:
         return

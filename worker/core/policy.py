@@ -17,7 +17,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration, Fit
-from worker.core.solver import certificate, ended, market, solve
+from worker.core.solver import Market, certificate, dual, ended, market, solve
 from worker.estimation.features import Float64
 
 Reason = Literal["best_score", "observing"]
@@ -65,6 +65,9 @@ class Policy(Protocol):
     def solve(self, view: View) -> Solution:
         """New prices, or the old ones with the reason."""
 
+    def objective(self, view: View, prices: Sequence[float]) -> float:
+        """The dual objective of these prices on what `solve` would look at: the lower, the better."""
+
     def rank(
         self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
     ) -> list[int]:
@@ -79,6 +82,10 @@ class PolicyAround:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+
+    def objective(self, view: View, prices: Sequence[float]) -> float:
+        """As the other policy measures prices."""
+        return self.policy.objective(view, prices)
 
     def rank(
         self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
@@ -115,12 +122,21 @@ class PricedPolicy:
         return seen > 0 and seen % self.config.resolve_every_queries == 0
 
     def solve(self, view: View) -> Solution:
+        here = self._market(view)
+        if here is None:
+            return Solution(view.prices, Fit("kept", 0.0, 1.0, 0, "no_estimates"))
+        return Solution(*solve(here, view.prices))
+
+    def objective(self, view: View, prices: Sequence[float]) -> float:
+        here = self._market(view)
+        return 0.0 if here is None else dual(here, np.array(prices) / here.unit)
+
+    def _market(self, view: View) -> Market | None:
         quality = self._topped_up(view.window_quality, view.prior_quality)
         cost = self._topped_up(view.window_cost_micros, view.prior_cost_micros)
         if not len(quality):
-            return Solution(view.prices, Fit("kept", 0.0, 1.0, 0, "no_estimates"))
-        per_query = np.maximum(view.balance_micros, 0.0) / self.remaining_queries(view.seen)
-        return Solution(*solve(market(quality, cost, per_query), view.prices))
+            return None
+        return market(quality, cost, np.maximum(view.balance_micros, 0.0) / self.remaining_queries(view.seen))
 
     def remaining_queries(self, seen: int) -> int:
         """The queries still to be paid from the balance; at least 1."""
@@ -175,9 +191,18 @@ class PortPolicy:
         prices = found.x / PORT_ALPHA / MICROS_PER_USD
         return self._certified(view, prices, found)
 
-    def _certified(self, view: View, prices: Float64, found: OptimizeResult) -> Solution:
+    def objective(self, view: View, prices: Sequence[float]) -> float:
+        if not len(view.window_quality):
+            return 0.0
+        here = self._market(view)
+        return dual(here, np.array(prices) / here.unit)
+
+    def _market(self, view: View) -> Market:
         per_query = view.budget_micros * self.config.observe_share / len(view.window_quality)
-        here = market(view.window_quality, view.window_cost_micros, per_query)
+        return market(view.window_quality, view.window_cost_micros, per_query)
+
+    def _certified(self, view: View, prices: Float64, found: OptimizeResult) -> Solution:
+        here = self._market(view)
         proof = certificate(here, prices / here.unit)
         if not np.isfinite(prices).all():
             return Solution(view.prices, Fit("kept", proof.objective, 1.0, int(found.nit), "not_finite"))
