@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup llm demo test quick check soak lint coverage format bench evaluate schemas simulate clean
+.PHONY: help setup llm demo test quick check soak containers lint coverage format bench evaluate schemas simulate clean
 
 help: ## List these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ check: lint quick ## Check format, lint and types, and run the quick tests
 soak: $(READY) ## Run what takes forty minutes: 5,000 seeds, 20,000 queries under kills, ten minutes of chaos
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),5000)
 	$(PYTEST) -m soak
+
+containers: $(READY) ## Build the image, run both ways of deploy/README.md and break them (BUILT=1: take the image that is there)
+	@if docker info > /dev/null 2>&1 && docker compose version > /dev/null 2>&1; then \
+	  BUILT=$(BUILT) $(PYTEST) -m containers -rA tests/containers; \
+	else echo "make containers: no Docker engine with Compose answers here, so nothing was checked"; fi
 
 lint: $(READY) ## Check format, lint, spelling, dead code, imports and types
 	$(BIN)/ruff format --check .

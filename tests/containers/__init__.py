@@ -1,0 +1,1 @@
+"""Both ways of deploy/README.md on a Docker engine: `make containers`."""
