@@ -46,6 +46,21 @@ def test_a_broker_without_metadata(workers: int) -> None:
     assert whole == {topic: list(range(PARTITIONS)) for topic in INPUTS}
 
 
+@pytest.mark.parametrize("workers", [2, 3, 4])
+def test_a_worker_that_comes_back_gets_its_share(workers: int) -> None:
+    """The numbers of partitions differ by one at most, though the others have shared all of them meanwhile."""
+    settings = Settings(kafka=KafkaSettings(partitions=PARTITIONS))
+    assignors = [make_app(settings, cast(Lanes, None), Metrics()).assignor for _ in range(workers)]
+    for alive in (assignors[:-1], assignors):
+        members: Any = {f"worker-{n}": one.metadata(set(INPUTS)) for n, one in enumerate(alive)}
+        assigned = alive[0].assign(ClusterMetadata(), members)
+        for n, one in enumerate(alive):
+            one.on_assignment(assigned[f"worker-{n}"])
+    counts = [len(dict(assignment.assignment).get("queries", [])) for assignment in assigned.values()]
+    assert sum(counts) == PARTITIONS
+    assert max(counts) - min(counts) <= 1
+
+
 def test_the_consumer_reads_committed_records_and_waits_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """aiokafka's fetcher is made with the values of `_isolation_level` and `_fetch_max_wait_ms`."""
     made: Any = SimpleNamespace(_isolation_level="read_uncommitted", _fetch_max_wait_ms=1_500)

@@ -70,6 +70,11 @@ class FixedCluster(NamedTuple):
 class LaneAssignor(PartitionAssignor):  # type: ignore[misc]
     """Faust's co-partitioning assignor: it assigns partition p of all inputs to one worker."""
 
+    def __init__(self, app: LaneApp, replicas: int = 0) -> None:
+        # Lanes have no standbys. With standbys, a worker keeps what it has up to the largest share: three workers on
+        # four partitions would stay at 2, 2 and 0 after one of them has come back.
+        super().__init__(app, replicas=0)
+
     def assign(self, cluster: object, member_metadata: Mapping[str, Any]) -> Any:
         """Called in the group's leader. The leader's metadata (`cluster`) are not asked."""
         return super().assign(FixedCluster(self.app.conf.topic_partitions), member_metadata)
