@@ -16,6 +16,7 @@ FILES = ("-f", "docker-compose.yml", "-f", "tests/containers/override.yml")
 PROJECT = "tollgate-test"
 # A hundred times what it takes on a quiet machine: a limit is for what hangs.
 LIMIT_SECONDS = 600.0
+POLL_SECONDS = 0.2
 
 
 def docker(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -36,7 +37,7 @@ def wait_for(what: str, condition: Callable[[], bool], limit_seconds: float = LI
     end = time.monotonic() + limit_seconds
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {limit_seconds:.0f} s"
-        time.sleep(0.5)
+        time.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True)
