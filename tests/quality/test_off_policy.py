@@ -17,7 +17,8 @@ from tests.quality.instances import history
 from worker.commands.main import app
 from worker.contract import sentences
 from worker.contract.codes import Untold
-from worker.estimation.history import History
+from worker.contract.errors import FixSetting
+from worker.estimation.history import History, read_table
 from worker.evaluation import coverage, worth
 from worker.evaluation.coverage import LANDMARKS, PENALTIES
 from worker.evaluation.off_policy import (
@@ -168,7 +169,7 @@ def test_rows_that_taught_a_policy_do_not_judge_it() -> None:
     """Where nothing can be learned, the best LLM a row by the model is worth the mean; its own estimate says more."""
     draw = np.random.default_rng(5)
     past = replace(history(800, seed=5), quality=(draw.random((800, 4)) < 0.5).astype(np.float64))
-    log = read_log(log_of(past, "uniform"), 0, None, ((1.0,), (1.0,)), LANDMARKS)
+    log = read_log(log_of(past, "uniform"), 0, ((1.0,), (1.0,)), LANDMARKS)
     best = log.predicted_quality.argmax(axis=1)
     claimed = log.predicted_quality.max(axis=1).mean()
     judged = quality_scores(log, best).mean
@@ -179,14 +180,14 @@ def test_rows_that_taught_a_policy_do_not_judge_it() -> None:
 def test_copies_of_a_prompt_are_in_one_fold() -> None:
     """The answer to a copy would tell the answer, so equal rows are held out together."""
     past = history(200, seed=6)
-    log = read_log(log_of(past.rows(np.arange(400) % 200), "uniform"), 0, None, PENALTIES, LANDMARKS)
+    log = read_log(log_of(past.rows(np.arange(400) % 200), "uniform"), 0, PENALTIES, LANDMARKS)
     assert log.folds[:200].tolist() == log.folds[200:].tolist()
 
 
 def test_choices_at_random_are_guessed_as_such() -> None:
     """If the old policy asked anybody, every row has nearly the shares of the whole log."""
     past = log_of(history(1_200, seed=7), "uniform")
-    assert read_log(past, 0, None, PENALTIES, LANDMARKS).likely == pytest.approx(0.25, abs=0.06)
+    assert read_log(past, 0, PENALTIES, LANDMARKS).likely == pytest.approx(0.25, abs=0.06)
 
 
 def test_a_rule_by_length_is_found() -> None:
@@ -207,7 +208,7 @@ def cheap_and_dear(rows: int) -> History:
 
 def test_what_would_have_been_saved_is_told_in_dollars() -> None:
     """At equal quality, all rows go to the cheap LLM: 450 micro-dollars a row are saved, and quality is gained."""
-    found = worth.report(read_log(cheap_and_dear(1_000), 0, None, PENALTIES, LANDMARKS))
+    found = worth.report(read_log(cheap_and_dear(1_000), 0, PENALTIES, LANDMARKS))
     judged = {one.title: one for one in found.policies}
     saved, done = judged["priced at equal quality"], judged["what was really done"]
     assert saved.saved_usd is not None
@@ -220,7 +221,7 @@ def test_what_would_have_been_saved_is_told_in_dollars() -> None:
 
 def test_a_policy_may_stay_within_the_support() -> None:
     """Where a log does not tell of `priced`, it may tell of `priced` among the LLMs that were asked."""
-    found = worth.report(read_log(log_of(history(800, seed=9), "tenants"), 0, None, PENALTIES, LANDMARKS))
+    found = worth.report(read_log(log_of(history(800, seed=9), "tenants"), 0, PENALTIES, LANDMARKS))
     priced = [(one.within_support, one.support.untold) for one in found.policies if one.policy.startswith("priced")]
     assert priced[0] == (False, "no_overlap"), priced
     assert [untold for within, untold in priced if within] == [None, None]
@@ -228,13 +229,18 @@ def test_a_policy_may_stay_within_the_support() -> None:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log as a file: 400 rows, one answer each."""
-    past = cheap_and_dear(400)
+    """A log as a file."""
+    return written(cheap_and_dear(400), tmp_path_factory.mktemp("log"), {})
+
+
+def written(past: History, directory: Path, likely: dict[str, NDArray[np.float64]]) -> Path:
+    """A log as a file, with these probabilities."""
     columns = {"query_id": past.ids, "input_tokens": past.input_tokens, "embedding": past.embeddings.tolist()}
     for name, quality, cost in zip("ab", past.quality.T, past.cost_micros.T, strict=True):
         columns[name] = pa.array(quality, from_pandas=True)
         columns[f"{name}|total_cost"] = pa.array(cost / 1e6, from_pandas=True)
-    file = tmp_path_factory.mktemp("log") / "log.parquet"
+    columns |= {f"{name}|probability": values for name, values in likely.items()}
+    file = directory / "log.parquet"
     pq.write_table(pa.table(columns), file)
     return file
 
@@ -249,6 +255,31 @@ def test_the_command_judges_policies_on_a_log(table: Path, tmp_path: Path) -> No
     written = msgspec.json.decode(output.read_bytes(), type=worth.Report)
     assert [one.policy for one in written.policies[:3]] == ["done", "all_to_one", "all_to_one"]
     assert (tmp_path / "log.png").exists()
+
+
+def test_recorded_probabilities_are_taken(tmp_path: Path) -> None:
+    """If the table says how likely each LLM was asked, nothing is guessed, and the report says so."""
+    file = written(cheap_and_dear(400), tmp_path, {"a": np.full(400, 0.3), "b": np.full(400, 0.7)})
+    shown = CliRunner().invoke(app, ["evaluate", str(file)])
+    assert "how likely each LLM was asked is recorded in the table" in shown.output
+    assert read_log(read_table(file), 0, PENALTIES, LANDMARKS).likely[:, 0].tolist() == [0.3] * 400
+
+
+@pytest.mark.parametrize(
+    ("likely", "message"),
+    [
+        ({"a": 0.5}, r"has 'a\|probability' but no 'b\|probability'"),
+        ({"a": 0.5, "b": 0.6}, r"row 1: the probabilities of the LLMs are not 1 in sum"),
+        ({"a": 0.5, "b": np.nan}, r"row 1: the probabilities of the LLMs are not 1 in sum"),
+        ({"a": 50.0, "b": 50.0}, r"row 1: 'a\|probability' is 50.0, not in 0..1"),
+    ],
+    ids=["of one LLM only", "1.1 in sum", "an empty cell", "percent"],
+)
+def test_probabilities_that_are_none_are_refused(likely: dict[str, float], message: str, tmp_path: Path) -> None:
+    """The error names the column or the row."""
+    file = written(cheap_and_dear(100), tmp_path, {name: np.full(100, value) for name, value in likely.items()})
+    with pytest.raises(FixSetting, match=message):
+        read_table(file)
 
 
 def test_no_policy_is_played_on_a_log(table: Path) -> None:

@@ -207,7 +207,7 @@ def _compare(study: Study, policies: list[str], json: bool, output: Path | None,
 
 def _judge(history: History, json: bool, output: Path | None, plot: Path | None) -> None:
     with working("judging policies on the log"):
-        report = worth.report(read_log(history, FIRST_SEED))
+        report = worth.report(read_log(history, FIRST_SEED), history.likely is None)
     present(report, json, output, lambda screen: show_worth(screen, report))
     if plot:
         plots().draw_finding("log", worth.picture(report), plot)

@@ -19,7 +19,7 @@ def show(console: Console, report: Report) -> None:
     """A table of policies, and the reasons of those whose figures are not told."""
     console.print(
         f"{report.rows:,} rows that one LLM answered; ± is half of a 95 % interval; how likely each LLM was asked is "
-        "guessed from the log"
+        f"{'guessed from the log' if report.guessed else 'recorded in the table'}"
     )
     console.print(Figures(COLUMNS, [_cells(worth) for worth in report.policies]))
     for worth in report.policies:

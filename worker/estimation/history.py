@@ -3,7 +3,8 @@
 The layout is that of RouterBench and of the PORT reference code: one row per query; optionally ids, each once
 (`query_id`, `index` or `sample_id`; else rows are numbered), `prompt` (text), a category (`source`, `category` or
 `eval_name`) and `input_tokens`; and for each LLM two columns: `<llm>` (score in [0, 1]) and `<llm>|total_cost` (USD).
-An empty cell means that this LLM never saw this query.
+An empty cell means that this LLM never saw this query. In a log, `<llm>|probability` may say how likely each LLM was
+asked.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from worker.contract.errors import FixSetting
 from worker.contract.tokens import approximate_tokens
 from worker.estimation import tables
 
-COST_SUFFIX = "|total_cost"
+COST_SUFFIX, PROBABILITY_SUFFIX = "|total_cost", "|probability"
 ID_COLUMNS = ("query_id", "index", "sample_id")
 CATEGORY_COLUMNS = ("source", "category", "eval_name")
 MICROS_PER_USD = 1_000_000
@@ -34,6 +35,8 @@ MOST_USD, MOST_TOKENS, MOST_PERCENT = 1_000.0, 1e9, 100.0
 # Half of a company's queries do not cost more than this, each.
 TYPICAL_USD = 10.0
 ROUNDING = 1e-6
+# Probabilities of a row may be rounded to three digits.
+PROBABILITY_ROUNDING = 0.02
 # So many embeddings are scaled at once: in double precision they take 32 MB.
 BLOCK_ROWS = 10_000
 JSON_MESSAGES = ('[{"', '[ {"', "[\n")
@@ -48,6 +51,7 @@ class History:
 
     `embeddings` float32 [n, d], L2-normalised. `quality` float64 [n, M] in [0, 1] and `cost_micros` float64 [n, M],
     both nan where an LLM never saw a query. `input_tokens` float64 [n], nan where unknown. `categories`: one a row.
+    `likely` float64 [n, M]: how likely each LLM was asked, None where the table does not say it.
     """
 
     ids: list[str]
@@ -57,6 +61,7 @@ class History:
     cost_micros: NDArray[np.float64]
     input_tokens: NDArray[np.float64]
     categories: list[str] | None = None
+    likely: NDArray[np.float64] | None = None
 
     def rows(self, which: NDArray[np.int64]) -> History:
         """The same history with only these rows, in this order."""
@@ -69,6 +74,7 @@ class History:
             self.cost_micros[which],
             self.input_tokens[which],
             categories,
+            None if self.likely is None else self.likely[which],
         )
 
     def columns(self, which: Sequence[int]) -> History:
@@ -81,6 +87,7 @@ class History:
             self.cost_micros[:, list(which)],
             self.input_tokens,
             self.categories,
+            None if self.likely is None else self.likely[:, list(which)],
         )
 
 
@@ -106,7 +113,8 @@ def _history(path: Path, table: pa.Table, embeddings: Path | None = None, embed:
     ids = _ids(path, table)
     prompts = _prompts(table)
     vectors = _vectors(path, table, prompts, embeddings, embed)
-    return History(ids, llms, vectors, quality, cost, _input_tokens(path, table, prompts), _categories(table))
+    likely, tokens = _likely(path, table, llms), _input_tokens(path, table, prompts)
+    return History(ids, llms, vectors, quality, cost, tokens, _categories(table), likely)
 
 
 @dataclass(frozen=True)
@@ -193,6 +201,24 @@ def _costs(file: Path, table: pa.Table, llm: str) -> NDArray[np.float64]:
             "a query; divide micro-dollars by 1,000,000"
         )
     return _within(file, name, costs, MOST_USD, "; costs are in US dollars")
+
+
+def _likely(file: Path, table: pa.Table, llms: Sequence[str]) -> NDArray[np.float64] | None:
+    """How likely each LLM was asked, [n, M]; None for a table without such columns."""
+    names = [llm + PROBABILITY_SUFFIX for llm in llms]
+    present = [name for name in names if name in table.column_names]
+    if not present:
+        return None
+    if missing := [name for name in names if name not in present]:
+        raise FixSetting(
+            f"{file}: has {present[0]!r} but no {missing[0]!r}; give the probability of each LLM, or of none"
+        )
+    likely = np.stack([_within(file, name, tables.numbers(file, table, name), 1.0, "") for name in names], axis=1)
+    # Also where a cell is empty: nan is no sum near 1.
+    wrong = np.flatnonzero(~(np.abs(likely.sum(axis=1) - 1.0) <= PROBABILITY_ROUNDING))
+    if len(wrong):
+        raise FixSetting(f"{file}: row {wrong[0] + 1}: the probabilities of the LLMs are not 1 in sum")
+    return likely
 
 
 def _within(file: Path, name: str, numbers: NDArray[np.float64], most: float, hint: str) -> NDArray[np.float64]:

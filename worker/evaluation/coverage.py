@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +95,7 @@ def _draws(
         generator = np.random.default_rng(draw)
         rows = generator.integers(0, len(history.ids), size)
         part = answered_by(history.rows(rows), drawn(likely[rows], generator))
-        log = read_log(part, draw, likely[rows] if known else None, PENALTIES, LANDMARKS)
+        log = read_log(replace(part, likely=likely[rows] if known else None), draw, PENALTIES, LANDMARKS)
         yield {name: _judged(log, llm[rows], truth[name]) for name, llm in targets.items()}
 
 

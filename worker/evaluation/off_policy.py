@@ -100,27 +100,24 @@ def is_log(history: History) -> bool:
     return len(history.llms) > 1 and len(one_answer(history)) > len(history.ids) / 2
 
 
-def read_log(
-    history: History, seed: int, likely: Float64 | None = None, grid: Grid = GRID, landmarks: int | None = None
-) -> Log:
+def read_log(history: History, seed: int, grid: Grid = GRID, landmarks: int | None = None) -> Log:
     """The rows of `history` with one answer as a log, of at most MOST_ROWS rows. All rows teach the model.
 
-    `likely` [rows, M] are the probabilities of the old policy; None guesses them. `grid` are the penalties to choose
+    The probabilities of the old policy are those of the history, or are guessed. `grid` are the penalties to choose
     from, and `landmarks` limits the model: both save time.
     """
     generator = np.random.default_rng(seed)
     if len(history.ids) > MOST_ROWS:
-        some = np.sort(generator.permutation(len(history.ids))[:MOST_ROWS])
-        history, likely = history.rows(some), None if likely is None else likely[some]
+        history = history.rows(np.sort(generator.permutation(len(history.ids))[:MOST_ROWS]))
     folds = _folds(history, generator)
     quality, cost = _predicted(history, folds, generator, grid, landmarks)
     rows = one_answer(history)
     llm = (~np.isnan(history.quality[rows] + history.cost_micros[rows])).argmax(axis=1)
-    if likely is None:
+    if history.likely is None:
         seen = features(history.embeddings[rows], history.input_tokens[rows])
         chosen = guessed(seen, llm, len(history.llms), folds[rows])
     else:
-        chosen = likely[rows]
+        chosen = history.likely[rows]
     at = rows, llm
     return Log(
         history.llms, llm, history.quality[at], history.cost_micros[at], chosen, quality[rows], cost[rows], folds[rows]

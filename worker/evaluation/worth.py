@@ -64,13 +64,15 @@ class Worth(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """Every policy on the `rows` of a log that one LLM answered."""
+    """Every policy on the `rows` of a log that one LLM answered. `guessed`: the table did not say how likely each LLM
+    was asked."""
 
     rows: int
+    guessed: bool
     policies: Sequence[Worth]
 
 
-def report(log: Log) -> Report:
+def report(log: Log, guessed: bool = True) -> Report:
     """What was really done, all rows to each LLM, and `priced` at equal cost and at equal quality."""
     rows = len(log.llm)
     done = Worth(
@@ -80,7 +82,7 @@ def report(log: Log) -> Report:
         _dollars(known_scores(log.cost_micros)),
     )
     alone = [_worth(log, "all_to_one", np.full(rows, number), llm) for number, llm in enumerate(log.llms)]
-    return Report(rows, [done, *alone, *_priced(log)])
+    return Report(rows, guessed, [done, *alone, *_priced(log)])
 
 
 def _worth(log: Log, policy: Policy, choice: Rows, llm: str | None = None, within_support: bool = False) -> Worth:
