@@ -227,6 +227,42 @@ def test_a_policy_may_stay_within_the_support() -> None:
     assert [untold for within, untold in priced if within] == [None, None]
 
 
+FEW = log_of(history(100, seed=1), "uniform")
+ALL = history(100, seed=1)
+ODD = {
+    "equal embeddings": replace(FEW, embeddings=np.repeat(FEW.embeddings[:1], 100, axis=0)),
+    "all free": replace(FEW, cost_micros=FEW.cost_micros * 0.0),
+    "tokens unknown": replace(FEW, input_tokens=np.full(100, np.nan)),
+    "an LLM that was never asked": answered_by(ALL, np.arange(100) % 3),
+    "costs of half of the rows": replace(
+        FEW, cost_micros=np.where(np.arange(100)[:, None] < 50, FEW.cost_micros, np.nan)
+    ),
+    "some rows that all answered": replace(
+        FEW,
+        quality=np.where(np.arange(100)[:, None] < 30, ALL.quality, FEW.quality),
+        cost_micros=np.where(np.arange(100)[:, None] < 30, ALL.cost_micros, FEW.cost_micros),
+    ),
+    "20 rows": log_of(history(20, seed=1), "uniform"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_odd_logs_are_judged_too(odd: History) -> None:
+    """Figures are finite, and a policy without figures has a reason. An LLM that was never asked has none."""
+    found = worth.report(read_log(odd, 0))
+    assert len(found.policies) >= 2 + len(odd.llms)
+    for one in found.policies:
+        assert (one.quality is None) == (one.support.untold is not None), one
+        assert one.quality is None or np.isfinite(one.quality).all(), one
+        assert one.cost_usd is None or np.isfinite(one.cost_usd).all(), one
+
+
+def test_a_log_of_some_rows_is_refused() -> None:
+    """The error says how many rows are needed."""
+    with pytest.raises(FixSetting, match="the log has 19 rows that one LLM answered; at least 20 are needed"):
+        read_log(log_of(history(19, seed=1), "uniform"), 0)
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log as a file."""

@@ -124,19 +124,19 @@ def _chosen(
 ) -> tuple[Float64, Float64, tuple[float, float]]:
     """The weights [d, M] and held-out predictions [s, M] of the penalties that err least, and these penalties."""
     every = Sums.of(z, targets)
-    held_out = {penalties: np.empty(targets.shape) for penalties in product(*grid)}
-    for fold in range(FOLDS):
-        held = folds == fold
-        for penalties, weights in _fits(every.without(Sums.of(z[held], targets[held])), grid).items():
-            held_out[penalties][held] = z[held] @ weights
+    folded = [(held, every.without(Sums.of(z[held], targets[held]))) for held in (folds == n for n in range(FOLDS))]
     # An LLM with few answers counts for more than its answers, and for less than an LLM with many.
-    answers = np.maximum((~np.isnan(targets)).sum(axis=0), 1)
-    errors = {
-        penalties: float(np.nansum((targets - predicted) ** 2 / np.sqrt(answers)))
-        for penalties, predicted in held_out.items()
-    }
+    share = 1 / np.sqrt(np.maximum((~np.isnan(targets)).sum(axis=0), 1))
+    errors = dict.fromkeys(product(*grid), 0.0)
+    for held, others in folded:
+        for penalties, weights in _fits(others, grid).items():
+            errors[penalties] += float(np.nansum((targets[held] - z[held] @ weights) ** 2 * share))
     best = min(errors, key=errors.__getitem__)
-    return _fits(every, (best[:1], best[1:]))[best], held_out[best], best
+    alone, held_out = (best[:1], best[1:]), np.empty(targets.shape)
+    # Once more for the best alone: to keep the predictions of all penalties would take 25 times the memory.
+    for held, others in folded:
+        held_out[held] = z[held] @ _fits(others, alone)[best]
+    return _fits(every, alone)[best], held_out, best
 
 
 def _fits(sums: Sums, grid: Grid) -> dict[tuple[float, float], Float64]:

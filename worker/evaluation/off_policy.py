@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from worker.contract.codes import Untold
+from worker.contract.errors import FixSetting
 from worker.estimation.calibration import cost_bias, targets_of
 from worker.estimation.features import Float64
 from worker.estimation.history import History
@@ -104,8 +105,10 @@ def read_log(history: History, seed: int, grid: Grid = GRID, landmarks: int | No
     """The rows of `history` with one answer as a log, of at most MOST_ROWS rows. All rows teach the model.
 
     The probabilities of the old policy are those of the history, or are guessed. `grid` are the penalties to choose
-    from, and `landmarks` limits the model: both save time.
+    from, and `landmarks` limits the model: both save time. Raises FixSetting for fewer than FEWEST rows.
     """
+    if (answered := len(one_answer(history))) < FEWEST:
+        raise FixSetting(f"the log has {answered} rows that one LLM answered; at least {FEWEST} are needed to judge by")
     generator = np.random.default_rng(seed)
     if len(history.ids) > MOST_ROWS:
         history = history.rows(np.sort(generator.permutation(len(history.ids))[:MOST_ROWS]))
