@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from worker.contract.codes import CostWord, Rejection
 from worker.contract.completions import Remark, UsableCompletion
 from worker.contract.decisions import Decision, Ignored
-from worker.contract.messages import Configuration, Deferred, Dispatch
+from worker.contract.messages import Configuration, Deferred, Dispatch, Home
 from worker.contract.token_costs import PriceList
 from worker.contract.usage import Usage
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused
@@ -74,6 +74,8 @@ class ConfigurationChanges(TypedDict, total=False):
     index: str
     max_cost_micros: int
     price_lists: dict[str, PriceList]
+    home: Home | None
+    settings: str
 
 
 class QueryChanges(TypedDict, total=False):

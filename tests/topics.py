@@ -127,10 +127,15 @@ class PartitionLog:
         self._log = log
         self._transactions = transactions
         self._oldest = oldest
+        self.made_anew: dict[str, str] = {}
 
     def oldest(self, topic: str) -> int:
         """The first offset of a topic."""
         return self._oldest.get(topic, 0)
+
+    def ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """The id of each topic: its name, unless `made_anew` has it."""
+        return {topic: self.made_anew.get(topic, topic) for topic in topics}
 
     def read(
         self, topics: Sequence[str], done: Callable[[], bool] = lambda: True, start: int | None = None

@@ -83,24 +83,6 @@ def test_no_broker(system: System, prepare: Prepare) -> None:
     assert [*codes] == [3, 3, 3, 3]
 
 
-def test_a_topic_made_anew(system: System, prepare: Prepare, rows: Rows) -> None:
-    """A `queries` topic that was deleted and made anew is not silently skipped up to the old offset: `run` stops and
-    says what happened."""
-    settings = prepare()
-    system.start_workers(1)
-    load, watch = LoadGenerator(settings, rows[1], 40, 0), DecisionFollower(settings)
-    load.start()
-    watch.wait("decisions", lambda: len(watch.decided) >= 40, PATIENCE_SECONDS, lambda: None)
-    watch.close()
-    system.workers[0].stop()
-    admin, name = AdminClient(clients.common_config(settings)), settings.topics.queries
-    admin.delete_topics([name], operation_timeout=30)[name].result(PATIENCE_SECONDS)
-    wait_for("the topic to go", lambda: name not in admin.list_topics(timeout=10).topics, PATIENCE_SECONDS)
-    admin.create_topics([NewTopic(name, settings.kafka.partitions, 1)])[name].result(PATIENCE_SECONDS)
-    code, said = run(system, "run")
-    assert (code, "queries/" in said and "made anew" in said) == (4, True)
-
-
 @pytest.fixture
 def small_broker(tmp_path: Path) -> Iterator[Broker]:
     """A Kafka of its own, for a test that breaks it."""

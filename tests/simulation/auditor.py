@@ -92,9 +92,12 @@ class Auditor:
         partition = int(transaction.transactional_id.rpartition("-")[2])
         books, topics = self.books[partition], _by_topic(transaction.records)
         books.transactions.append(transaction)
+        written_ms = transaction.records[-1].timestamp
         decisions = [codec.decode_decision(record.value or b"") for record in topics.pop(TOPICS.decisions, [])]
         for record, decision in zip(_values(transaction.records, TOPICS.decisions), decisions, strict=True):
             require(decision.prev == books.head, f"partition {partition}: the chain breaks at {decision}")
+            early = f"partition {partition}: {decision} is ahead of its time, {written_ms}"
+            require(decision.at_ms <= written_ms, early)
             self._book(partition, books, decision)
             books.head, books.decisions = record_hash(record), books.decisions + 1
         self._check_messages(partition, decisions, topics)

@@ -98,6 +98,13 @@ class ForgetsTheOwner(Committer):
         pass
 
 
+class BelievesItsMachine(Committer):
+    """Takes the time of its machine, whatever the broker says."""
+
+    def _hear_time(self, asked: float) -> None:
+        pass
+
+
 class IgnoresSuspicion(Committer):
     """Keeps its producer after a request that was sent twice."""
 
@@ -131,5 +138,6 @@ BUGS: dict[str, Callable[[], Parts]] = {
     "forget the revocation": lambda: Parts(positions=ForgetsTheRevocation),
     "reuse a stale price": lambda: Parts(committer=with_router(StalePrice)),
     "forget the owner": lambda: Parts(committer=ForgetsTheOwner),
+    "believe one clock": lambda: Parts(committer=BelievesItsMachine),
     "ignore suspicion": lambda: Parts(committer=IgnoresSuspicion),
 }

@@ -21,12 +21,12 @@ from tests.simulation.traffic import DIMENSION
 from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.messages import Configuration
 from worker.contract.settings import LlmSettings, Settings
-from worker.core.events import Reconfigured
 from worker.core.router import Router
 from worker.kafka.clock import Clock
 from worker.kafka.memory import Log
 from worker.kafka.reader import Place
 from worker.service.committer import Committer, Kafka
+from worker.service.home import opening_events
 from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes, SkippedRecords
 from worker.service.metrics import Metrics
@@ -248,6 +248,7 @@ class Process:
 
     def _open(self, partition: int) -> Committer:
         committer = self.watched.open(partition, self.settings, self.kafka, self.clock)
-        if committer.view.config != self.configs[partition]:
-            committer.commit([Input(Reconfigured(self.now_ms(), self.configs[partition]))])
+        config, now_ms = self.configs[partition], committer.clock.now_ms()
+        if events := opening_events(self.kafka.reader, self.settings, committer.view, config, now_ms):
+            committer.commit([Input(event) for event in events])
         return committer

@@ -124,10 +124,10 @@ def test_after_a_hiccup_the_producer_is_replaced() -> None:
     partition = Partition()
     owner = partition.owner()
     owner.commit(inputs(START))
-    before = partition.log.epochs["tollgate-0"]
+    before = partition.log.epochs["tollgate-ledger-0"]
     make_suspicious(owner)
     owner.commit(inputs(query(0)))
-    assert (partition.log.epochs["tollgate-0"], partition.dispatched()) == (before + 1, [b"0-0-1"])
+    assert (partition.log.epochs["tollgate-ledger-0"], partition.dispatched()) == (before + 1, [b"0-0-1"])
 
 
 def test_a_commit_that_is_not_visible_yet_is_not_taken_for_anothers() -> None:
@@ -180,7 +180,7 @@ def test_a_transaction_that_hangs_is_ended_by_the_next_owner() -> None:
     first = partition.owner()
     with pytest.raises(LeaveProcess):
         first.commit(inputs(START, query(0)))
-    partition.log.hang("tollgate-0")
+    partition.log.hang("tollgate-ledger-0")
     hidden = partition.dispatched()
     second = partition.owner()
     second.commit(inputs(START, query(0)))
@@ -191,12 +191,13 @@ def test_a_lost_end_marker_of_one_topic_is_named_and_made_up_for() -> None:
     """What was decided, but is hidden in one topic, can be seen from the next commit there; a warning says so."""
     partition = Partition()
     partition.owner().commit(inputs(START))
-    topic, lost = f"dispatch.{LLMS[0]}", partition.log.transaction("tollgate-0", partition.log.epochs["tollgate-0"], 0)
+    topic, epoch = f"dispatch.{LLMS[0]}", partition.log.epochs["tollgate-ledger-0"]
+    lost = partition.log.transaction("tollgate-ledger-0", epoch, 0)
     partition.log.append((topic, 0), b"0-9-1", b"", (), 0, lost)
-    partition.log.hang("tollgate-0")
+    partition.log.hang("tollgate-ledger-0")
     with capture_logs() as logs:
         owner = partition.owner()
-    owner.commit(inputs(query(0)))
+    owner.commit(inputs(query(0, quality=[1.0, 0.0, 0.0])))
     named = [(each["event"], each["topics"]) for each in logs if "topics" in each]
     assert (named, partition.dispatched()) == ([("hanging_transaction", [topic])], [b"0-9-1", b"0-0-1"])
 

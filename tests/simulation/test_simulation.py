@@ -54,6 +54,7 @@ FOUND_WITHIN = {
     "forget the revocation": 100,
     "reuse a stale price": 20,
     "forget the owner": 400,
+    "believe one clock": 40,
     "ignore suspicion": 400,
 }
 

@@ -242,7 +242,7 @@ class World:
         process = self._one(self.running(alive=False))
         if process is None:
             return None
-        process.skew_ms = self.random.choice((-60_000, -500, 500, 8_000, 60_000))
+        process.skew_ms = self.random.choice((-600_000, -60_000, -500, 500, 8_000, 60_000, 600_000))
         return f"{self._name(process)}: the clock is {process.skew_ms} ms off"
 
     def compact(self) -> str:

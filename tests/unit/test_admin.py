@@ -14,8 +14,8 @@ from worker.contract.codes import Rejection, Remedy
 from worker.contract.errors import CheckBroker
 from worker.contract.messages import Deferred, Dispatch, Origin, Query
 from worker.contract.record import Headers, StoredRecord, header_bytes
-from worker.contract.settings import MAX_JSON_QUERY_BYTES, KafkaSettings, LimitSettings, Settings
-from worker.kafka import admin, clients
+from worker.contract.settings import MAX_JSON_QUERY_BYTES, KafkaSettings, LimitSettings, RoutingSettings, Settings
+from worker.kafka import admin, clients, demands
 from worker.kafka.clients import MAX_MESSAGE_BYTES
 
 BATCH_OVERHEAD_BYTES = 100
@@ -121,6 +121,71 @@ def test_the_producers_limit_is_above_every_topics() -> None:
     }
     wanted = admin.wanted(Settings(llms=SETTINGS.llms, limits=LimitSettings.model_validate(most)))
     assert max(int(config.get("max.message.bytes", 0)) for config in wanted.values()) <= MAX_MESSAGE_BYTES
+
+
+GOOD = {
+    "cleanup.policy": "delete",
+    "max.message.bytes": "1048576",
+    "message.timestamp.type": "CreateTime",
+    "retention.ms": "604800000",
+    "retention.bytes": "-1",
+    "min.insync.replicas": "1",
+}
+WANT = {"cleanup.policy": "delete"}
+WRONG: list[tuple[str, dict[str, str], dict[str, str], bool]] = [
+    ("cleanup.policy is compact", WANT, {"cleanup.policy": "compact"}, True),
+    ("max.message.bytes is 1048576", {**WANT, "max.message.bytes": "2000000"}, {}, True),
+    ("message.timestamp.type is CreateTime", {**WANT, "message.timestamp.type": "LogAppendTime"}, {}, True),
+    ("retention.ms is 60000", WANT, {"retention.ms": "60000"}, False),
+    ("retention.bytes is 100", WANT, {"retention.bytes": "100"}, False),
+]
+
+
+@pytest.mark.parametrize(("said", "want", "changes", "stops"), WRONG, ids=[case[0] for case in WRONG])
+def test_a_setting_of_a_topic_that_loses_tears_or_refuses(
+    said: str, want: dict[str, str], changes: dict[str, str], stops: bool
+) -> None:
+    """It is named with its value; only what would stop or tear decisions keeps a worker from starting."""
+    [problem] = demands.problems("queries", want, 3_600_000, GOOD | changes)
+    assert said in str(problem)
+    assert problem.stops == stops
+
+
+def test_settings_that_keep_what_is_needed_are_no_problem() -> None:
+    """Also where nothing has to be kept, and where everything is kept."""
+    assert [*demands.problems("queries", WANT, 604_800_000, GOOD)] == []
+    assert [*demands.problems("dead-letters", WANT, 0, GOOD | {"retention.ms": "1", "retention.bytes": "1"})] == []
+    assert [*demands.problems("queries", WANT, 10**12, GOOD | {"retention.ms": "-1"})] == []
+
+
+REPLICAS: list[tuple[int, int, str, bool]] = [
+    (1, 1, "", False),
+    (2, 1, "", False),
+    (3, 2, "", False),
+    (1, 2, "nothing can be written", True),
+    (3, 1, "lost with it", False),
+    (3, 3, "while a broker is down", False),
+]
+
+
+@pytest.mark.parametrize(("replicas", "in_sync", "said", "stops"), REPLICAS)
+def test_replicas(replicas: int, in_sync: int, said: str, stops: bool) -> None:
+    """Two of three must have a record; one more than there are can never have it."""
+    found = [*demands.replication("ledger", replicas, {"min.insync.replicas": str(in_sync)})]
+    assert [(said in str(problem), problem.stops) for problem in found] == ([(True, stops)] if said else [])
+
+
+def test_three_replicas_are_made_so_that_two_have_each_record() -> None:
+    """`topics create` sets what `topics check` asks for."""
+    settings = Settings(llms=SETTINGS.llms, kafka=KafkaSettings(replication_factor=3))
+    assert {config["min.insync.replicas"] for config in admin.wanted(settings).values()} == {"2"}
+
+
+def test_inputs_are_kept_for_every_attempt() -> None:
+    """A query is read again when its dispatch fails, up to the last attempt's time."""
+    routing = RoutingSettings(max_attempts=3, reservation_seconds=600)
+    kept = admin.kept_ms(Settings(llms=SETTINGS.llms, routing=routing))
+    assert (kept["queries"], kept["completions"], kept["dispatch.a"]) == (1_800_000, 1_800_000, 600_000)
 
 
 class Racing:

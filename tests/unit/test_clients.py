@@ -146,9 +146,10 @@ def test_every_producer_has_javas_partitioner() -> None:
 
 
 def test_a_lane_writes_under_its_own_fixed_id() -> None:
-    """A new owner of the partition fences the old one by this name, so it must never change."""
-    config = clients.transactional_config(Settings(kafka=KafkaSettings(group="team")), 7)
-    assert (config["transactional.id"], config["enable.idempotence"]) == ("team-7", True)
+    """A new owner of the partition fences the old one by this name, so it must never change. It is the ledger's: a
+    worker of another group is fenced too."""
+    config = clients.transactional_config(Settings(kafka=KafkaSettings(group="team", topic_prefix="eu.")), 7)
+    assert (config["transactional.id"], config["enable.idempotence"]) == ("tollgate-eu.ledger-7", True)
 
 
 def test_inputs_are_read_committed() -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -63,7 +64,12 @@ class Reader:
         self.consumer: Any = LaneConsumer.__new__(LaneConsumer)
         ready = asyncio.Event()
         ready.set()
-        lanes = SimpleNamespace(ready=ready, applied=lambda p, _: self.last if p == PLACE.partition else None)
+        self.failed: list[BaseException] = []
+        lanes = SimpleNamespace(
+            ready=ready,
+            applied=lambda p, _: self.last if p == PLACE.partition else None,
+            fail=self.failed.append,
+        )
         fakes = {
             "lanes": lanes,
             "positions": Positions(),
@@ -123,6 +129,36 @@ class Reader:
         """Faust drops what waits, and lets it flow again."""
         self.waiting = []
         self.consumer.resume_flow()
+
+
+@pytest.mark.parametrize(
+    ("error", "leaves"),
+    [
+        (OffsetOutOfRangeError({PLACE: 10}), True),
+        (OffsetOutOfRangeError({PLACE: 12}), True),
+        (OffsetOutOfRangeError({PLACE: 4}), False),
+        (OffsetOutOfRangeError({UNOWNED: 10}), False),
+        (NoOffsetForPartitionError(PLACE), False),
+    ],
+    ids=["where the lane is", "behind markers", "where the group was", "of another lane", "no offset of the group"],
+)
+def test_a_position_that_is_not_in_the_topic(error: Exception, leaves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker leaves if a lane asked for it. A position of the group from before the seek is sought again."""
+
+    async def happen() -> Reader:
+        reader = Reader(monkeypatch)
+        for event in (Reader.fetch, Reader.hand_over, Reader.fetch, Reader.hand_over):
+            await event(reader)
+
+        async def refuse(*_: object) -> None:
+            raise error
+
+        reader.consumer._thread.getmany = refuse
+        await reader.fetch()
+        return reader
+
+    reader = asyncio.run(happen())
+    assert (len(reader.failed), reader.consumer.positions.needs_seek, reader.last) == (int(leaves), True, 9)
 
 
 EVENTS = (Reader.fetch, Reader.fetch, Reader.fetch_for_nobody, Reader.hand_over, Reader.rebalance, Reader.resume)

@@ -7,6 +7,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any, cast
 
+from worker.kafka.clock import SYSTEM_CLOCK
 from worker.service.committer import Committer
 from worker.service.intake import Intake
 from worker.service.lanes import Lanes
@@ -18,12 +19,14 @@ class Opening:
     def __init__(self) -> None:
         self.begun, self.may_end = threading.Event(), threading.Event()
         self.failed: list[BaseException] = []
-        self.lanes = Lanes(cast(Intake, None), self._open, self.failed.append, search_threads=1)
+        nothing: Any = None
+        intake = Intake(nothing, nothing, nothing, nothing)
+        self.lanes = Lanes(intake, self._open, self.failed.append, search_threads=1)
 
     def _open(self, partition: int) -> Committer:
         self.begun.set()
         assert self.may_end.wait(10), "never let to end"
-        committer: Any = SimpleNamespace(partition=partition)
+        committer: Any = SimpleNamespace(partition=partition, clock=SYSTEM_CLOCK)
         return cast(Committer, committer)
 
     async def has_begun(self) -> None:

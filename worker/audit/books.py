@@ -21,6 +21,7 @@ from worker.contract.decisions import (
     Configured,
     Decision,
     Ignored,
+    Missed,
     Priced,
     Rejected,
     Routed,
@@ -98,6 +99,8 @@ class Books:
                 yield from self._checkpoint(decision)
             case Rejected():
                 self.counts["dead_letters" if decision.cause.kind == "queries" else "refused_completions"] += 1
+            case Missed():
+                self.counts[f"missed_{decision.cause.kind}"] += decision.offsets
             case Ignored():
                 self.counts["ignored"] += 1
         self.decisions += 1

@@ -18,13 +18,17 @@ from worker.core.journal import record_hash
 
 
 class DecisionRecord(NamedTuple):
-    """One record of `decisions`, decoded. `head` is the hash that the next record of the chain must carry."""
+    """One record of `decisions`, decoded. `head` is the hash that the next record of the chain must carry.
+
+    `appended_ms` is the time of the record in the topic: the broker's, if the topic has LogAppendTime.
+    """
 
     offset: int
     key: bytes | None
     value: bytes
     head: bytes
     decision: Decision
+    appended_ms: int = 0
 
 
 def decoded(record: Record) -> DecisionRecord | Mismatch:
@@ -34,7 +38,7 @@ def decoded(record: Record) -> DecisionRecord | Mismatch:
         decision = codec.decode_decision(value)
     except codec.UNREADABLE as error:
         return _at(record, f"is not a decision record: {error}")
-    return DecisionRecord(record.offset, record.key, value, record_hash(value), decision)
+    return DecisionRecord(record.offset, record.key, value, record_hash(value), decision, record.timestamp)
 
 
 def linked(records: Iterable[Record], head: bytes | None = None) -> Iterator[DecisionRecord | Mismatch]:

@@ -24,10 +24,11 @@ from worker.contract.decisions import (
     Configured,
     Decision,
     Ignored,
+    Missed,
     Rejected,
     Routed,
 )
-from worker.core.events import Arrived, Completed, Event, Reconfigured, Refused, Ticked
+from worker.core.events import Arrived, Completed, Event, Reconfigured, Refused, Removed, Ticked
 
 NIL = msgspec.Raw(msgspec.msgpack.encode(None))
 
@@ -46,6 +47,8 @@ def event_of(decisions: Sequence[Decision]) -> Event:
             return Reconfigured(first.at_ms, first.config)
         case Rejected():
             return Refused(topic_of(first), first.cause.number, first.at_ms, first.rejection)
+        case Missed():
+            return Removed(topic_of(first), first.cause.number + 1, first.at_ms)
         case Closed(cause=Cause(kind="completions")) | ChargedAgain() | Ignored():
             return _completed(first, decisions[1:])
         case Closed() | Checkpoint():
@@ -66,9 +69,9 @@ def arrived(routed: Routed) -> Arrived:
     )
 
 
-def topic_of(rejected: Rejected) -> Literal["queries", "completions"]:
-    """The input topic of a rejected record."""
-    return "queries" if rejected.cause.kind == "queries" else "completions"
+def topic_of(record: Rejected | Missed) -> Literal["queries", "completions"]:
+    """The input topic of a rejected record, or of missed ones."""
+    return "queries" if record.cause.kind == "queries" else "completions"
 
 
 def _completed(first: Closed | ChargedAgain | Ignored, after: Sequence[Decision]) -> Completed:

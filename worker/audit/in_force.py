@@ -23,6 +23,8 @@ SETTINGS = {
     "reservation_ms": "routing.reservation_seconds",
     "max_cost_micros": "limits.max_cost_usd",
 }
+# Where the lane is at home, and a hash of the settings as a whole.
+NO_SETTINGS = ("home", "settings")
 # The fields that hold a value for each LLM.
 OF_LLMS = {"budget_micros": "budget_usd", "margins": "margin", "price_lists": "price_list"}
 
@@ -68,6 +70,8 @@ def _changed(
         yield "llms"
         return
     for field in Configuration.__struct_fields__:
+        if field in NO_SETTINGS:
+            continue
         before, after = getattr(running, field), getattr(wanted, field)
         if before == after:
             continue

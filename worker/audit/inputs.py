@@ -44,6 +44,13 @@ class Inputs:
         self.applied = offset
         return True
 
+    def miss(self, first: int, last: int) -> bool:
+        """Note that the records from `first` to `last` were gone before they were decided; False if some were not."""
+        if first != self.applied + 1 or last < first:
+            return False
+        self.applied = last
+        return True
+
     def read(self, record: Record, oldest: int) -> Iterator[Mismatch]:
         """Compare the next record of the topic, whose first offset is `oldest`."""
         offset = record.offset

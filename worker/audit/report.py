@@ -7,15 +7,18 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from worker.audit import homes
 from worker.audit.books import Books
 from worker.audit.mismatch import Mismatch
 from worker.audit.verify import Verified
+from worker.contract.topic_names import TopicNames
 
 
 class Counts(Struct, frozen=True):
     """Counts over all partitions. Always: queries = dispatched + deferred + dead_letters, by their first decision.
 
-    `dispatches` and `deferrals` count later attempts too. `waiting_*` count records that were not decided yet.
+    `dispatches` and `deferrals` count later attempts too. `waiting_*` count records that were not decided yet,
+    `missed_*` the offsets that left their topics undecided.
     """
 
     queries: int = 0
@@ -37,6 +40,8 @@ class Counts(Struct, frozen=True):
     transactions: int = 0
     waiting_queries: int = 0
     waiting_completions: int = 0
+    missed_queries: int = 0
+    missed_completions: int = 0
 
 
 class LlmTotals(Struct, frozen=True):
@@ -74,14 +79,17 @@ class Report(Struct, frozen=True):
 
 def report(partitions: Sequence[Verified]) -> Report:
     """The report of verified partitions."""
-    wrong = sum(partition.wrong for partition in partitions)
+    configs = {one.partition: one.ledger.config for one in partitions if one.ledger.config is not None}
+    names = partitions[0].names if partitions else TopicNames()
+    between = [found.at(names.ledger, min(configs), None) for found in homes.disagreements(configs)]
+    wrong = sum(partition.wrong for partition in partitions) + len(between)
     return Report(
         ok=wrong == 0,
         counts=_counts(partitions),
         llms=_totals([partition.books for partition in partitions]),
         wrong=wrong,
-        findings=[finding for partition in partitions for finding in partition.findings],
-        notes=[note for partition in partitions for note in partition.notes],
+        findings=[*between, *(finding for partition in partitions for finding in partition.findings)],
+        notes=[*homes.notes(configs), *(note for partition in partitions for note in partition.notes)],
         remarks=dict(sum((partition.books.remarks for partition in partitions), Counter[str]()).most_common()),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from worker.contract.record import StoredRecord
@@ -14,6 +14,9 @@ class Topics(Protocol):
 
     def oldest(self, topic: str) -> int:
         """The first offset of a topic."""
+
+    def ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """Kafka's id of each topic that exists."""
 
     def read(
         self, topics: Sequence[str], done: Callable[[], bool] = at_once, start: int | None = None
@@ -35,6 +38,9 @@ class PartitionTopics:
     def oldest(self, topic: str) -> int:
         place = topic, self._partition
         return self._reader.oldest([place])[place]
+
+    def ids(self, topics: Iterable[str]) -> dict[str, str]:
+        return self._reader.topic_ids(topics)
 
     def read(
         self, topics: Sequence[str], done: Callable[[], bool] = at_once, start: int | None = None

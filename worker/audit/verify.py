@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from worker.audit.books import Books
 from worker.audit.chain import DecisionRecord, linked
+from worker.audit.early import Early
+from worker.audit.homes import Homes, elsewhere
 from worker.audit.inputs import Inputs
 from worker.audit.ledger_view import LedgerView
 from worker.audit.mismatch import Mismatch
@@ -19,9 +21,21 @@ from worker.audit.outputs import Outputs
 from worker.audit.start import Start, find_start
 from worker.audit.topics import Topics
 from worker.audit.transactions import Transactions
-from worker.contract.decisions import Cause, ChargedAgain, Checkpoint, Closed, Decision, Ignored, Rejected, Routed
+from worker.contract.decisions import (
+    Cause,
+    ChargedAgain,
+    Checkpoint,
+    Closed,
+    Configured,
+    Decision,
+    Ignored,
+    Missed,
+    Rejected,
+    Routed,
+)
 from worker.contract.messages import AccountRow, Offsets
 from worker.contract.topic_names import TopicNames
+from worker.service.home import topics_of_home
 
 SHOWN_FINDINGS = 100
 
@@ -43,6 +57,8 @@ class Verified:
     decisions: int = 0
     head: bytes = b""
     broken: bool = False
+    homes: Homes = field(default_factory=Homes)
+    early: Early = field(default_factory=Early)
     wrong: int = 0
     findings: list[Mismatch] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -99,6 +115,8 @@ def verify(partition: int, names: TopicNames, llms: Iterable[str], topics: Topic
     _check_inputs(result, outputs, topics)
     _check_later_decisions(result, outputs, records, topics)
     _check_ledger(result)
+    result.find(result.names.decisions, result.early.offset, result.early.findings())
+    _check_home(result, topics)
     return result
 
 
@@ -124,6 +142,7 @@ def _begin(result: Verified, start: Start, topics: Topics) -> None:
     if result.ledger.row is not None and result.ledger.row.decisions < start.before:
         # The system has gone on, and retention has removed the decision that the row named.
         _read_ledger(result, topics)
+    result.homes = Homes(start.config)
     result.queries, result.completions = Inputs(start.row.offsets.queries), Inputs(start.row.offsets.completions)
     result.head, result.decisions = start.records[-1].head, start.before + len(start.records)
     result.notes.append(
@@ -162,12 +181,18 @@ def _book_one(result: Verified, record: DecisionRecord, outputs: Outputs) -> Non
         before = result.decisions - 1
         row = _row_differences(result, "the checkpoint's account row", decision.row, before, decision.prev)
         result.find(result.names.decisions, record.offset, row)
+    result.early.add(record)
+    if isinstance(decision, Configured):
+        place = f"{result.names.decisions}/{result.partition} offset {record.offset}"
+        result.notes += [f"{place}: {change}" for change in result.homes.add(decision)]
     outputs.expect(decision, result.books.llms)
 
 
 def _decide_input(result: Verified, decision: Decision) -> Mismatch | None:
     """Note which input record this is the first decision about."""
     match decision:
+        case Missed():
+            return _miss_input(result, decision)
         case Routed(attempt=1):
             topic, offset = "queries", decision.offset
         case Rejected() | Ignored() | ChargedAgain() | Closed(cause=Cause(kind="completions")):
@@ -179,6 +204,21 @@ def _decide_input(result: Verified, decision: Decision) -> Mismatch | None:
     if inputs.decide(offset):
         return None
     return Mismatch(f"decides {topic} offset {offset} after offset {last} was decided: twice, or out of order")
+
+
+def _miss_input(result: Verified, missed: Missed) -> Mismatch:
+    """Note which input records were gone before they were decided. That is always a finding."""
+    topic, last = missed.cause.kind, missed.cause.number
+    inputs = result.queries if topic == "queries" else result.completions
+    if not inputs.miss(missed.first, last):
+        return Mismatch(f"misses {topic} offsets {missed.first} to {last} after offset {inputs.applied} was decided")
+    name = result.names.queries if topic == "queries" else result.names.completions
+    lost = "were never decided" if topic == "queries" else "were never booked"
+    return Mismatch(
+        f"records a loss: up to {missed.offsets} {topic}, the offsets {missed.first} to {last} of {name}, {lost}. They "
+        "left the topic before a worker read them: the retention of the topic is shorter than the time in which no "
+        "worker read it, or somebody deleted them"
+    )
 
 
 def _row_differences(
@@ -255,7 +295,8 @@ def _check_ledger(result: Verified) -> None:
     names, row = result.names, result.ledger.row
     if row is None:
         if result.decisions:
-            result.find(names.ledger, None, [Mismatch("has no account row, but there are decisions")])
+            lost = "has no account row, but there are decisions: the ledger was lost, or its topic was made anew"
+            result.find(names.ledger, None, [Mismatch(f"{lost}; see docs/how-to/lost-topics.md")])
         return
     what = "the account row"
     result.find(names.ledger, None, _row_differences(result, what, row, result.decisions, result.head))
@@ -263,3 +304,13 @@ def _check_ledger(result: Verified) -> None:
     result.find(
         names.ledger, None, result.ledger.differences(result.books.config, result.books.open, result.books.closed)
     )
+
+
+def _check_home(result: Verified, topics: Topics) -> None:
+    """The topics must be those that the books belong to."""
+    config = result.ledger.config or result.books.config
+    names = topics_of_home(result.names)
+    ids = topics.ids(names.values())
+    home = None if config is None else config.home
+    for name, found in elsewhere(home, {name: ids.get(topic) for name, topic in names.items()}):
+        result.find(names[name], None, [found])

@@ -29,6 +29,7 @@ VERBS = {
     "produce": "Produce the queries of a table at a steady rate.",
     "topics": "Create the topics, or check them.",
     "history": "Make history out of what other tools recorded.",
+    "ledger": "Mend the ledger when a topic was lost or changed.",
     "index": "Build the index of past queries, or inspect it.",
     "broker": "Start and stop a Kafka broker for development.",
     "status": "Show budgets, prices and the progress of each partition.",

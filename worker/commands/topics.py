@@ -20,14 +20,21 @@ def group() -> None:
 
 @app.command(epilog=more_help("tollgate topics create --config tollgate.toml"))
 def create(config: ConfigOption = None) -> None:
-    """Create each topic that does not exist. A topic that exists is not changed."""
+    """Create each topic that does not exist. A topic that exists is not changed.
+
+    If `ledger` or `decisions` is missing from a system that has decided something, nothing is created: a new one would
+    be empty, and what was spent would be forgotten.
+    """
     made = admin.create(settings_from(config))
     typer.echo(f"{len(made)} topics created" + "".join(f"\n  {name}" for name in made))
 
 
 @app.command(epilog=more_help("tollgate topics check", exit_1="a topic is not correct"))
 def check(config: ConfigOption = None) -> None:
-    """Check the partitions, the compaction and the record sizes of each topic."""
+    """Check the partitions, the compaction, the record sizes, the retention, the replicas and the times of each topic.
+
+    `tollgate run` does not start on a problem that would tear or refuse records. Of the others it warns.
+    """
     problems = admin.check(settings_from(config))
     for problem in problems:
         typer.echo(str(problem))

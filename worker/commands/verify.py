@@ -101,4 +101,5 @@ def _claims(counts: Counts) -> list[tuple[str, str]]:
         ),
         ("chain", f"{counts.decisions:,} decisions in {counts.transactions:,} transactions"),
         ("waiting", f"{counts.waiting_queries:,} queries, {counts.waiting_completions:,} completions"),
+        ("lost unread", f"{counts.missed_queries:,} queries, {counts.missed_completions:,} completions at most"),
     ]

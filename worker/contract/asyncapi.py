@@ -158,6 +158,7 @@ TOPICS = (
                 ("priced", None, "Prices from here on"),
                 ("routed", QUERY_ID, "A query dispatched or deferred"),
                 ("rejected", None, "A record that went to dead-letters"),
+                ("missed", None, "Records that left an input before they were read"),
                 ("closed", QUERY_ID, "A reservation settled, released or expired"),
                 ("charged_again", QUERY_ID, "A further answer to a dispatch that had closed"),
                 ("ignored", DISPATCH_ID, "A completion that changed nothing"),

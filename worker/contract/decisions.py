@@ -96,6 +96,21 @@ class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind", omit_defau
         return Rejection(self.code, self.limit, self.detail)
 
 
+class Missed(Struct, frozen=True, tag="missed", tag_field="kind"):
+    """Records of an input were removed before the lane had read them: the offsets from `first` to the number of its
+    cause. How many records stood there is not known, because markers of transactions take offsets too."""
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    first: int
+
+    @property
+    def offsets(self) -> int:
+        """How many records are missing at most."""
+        return self.cause.number + 1 - self.first
+
+
 class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit_defaults=True):
     """A reservation closed: settled (spent), released (an error, nothing spent) or expired (past its deadline).
 
@@ -188,4 +203,4 @@ class Checkpoint(Struct, frozen=True, tag="checkpoint", tag_field="kind"):
     closed: list[ClosedDispatch]
 
 
-Decision = Configured | Priced | Routed | Rejected | Closed | ChargedAgain | Ignored | Checkpoint
+Decision = Configured | Priced | Routed | Rejected | Missed | Closed | ChargedAgain | Ignored | Checkpoint

@@ -17,6 +17,7 @@ from worker.contract.decisions import (
     Closed,
     Configured,
     Ignored,
+    Missed,
     Priced,
     Rejected,
     Routed,
@@ -31,6 +32,7 @@ from worker.contract.messages import (
     Deferred,
     Dispatch,
     Fit,
+    Home,
     Offsets,
     Origin,
     Query,
@@ -116,6 +118,7 @@ def decisions() -> dict[str, Struct]:
         "decision-priced": Priced(PREV, QUERY, AT_MS, 250, PRICES, FIT),
         "decision-routed": _routed(),
         "decision-rejected": Rejected(PREV, Cause("queries", 1_235), AT_MS, "unknown_field", detail="txt"),
+        "decision-missed": Missed(PREV, Cause("completions", 980), AT_MS, 900),
         "decision-closed": _closed(),
         "decision-charged_again": _charged_again(),
         "decision-ignored": Ignored(PREV, Cause("completions", 981), AT_MS, "unmatched", "1-900-1", "gpt-4o", 4_100),
@@ -192,6 +195,8 @@ def _account_row() -> AccountRow:
         head=PREV,
         digest=PREV[::-1],
         window_from=190,
+        group="tollgate",
+        settings="5c1f0e9ab7d2c364",
     )
 
 
@@ -236,7 +241,19 @@ def _configuration() -> Configuration:
         index="9f2c51d0a7b3",
         max_cost_micros=1_000_000_000,
         price_lists={"gpt-4o": PriceList(Decimal("2.5"), Decimal(10), cached_input_usd_per_mtok=Decimal("1.25"))},
+        home=_home(),
+        settings="5c1f0e9ab7d2c364",
     )
+
+
+def _home() -> Home:
+    ids = {
+        "queries": "JfsVh8cTRdGrZkkCoO8XZQ",
+        "completions": "0a5lmHZ9TJ2Kp6yOpjPjnA",
+        "ledger": "Vd0mJ8dSQYmLJXXuIYg1Hw",
+        "decisions": "pI8PpJHUS5-x0Hk2mMjG3g",
+    }
+    return Home("tollgate", 4, ids)
 
 
 def _checkpoint() -> Checkpoint:

@@ -177,13 +177,14 @@ class Fit(Struct, frozen=True):
     code: FitCode
 
 
-class AccountRow(Struct, frozen=True):
+class AccountRow(Struct, frozen=True, omit_defaults=True):
     """The state of one lane but for its open reservations, its window and its configuration; key `account`.
 
     `format` is the version of these records (FORMAT). `seen` counts first-time queries priced; `sequence` counts
     transactions; `head` is the hash of the last decision record; `decisions` and `dispatches` count all ever written.
     `digest` is over this transaction's dispatch ids and `head`, so that a torn transaction would be seen. The window
-    holds the estimates since `seen` was `window_from`.
+    holds the estimates since `seen` was `window_from`. `group` and `settings` are those of the configuration: here a
+    reader finds them at the end of the topic.
     """
 
     format: int
@@ -199,6 +200,8 @@ class AccountRow(Struct, frozen=True):
     head: bytes
     digest: bytes
     window_from: int
+    group: str = ""
+    settings: str = ""
 
 
 class Reservation(Struct, frozen=True, gc=False):
@@ -241,11 +244,24 @@ class WindowBlock(Struct, frozen=True):
     cost_micros: bytes
 
 
+class Home(Struct, frozen=True):
+    """What the books of a lane belong to. A lane that finds itself elsewhere does not open.
+
+    `partitions` is the number that the budgets are split over. `topic_ids` are Kafka's ids of `queries`, `completions`,
+    `ledger` and `decisions`, by these names: a topic that is made anew has another id.
+    """
+
+    group: str
+    partitions: int
+    topic_ids: dict[str, str]
+
+
 class Configuration(Struct, frozen=True, omit_defaults=True):
-    """All settings that a decision depends on, as one partition sees them (budgets already split).
+    """All that a decision depends on, as one partition sees it: the settings (budgets already split) and the home.
 
     `price_lists` are the prices in force as numbers, so that an audit needs no package of that day. An answer that
-    costs more than `max_cost_micros` cannot be.
+    costs more than `max_cost_micros` cannot be. `settings` is a hash of the settings before they are split: it is the
+    same in all partitions. Records of older versions have neither `home` nor `settings`.
     """
 
     llms: tuple[str, ...]
@@ -264,3 +280,5 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
     index: str
     max_cost_micros: int
     price_lists: dict[str, PriceList] = {}
+    home: Home | None = None
+    settings: str = ""

@@ -33,7 +33,7 @@ OVERRUN_SHARE = 0.01
 WIDE_GAP = 0.05
 
 # The meaning of each alarm and its remedy, as the log shows them (docs/reference/alarms.md says more). The first two
-# concern the index, the next four all queries of a worker, the rest one lane.
+# concern the index, the next four all queries of a worker, the next four what is around a worker, the rest one lane.
 MEANINGS = {
     "tiny_history": "the index has too few rows for good estimates; build it from more rows",
     "new_llm": "the index has few answers of an LLM; record more of its answers and build the index again",
@@ -41,6 +41,10 @@ MEANINGS = {
     "cost_drift": "an LLM's real costs differ from the estimates; build the index again, or raise its margin",
     "quality_drift": "an LLM's real quality differs from the estimates; build the index from recent answers",
     "answers_unusable": "the costs of many answers are not known and are booked as reserved; see odd_answer in the log",
+    "records_lost": "records left an input before a worker read them; raise its retention.ms, see `tollgate verify`",
+    "clock_drift": "the clocks of this machine and of a broker differ; look at NTP on both, nothing expires early",
+    "two_settings": "lanes decide by different settings; restart all workers with the same settings",
+    "topics_changed": "a topic is not as it was when this worker started; see `tollgate topics check`",
     "shift": "the estimates of recent queries differ from those of history; build the index from recent queries",
     "early_exhaustion": "a budget was used up before its horizon; raise the budget, or routing.horizon_queries",
     "past_horizon": "more queries came than routing.horizon_queries; raise it, or set it to 0",
@@ -52,7 +56,8 @@ MEANINGS = {
 }
 INDEX_ALARMS = ("tiny_history", "new_llm")
 QUERY_ALARMS = ("outside_history", "cost_drift", "quality_drift", "answers_unusable")
-LANE_ALARMS = tuple(name for name in MEANINGS if name not in INDEX_ALARMS + QUERY_ALARMS)
+SYSTEM_ALARMS = ("records_lost", "clock_drift", "two_settings", "topics_changed")
+LANE_ALARMS = tuple(name for name in MEANINGS if name not in INDEX_ALARMS + QUERY_ALARMS + SYSTEM_ALARMS)
 
 
 class Alarm(NamedTuple):

@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 
 from worker.contract.codes import Rejection
 from worker.contract.completions import UsableCompletion
-from worker.contract.decisions import ChargedAgain, Closed, Ignored
+from worker.contract.decisions import ChargedAgain, Closed, Ignored, Missed
 from worker.contract.messages import Configuration, Deferred, Dispatch
 
 
@@ -47,6 +47,15 @@ class Refused(Struct, frozen=True):
     rejection: Rejection
 
 
+class Removed(Struct, frozen=True):
+    """Records of an input have left their topic before the lane had read them. `before` is the first offset that is
+    still there."""
+
+    topic: Literal["queries", "completions"]
+    before: int
+    at_ms: int
+
+
 class Ticked(Struct, frozen=True):
     """Time went by: reservations past their deadline expire, at most router.EXPIRIES of them. Nothing else does that,
     so an answer that overtakes the tick settles."""
@@ -61,7 +70,7 @@ class Reconfigured(Struct, frozen=True):
     config: Configuration
 
 
-Event = Arrived | Completed | Refused | Ticked | Reconfigured
+Event = Arrived | Completed | Refused | Removed | Ticked | Reconfigured
 
 
 @dataclass
@@ -70,7 +79,7 @@ class Effects:
 
     `refused` are records that could not be used, `ignored` are completions that changed nothing: the bytes of both go
     to `dead-letters`. `closed` are reservations that closed, and `charged_again` are further answers. Ignored, closed
-    and charged again are among the decisions too.
+    and charged again are among the decisions too, and so are `missed` input records.
     """
 
     dispatches: list[Dispatch] = field(default_factory=list)
@@ -79,5 +88,6 @@ class Effects:
     ignored: list[Ignored] = field(default_factory=list)
     closed: list[Closed] = field(default_factory=list)
     charged_again: list[ChargedAgain] = field(default_factory=list)
+    missed: list[Missed] = field(default_factory=list)
     decisions: list[tuple[str, bytes]] = field(default_factory=list)
     rows: dict[str, bytes | None] = field(default_factory=dict)

@@ -53,6 +53,16 @@ class LaneView:
         return self._router._offsets
 
     @property
+    def decisions(self) -> int:
+        """How many decisions the lane has recorded."""
+        return self._router._journal.count
+
+    @property
+    def clock_ms(self) -> int:
+        """The lane's time at its last decision."""
+        return self._router._clock_ms
+
+    @property
     def sequence(self) -> int:
         """How many transactions the lane has ended."""
         return self._router._sequence

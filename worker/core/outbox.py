@@ -16,6 +16,7 @@ from worker.contract.decisions import (
     Closed,
     Configured,
     Ignored,
+    Missed,
     Priced,
     Rejected,
     Routed,
@@ -204,6 +205,12 @@ class Outbox:
         self._effects.refused.append(event)
         why = event.rejection
         record = Rejected(self._journal.head, self._cause, self._at_ms, why.code, why.limit, why.detail)
+        self._journal.append("", record)
+
+    def missed(self, first: int) -> None:
+        """Records of an input are gone: the offsets from `first` to the number of the cause."""
+        record = Missed(self._journal.head, self._cause, self._at_ms, first)
+        self._effects.missed.append(record)
         self._journal.append("", record)
 
     def priced(self, pricing: Pricing) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration
 from worker.contract.settings import MICROS_PER_USD, Settings
 from worker.contract.token_costs import PriceList
+
+SETTINGS_BYTES = 8
 
 
 class Estimates(Protocol):
@@ -34,14 +40,12 @@ def configuration(
     check_llms(settings, manifest.llms, "the index")
     routing, partitions = settings.routing, settings.kafka.partitions
     margins = zip(manifest.llms, manifest.margins, strict=True)
-    return Configuration(
+    whole = Configuration(
         llms=tuple(manifest.llms),
-        budget_micros={
-            llm: _share(_micros(settings.llms[llm].budget_usd), partitions, partition) for llm in manifest.llms
-        },
+        budget_micros={llm: _micros(settings.llms[llm].budget_usd) for llm in manifest.llms},
         margins=tuple(float(settings.llms[llm].margin or margin) for llm, margin in margins),
         policy=routing.policy,
-        horizon_queries=_share(routing.horizon_queries, partitions, partition),
+        horizon_queries=routing.horizon_queries,
         horizon_floor_queries=routing.horizon_floor_queries,
         resolve_every_queries=routing.resolve_every_queries,
         window_queries=routing.window_queries,
@@ -54,6 +58,47 @@ def configuration(
         max_cost_micros=settings.limits.max_cost_micros,
         price_lists={llm: price_lists[llm] for llm in manifest.llms if llm in price_lists},
     )
+    budgets = {llm: _share(micros, partitions, partition) for llm, micros in whole.budget_micros.items()}
+    horizon = _share(whole.horizon_queries, partitions, partition)
+    return replace(whole, budget_micros=budgets, horizon_queries=horizon, settings=_hash(whole, partitions))
+
+
+def disagreement(configs: Mapping[int, Configuration]) -> str:
+    """What partitions decide differently, in words; empty if all decide by the same settings."""
+    groups: dict[str, list[int]] = {}
+    for partition, config in configs.items():
+        if config.settings:
+            groups.setdefault(config.settings, []).append(partition)
+    if len(groups) < 2:
+        return ""
+    first, *others = groups.values()
+    mine = configs[first[0]]
+    differ = [(other, ", ".join(_differing(mine, configs[other[0]]))) for other in others]
+    return "; ".join(f"{_numbers(first)} and {_numbers(other)} differ in {what}" for other, what in differ)
+
+
+def _numbers(partitions: list[int]) -> str:
+    return f"partition {partitions[0]}" if len(partitions) == 1 else f"partitions {', '.join(map(str, partitions))}"
+
+
+def _differing(one: Configuration, other: Configuration) -> Iterator[str]:
+    for name in one.__struct_fields__:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        if name == "budget_micros":
+            for llm in sorted({*mine, *theirs}):
+                # Shares of the same budget differ by one micro-dollar at most.
+                if abs(mine.get(llm, 0) - theirs.get(llm, 0)) > 1:
+                    yield f"the budget of {llm} ({mine.get(llm, 0)} and {theirs.get(llm, 0)} micro-dollars a partition)"
+        elif name == "horizon_queries":
+            if abs(mine - theirs) > 1:
+                yield name
+        elif name not in ("settings", "home") and mine != theirs:
+            yield name
+
+
+def _hash(whole: Configuration, partitions: int) -> str:
+    encoded = msgspec.msgpack.encode((whole, partitions), order="deterministic")
+    return blake2b(encoded, digest_size=SETTINGS_BYTES).hexdigest()
 
 
 def check_llms(settings: Settings, llms: Collection[str], where: str) -> None:

@@ -27,7 +27,7 @@ from worker.contract.decisions import Cause
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import FixSetting
 from worker.contract.messages import FORMAT, AccountRow, ClosedDispatch, Configuration, Offsets, Reservation
-from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused, Ticked
+from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused, Removed, Ticked
 from worker.core.journal import Journal
 from worker.core.lane_view import LaneView
 from worker.core.ledger import BrokenInvariant, Ledger
@@ -89,14 +89,15 @@ class Router:
         """What others may read of this router. It shows the state as it is whenever it is asked."""
         return LaneView(self)
 
-    def handle(self, events: Iterable[Event]) -> Effects:
+    def handle(self, events: Iterable[Event], with_checkpoint: bool = False) -> Effects:
         """Apply events in order and return what one transaction must publish, the account row included.
 
+        A checkpoint is due every so many transactions, or asked for.
         Raises BrokenInvariant if the books do not add up; the router is then of no more use.
         """
         outbox = self._decide(events)
         self._sequence += 1
-        if self._sequence % self._config.checkpoint_every == 0:
+        if with_checkpoint or self._sequence % self._config.checkpoint_every == 0:
             self._ledger.check()
             outbox.checkpoint(self._account_row(), self._in_force, self._ledger)
         return outbox.sealed(self._account_row(), self._in_force.window.take_touched())
@@ -146,6 +147,8 @@ class Router:
                 self._completed(event)
             case Refused():
                 self._refused(event)
+            case Removed():
+                self._removed(event)
             case Reconfigured():
                 self._reconfigured(event.config)
             case Ticked():
@@ -159,6 +162,8 @@ class Router:
                 return Cause("completions", event.offset)
             case Refused():
                 return Cause(event.topic, event.offset)
+            case Removed():
+                return Cause(event.topic, event.before - 1)
             case Reconfigured():
                 return Cause("settings", self._journal.count)
             case Ticked():
@@ -276,6 +281,11 @@ class Router:
         if self._advance(event.topic, event.offset):
             self._outbox.rejected(event)
 
+    def _removed(self, event: Removed) -> None:
+        applied = self._offsets.queries if event.topic == "queries" else self._offsets.completions
+        if self._advance(event.topic, event.before - 1):
+            self._outbox.missed(applied + 1)
+
     def _advance(self, topic: Literal["queries", "completions"], offset: int) -> bool:
         """Move an input's applied offset on; False if this record was applied before."""
         queries, completions = self._offsets.queries, self._offsets.completions
@@ -313,6 +323,8 @@ class Router:
             head=self._journal.head,
             digest=self._outbox.digest(),
             window_from=pricing.window_from,
+            group="" if pricing.config.home is None else pricing.config.home.group,
+            settings=pricing.config.settings,
         )
 
     @property

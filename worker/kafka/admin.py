@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     ConfigResource,
     NewTopic,
+    OffsetSpec,
     ResourceType,
 )
 
-from worker.contract.errors import CheckBroker
+from worker.contract.errors import CheckBroker, FixSetting
 from worker.contract.settings import Settings
-from worker.kafka import clients
+from worker.kafka import clients, demands
+from worker.kafka.demands import APPEND_TIME, FOREVER, Problem
 
 TIMEOUT_SECONDS = 15.0
-FOREVER = "-1"
 # A checkpoint's record holds a window of up to 100,000 rows, or 5,000 reservations.
 DECISION_BYTES = 64_000_000
 # What a dispatch or a dead letter adds of its own to what it passes on, and what an embedding of numbers in JSON grows
@@ -29,19 +30,9 @@ JSON_GROWTH = 8
 # A producer sends small records together, up to librdkafka's batch.size of 1,000,000 bytes.
 BATCH_BYTES = 1_048_576
 # No reservation is open for longer.
-BEGUN_MS = 31 * 86_400_000
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One way in which a topic is not what Tollgate needs, and what to do."""
-
-    topic: str
-    problem: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.topic}: {self.problem}; {self.remedy}"
+LONGEST_RESERVATION_MS = 31 * 86_400_000
+# With so many replicas, two can be asked to have a record before it counts as written.
+ENOUGH_REPLICAS = 3
 
 
 def wanted(settings: Settings) -> dict[str, dict[str, str]]:
@@ -61,25 +52,80 @@ def wanted(settings: Settings) -> dict[str, dict[str, str]]:
             "max.message.bytes": str(max(answer_bytes, BATCH_BYTES)),
         },
         # A row stays until its call has ended; rows of lost calls only as long as a query of theirs may be tried.
-        names.begun: {"cleanup.policy": "compact,delete", "retention.ms": str(BEGUN_MS)},
-        names.ledger: {"cleanup.policy": "compact", "max.message.bytes": str(BATCH_BYTES)},
-        names.decisions: {**delete, "retention.ms": FOREVER, "max.message.bytes": str(DECISION_BYTES)},
+        names.begun: {"cleanup.policy": "compact,delete", "retention.ms": str(LONGEST_RESERVATION_MS)},
+        # The broker's time of a row is a second opinion of what time it is (service/lane_clock).
+        names.ledger: {
+            "cleanup.policy": "compact",
+            "max.message.bytes": str(BATCH_BYTES),
+            "message.timestamp.type": APPEND_TIME,
+        },
+        names.decisions: {
+            **delete,
+            "retention.ms": FOREVER,
+            "max.message.bytes": str(DECISION_BYTES),
+            "message.timestamp.type": APPEND_TIME,
+        },
         names.deferred: {**delete, "max.message.bytes": room},
         names.dead_letters: {**delete, "max.message.bytes": room},
     }
     if settings.kafka.dispatch_format == "json":
         passed_on = JSON_GROWTH * limits.max_query_bytes + limits.max_header_bytes + ADDED_BYTES
         room = str(max(passed_on, int(room)))
-    return topics | {names.dispatch(llm): {**delete, "max.message.bytes": room} for llm in settings.llms}
+    topics |= {names.dispatch(llm): {**delete, "max.message.bytes": room} for llm in settings.llms}
+    if settings.kafka.replication_factor < ENOUGH_REPLICAS:
+        return topics
+    return {topic: {**config, "min.insync.replicas": "2"} for topic, config in topics.items()}
+
+
+def kept_ms(settings: Settings) -> dict[str, int]:
+    """How long each topic must keep its records at least; other topics may keep theirs as they like.
+
+    A query is read again for each attempt. Its dispatch and its completion count for as long as money is held.
+    """
+    names, routing = settings.topics, settings.routing
+    attempts_ms = routing.max_attempts * routing.reservation_seconds * 1000
+    dispatched = dict.fromkeys(map(names.dispatch, settings.llms), routing.reservation_seconds * 1000)
+    inputs = {names.queries: attempts_ms, names.completions: attempts_ms}
+    return {**inputs, **dispatched, names.decisions: LONGEST_RESERVATION_MS}
 
 
 def create(settings: Settings) -> list[str]:
     """Create what is missing and return it; what exists, or is made by another meanwhile, is left as it is.
 
-    Raises CheckBroker.
+    Raises FixSetting if books would be made anew, and CheckBroker.
     """
     admin = clients.admin_client(settings)
-    missing = {topic: config for topic, config in wanted(settings).items() if topic not in _partitions(admin)}
+    found = partitions(admin)
+    missing = {topic: config for topic, config in wanted(settings).items() if topic not in found}
+    _keep_books(admin, settings, found)
+    return make(admin, settings, missing)
+
+
+def _keep_books(admin: AdminClient, settings: Settings, found: Mapping[str, int]) -> None:
+    """Raise FixSetting if the ledger or the decisions are gone from a system that has decided something."""
+    names = settings.topics
+    lost = [topic for topic in (names.ledger, names.decisions) if topic not in found]
+    written = [topic for topic in names.written(settings.llms) if topic in found]
+    if lost and (used := [topic for topic in written if _ever_written(admin, topic, found[topic])]):
+        raise FixSetting(
+            f"{' and '.join(lost)}: missing, but {', '.join(used)} has records: made anew it would be empty, and what "
+            "was spent would be forgotten; nothing was created. docs/how-to/lost-topics.md says how to go on"
+        )
+
+
+def _ever_written(admin: AdminClient, topic: str, count: int) -> bool:
+    asked = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(count)}
+    try:
+        ends = [
+            future.result().offset for future in admin.list_offsets(asked, request_timeout=TIMEOUT_SECONDS).values()
+        ]
+    except KafkaException as error:
+        raise CheckBroker(f"{topic}: its end could not be read: {error.args[0].str()}") from error
+    return any(ends)
+
+
+def make(admin: AdminClient, settings: Settings, missing: Mapping[str, dict[str, str]]) -> list[str]:
+    """Create these topics with these settings, and return those that nobody else made. Raises CheckBroker."""
     kafka = settings.kafka
     new = [
         NewTopic(name, kafka.partitions, kafka.replication_factor, config=config) for name, config in missing.items()
@@ -102,42 +148,61 @@ def _is_made(future: Future[None]) -> bool:
 def check(settings: Settings) -> list[Problem]:
     """What about the topics would lose, tear or refuse records; empty when all is well. Raises CheckBroker."""
     admin = clients.admin_client(settings)
-    partitions, topics = _partitions(admin), wanted(settings)
+    found, topics = partitions(admin), wanted(settings)
     problems = [
-        Problem(topic, "missing", "create it with `tollgate topics create`")
-        for topic in topics
-        if topic not in partitions
+        Problem(topic, "missing", "create it with `tollgate topics create`") for topic in topics if topic not in found
     ]
     problems += [
-        Problem(
-            topic,
-            f"{partitions[topic]} partitions, not {settings.kafka.partitions}",
-            "all topics need the number of kafka.partitions: change the setting, or make the topic anew",
-        )
+        Problem(topic, f"{found[topic]} partitions, not {settings.kafka.partitions}", _of_partitions(topic, settings))
         for topic in topics
-        if partitions.get(topic, settings.kafka.partitions) != settings.kafka.partitions
+        if found.get(topic, settings.kafka.partitions) != settings.kafka.partitions
     ]
-    present = [topic for topic in topics if topic in partitions]
-    return problems + [
-        found for topic in present for found in _config_problems(topic, topics[topic], _config(admin, topic))
-    ]
-
-
-def _config_problems(topic: str, want: dict[str, str], have: dict[str, str]) -> list[Problem]:
-    problems = []
-    if have["cleanup.policy"] != want["cleanup.policy"]:
-        set_it = f"set cleanup.policy={want['cleanup.policy']}"
-        problems.append(Problem(topic, f"cleanup.policy is {have['cleanup.policy']}", set_it))
-    needed = int(want.get("max.message.bytes", 0))
-    if int(have["max.message.bytes"]) < needed:
-        problems.append(
-            Problem(topic, f"max.message.bytes is {have['max.message.bytes']}", f"set it to {needed} at least")
-        )
+    present, kept, replicas = [topic for topic in topics if topic in found], kept_ms(settings), _replicas(admin)
+    for topic in present:
+        have = _config(admin, topic)
+        problems += demands.problems(topic, topics[topic], kept.get(topic, 0), have)
+        problems += demands.replication(topic, replicas[topic], have)
     return problems
 
 
-def _partitions(admin: AdminClient) -> dict[str, int]:
+def _of_partitions(topic: str, settings: Settings) -> str:
+    names = settings.topics
+    if topic in (names.ledger, names.decisions):
+        return "set kafka.partitions to the number that the system began with; docs/how-to/lost-topics.md says more"
+    return (
+        "all topics need the number of kafka.partitions: set it to the number that the system began with, and give "
+        "topics that have fewer so many. docs/how-to/lost-topics.md says how to go back from more"
+    )
+
+
+def _replicas(admin: AdminClient) -> dict[str, int]:
+    """The smallest number of replicas that a partition of each topic has."""
     topics = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
+    return {
+        name: min((len(partition.replicas) for partition in topic.partitions.values()), default=1)
+        for name, topic in topics.items()
+    }
+
+
+def topic_ids(admin: AdminClient, topics: Iterable[str]) -> dict[str, str]:
+    """Kafka's id of each of the topics that exist. Raises CheckBroker."""
+    futures = admin.describe_topics(TopicCollection([*topics]), request_timeout=TIMEOUT_SECONDS)
+    found = {}
+    for topic, future in futures.items():
+        try:
+            found[topic] = str(future.result().topic_id)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise CheckBroker(f"{topic}: its id could not be read: {error.args[0].str()}") from error
+    return found
+
+
+def partitions(admin: AdminClient) -> dict[str, int]:
+    """How many partitions each topic of the cluster has. Raises CheckBroker."""
+    try:
+        topics = admin.list_topics(timeout=TIMEOUT_SECONDS).topics
+    except KafkaException as error:
+        raise CheckBroker(f"the topics could not be listed: {error.args[0].str()}") from error
     return {name: len(topic.partitions) for name, topic in topics.items()}
 
 

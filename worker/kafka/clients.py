@@ -119,9 +119,12 @@ def producer_config(settings: Settings) -> dict[str, Any]:
 
 
 def transactional_config(settings: Settings, partition: int) -> dict[str, Any]:
-    """The producer of one lane: a fixed transactional id, so that a new owner fences the old one (KIP-98)."""
+    """The producer of one lane: a fixed transactional id, so that a new owner fences the old one (KIP-98).
+
+    It is named after the ledger that it protects, so that nobody can write to a ledger unfenced under another name.
+    """
     return producer_config(settings) | {
-        "transactional.id": f"{settings.kafka.group}-{partition}",
+        "transactional.id": f"tollgate-{settings.topics.ledger}-{partition}",
         "transaction.timeout.ms": settings.kafka.transaction_timeout_ms,
         # No request may outlast the transaction; librdkafka refuses to start otherwise.
         "socket.timeout.ms": min(SOCKET_TIMEOUT_MS, settings.kafka.transaction_timeout_ms),

@@ -9,7 +9,7 @@ them (the last stable offset). Commits and aborts leave a marker that takes an o
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -54,6 +54,7 @@ class Log:
 
     `on_commit` hears of each transaction when it commits. `hanging` transactions have lost their end, so their records
     stay hidden. With `late_markers` a committed transaction (`marking`) stays hidden until its producer's next request.
+    `made` counts how often a topic was made anew.
     """
 
     on_commit: Callable[[Transaction], None] = lambda _: None
@@ -64,6 +65,7 @@ class Log:
     hanging: dict[str, Transaction] = field(default_factory=dict)
     marking: dict[str, Transaction] = field(default_factory=dict)
     late_markers: bool = False
+    made: Counter[str] = field(default_factory=Counter)
 
     def append(
         self,
@@ -139,7 +141,8 @@ class Log:
         self._close(transactional_id, "aborted")
 
     def hang(self, transactional_id: str) -> None:
-        """The broker forgets to write the end of an open transaction: only an end of the next one will end it too."""
+        """The broker forgets to write the end of an open transaction: only the end of a later one of the same producer,
+        with a partition in common, will end it too."""
         self.hanging[transactional_id] = self.open.pop(transactional_id)
 
     def time_out(self, before_ms: int) -> None:
@@ -164,6 +167,12 @@ class Log:
         """Drop what lies before an offset: its retention is over."""
         self.entries[place] = [entry for entry in self.entries[place] if entry.offset >= before]
 
+    def make_anew(self, topic: str) -> None:
+        """Delete a topic and create it again, empty: it has another id."""
+        self.made[topic] += 1
+        for place in [place for place in self.entries if place[0] == topic]:
+            del self.entries[place], self.ends[place]
+
     def _check_epoch(self, transactional_id: str, epoch: int) -> None:
         if epoch != self.epochs[transactional_id]:
             raise FencedError(f"{transactional_id}: epoch {epoch} is over")
@@ -172,7 +181,9 @@ class Log:
         transaction = self.open.pop(transactional_id, None)
         if transaction is None:
             return
-        if (hanging := self.hanging.pop(transactional_id, None)) is not None:
+        hanging = self.hanging.get(transactional_id)
+        if hanging is not None and hanging.first.keys() & transaction.first.keys():
+            del self.hanging[transactional_id]
             hanging.state = state
         transaction.state = state
         for place in transaction.first:
@@ -235,6 +246,17 @@ class MemoryReader:
     def last_value(self, topic: str, partition: int, key: bytes) -> bytes | None:
         values = [record.value for record in self.read_partition(topic, partition) if record.key == key]
         return values[-1] if values else None
+
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        return {topic: f"{topic}-{self._log.made[topic]}" for topic in topics}
+
+    def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        found = {topic: [place[1] for place in self._log.entries if place[0] == topic] for topic in topics}
+        return {topic: max(numbers) + 1 for topic, numbers in found.items() if numbers}
+
+    def appended_ms(self, topic: str, partition: int) -> int:
+        records = (entry.record for entry in reversed(self._log.entries[topic, partition]))
+        return next((record.timestamp for record in records if record is not None), -1)
 
     def open_transactions(self, topics: Sequence[str], partition: int) -> set[str]:
         places = [(topic, partition) for topic in topics]

@@ -10,13 +10,14 @@ from typing import Protocol
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
+    ListOffsetsResultInfo,
     OffsetSpec,
 )
 
 from worker.contract.errors import CheckBroker
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
-from worker.kafka import clients
+from worker.kafka import admin, clients
 from worker.kafka.clients import TIMEOUT_SECONDS
 from worker.kafka.clock import SYSTEM_CLOCK, Clock, poll_until
 
@@ -77,6 +78,15 @@ class Reader(Protocol):
     def last_value(self, topic: str, partition: int, key: bytes) -> bytes | None:
         """The newest committed value of a key; None if there is none."""
 
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """Kafka's id of each topic; those that do not exist are missing. A topic that is made anew has another id."""
+
+    def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        """How many partitions each topic has; those that do not exist are missing."""
+
+    def appended_ms(self, topic: str, partition: int) -> int:
+        """When the newest record of a partition was appended, by the broker's clock if the topic has LogAppendTime."""
+
     def open_transactions(self, topics: Sequence[str], partition: int) -> set[str]:
         """Those of the topics that hold records of an open transaction in this partition."""
 
@@ -117,6 +127,16 @@ class KafkaReader:
     def at(self, places: Iterable[Place], timestamp_ms: int) -> dict[Place, int]:
         return self._offsets(places, OffsetSpec.for_timestamp(timestamp_ms))
 
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        return admin.topic_ids(self._admin, topics)
+
+    def partitions(self, topics: Iterable[str]) -> dict[str, int]:
+        found = admin.partitions(self._admin)
+        return {topic: found[topic] for topic in topics if topic in found}
+
+    def appended_ms(self, topic: str, partition: int) -> int:
+        return self._list([(topic, partition)], OffsetSpec.max_timestamp())[topic, partition].timestamp
+
     def open_transactions(self, topics: Sequence[str], partition: int) -> set[str]:
         places = [(topic, partition) for topic in topics]
         stable = self.ends(places)
@@ -126,14 +146,19 @@ class KafkaReader:
     def _offsets(
         self, places: Iterable[Place], which: OffsetSpec, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
     ) -> dict[Place, int]:
+        return {place: found.offset for place, found in self._list(places, which, isolation).items()}
+
+    def _list(
+        self, places: Iterable[Place], which: OffsetSpec, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
+    ) -> dict[Place, ListOffsetsResultInfo]:
         asked = {TopicPartition(*place): which for place in places}
         what = ", ".join(sorted({where.topic for where in asked}))
         passing: list[KafkaException] = []
 
-        def ask() -> dict[Place, int]:
+        def ask() -> dict[Place, ListOffsetsResultInfo]:
             found = self._admin.list_offsets(asked, request_timeout=TIMEOUT_SECONDS, isolation_level=isolation)
             try:
-                return {(where.topic, where.partition): future.result().offset for where, future in found.items()}
+                return {(where.topic, where.partition): future.result() for where, future in found.items()}
             except KafkaException as error:
                 # A broker that comes back needs a moment until its partitions have leaders.
                 if error.args[0].code() not in clients.PASSING:

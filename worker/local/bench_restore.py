@@ -19,7 +19,7 @@ from worker.core.router import Router
 from worker.estimation.estimator import Estimator
 from worker.kafka import clients
 from worker.kafka.reader import KafkaReader
-from worker.service.committer import read_rows
+from worker.service.rows import read_rows
 
 OPEN = 10_000
 

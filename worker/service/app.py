@@ -6,11 +6,13 @@ not safe for money (docs/ARCHITECTURE.md says why); the lanes keep the ledger th
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sys
 import threading
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -20,26 +22,25 @@ from faust.types import StreamT
 from faust.web import Request, Response, View
 
 from worker.contract.errors import FixSetting, LeaveProcess, TollgateError
-from worker.contract.messages import Offsets
 from worker.contract.settings import KafkaSettings, Settings
-from worker.contract.topic_names import TopicNames
-from worker.core.events import Reconfigured
 from worker.core.partition_config import configuration
 from worker.core.router import Prior
 from worker.estimation.embedder import load_embedder
 from worker.estimation.estimator import Estimator
 from worker.kafka import admin, clients
 from worker.kafka.clock import SystemClock
-from worker.kafka.reader import KafkaReader, Reader
+from worker.kafka.reader import KafkaReader
 from worker.service import index_in_use
 from worker.service.committer import Committer, Kafka, open_committer
 from worker.service.consumer import LaneApp, LaneAssignor, LaneConsumer
+from worker.service.home import opening_events
 from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes
 from worker.service.metrics import AlarmLog, Metrics
 from worker.service.ports import web_port
 from worker.service.positions import Positions
 from worker.service.prepare import Preparer
+from worker.service.watch import Watch
 
 log = structlog.get_logger()
 
@@ -85,9 +86,12 @@ def run(settings: Settings) -> None:
 
 
 def check_topics(settings: Settings) -> None:
-    """Raise FixSetting if a topic is not what the lanes need."""
-    if problems := admin.check(settings):
-        raise FixSetting("\n".join(str(problem) for problem in problems))
+    """Raise FixSetting if a topic is not what the lanes need, and warn of what may lose records."""
+    problems = admin.check(settings)
+    if stopping := [str(problem) for problem in problems if problem.stops]:
+        raise FixSetting("\n".join(stopping))
+    for problem in problems:
+        log.warning("topic_problem", topic=problem.topic, problem=problem.problem, remedy=problem.remedy)
 
 
 def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> Lanes:
@@ -105,27 +109,15 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
 
     def open_lane(partition: int) -> Committer:
         committer = open_committer(partition, settings, prior, metrics, Kafka(reader), clock)
-        check_inputs(reader, settings.topics, partition, committer.view.offsets)
-        if committer.view.config != configurations[partition]:
-            committer.commit([Input(Reconfigured(clock.now_ms(), configurations[partition]))])
+        events = opening_events(reader, settings, committer.view, configurations[partition], committer.clock.now_ms())
+        if events:
+            committer.commit([Input(event) for event in events])
         return committer
 
     # One thread more than may search: it decodes and estimates meanwhile.
     lanes = Lanes(intake, open_lane, leave, settings.index.search_threads + 1)
     metrics.watch(lambda: [lane.committer.view for lane in lanes.open])
     return lanes
-
-
-def check_inputs(reader: Reader, topics: TopicNames, partition: int, applied: Offsets) -> None:
-    """Raise FixSetting if an input ends before what the ledger has applied: new records would be taken for old ones."""
-    inputs = {(topics.queries, partition): applied.queries, (topics.completions, partition): applied.completions}
-    ends = reader.ends(inputs)
-    for (topic, _), offset in inputs.items():
-        if (end := ends[topic, partition]) <= offset:
-            raise FixSetting(
-                f"{topic}/{partition}: ends at offset {end}, but the ledger has applied {offset}: the topic was made "
-                "anew or lost its end; bring it back, or begin afresh with another kafka.topic_prefix and kafka.group"
-            )
 
 
 def leave(error: BaseException) -> None:
@@ -174,9 +166,12 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
     _add_agents(app, settings, lanes, positions)
     _add_pages(app, lanes, metrics)
     alarm_log = AlarmLog()
+    committers = partial(_committers, lanes)
+    watch = Watch(settings, KafkaReader(settings), metrics, committers, lanes.fail)
 
     @app.timer(interval=ALARM_SECONDS)  # type: ignore[untyped-decorator]
     async def log_alarms(*_: Any) -> None:
+        await asyncio.to_thread(watch.look)
         alarm_log.update(metrics.alarms())
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
@@ -185,6 +180,10 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         await lanes.stop()
 
     return app
+
+
+def _committers(lanes: Lanes) -> list[Committer]:
+    return [lane.committer for lane in lanes.open]
 
 
 def _end_in_time(seconds: float) -> None:

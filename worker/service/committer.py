@@ -20,6 +20,7 @@ they are not, it was decided, and the next commit to the partition shows what is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import structlog
@@ -28,11 +29,11 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from worker.contract import codec, dead_letters
 from worker.contract.codec import Format
 from worker.contract.codes import Reason
-from worker.contract.errors import CheckBroker, LeaveProcess
+from worker.contract.errors import CheckBroker, FixSetting, LeaveProcess
 from worker.contract.record import Record
 from worker.contract.settings import Settings
 from worker.core import snapshot
-from worker.core.events import Effects
+from worker.core.events import Effects, Event
 from worker.core.lane_view import LaneView
 from worker.core.ledger import BrokenInvariant
 from worker.core.outbox import ACCOUNT_KEY
@@ -41,13 +42,19 @@ from worker.kafka import clients
 from worker.kafka.clients import TransactionalProducer, produce
 from worker.kafka.clock import SYSTEM_CLOCK, Clock
 from worker.kafka.reader import Reader
+from worker.service.home import wrong_group
 from worker.service.intake import Input
+from worker.service.lane_clock import LaneClock
 from worker.service.metrics import Metrics
+from worker.service.rows import last_account, read_rows
 
 logger = structlog.get_logger()
 
 # No request times out sooner (librdkafka's request timeouts are whole seconds), so a faster commit was not retried.
 SUSPICIOUS_SECONDS = 1.0
+
+# The broker's time is run on by the monotonic clock for so long.
+TIME_SECONDS = 10.0
 
 Records = Mapping[tuple[str, int], Record]
 
@@ -69,26 +76,16 @@ def open_committer(
 ) -> Committer:
     """Fence the previous owner of `partition`, then restore its ledger.
 
-    Raises CheckBroker if the broker does not answer, BrokenInvariant if the ledger does not add up.
+    Raises CheckBroker if the broker does not answer, FixSetting if the ledger belongs to another consumer group, and
+    BrokenInvariant if the ledger does not add up.
     """
     committer = Committer(partition, settings, Router(partition, prior), metrics, kafka, clock)
+    committer.check_group()
     committer.fence()
     started = clock.monotonic()
     committer.restore(prior)
     metrics.restored(partition, clock.monotonic() - started)
     return committer
-
-
-def read_rows(reader: Reader, ledger: str, partition: int) -> dict[str, bytes]:
-    """The compacted rows of one ledger partition: the last value of each key, without tombstones."""
-    rows: dict[str, bytes] = {}
-    for record in reader.read_partition(ledger, partition):
-        key = record.key.decode() if record.key else ""
-        if record.value is None:
-            rows.pop(key, None)
-        else:
-            rows[key] = record.value
-    return rows
 
 
 class Committer:
@@ -109,7 +106,7 @@ class Committer:
         self._topics = settings.topics
         self._metrics = metrics
         self._kafka = kafka
-        self._clock = clock
+        self.clock = LaneClock(clock)
         self._producer: TransactionalProducer | None = None
         self._account_row: bytes | None = None
         self._suspicious = False
@@ -123,6 +120,12 @@ class Committer:
         """The lane's state as of the last decided batch."""
         return self.router.view
 
+    def check_group(self) -> None:
+        """Raise FixSetting if the ledger belongs to another consumer group: fencing would end a worker of that one."""
+        row, ours = last_account(self._kafka.reader, self._topics.ledger, self.partition), self._settings.kafka.group
+        if row is not None and row.group not in ("", ours):
+            raise FixSetting(wrong_group(self.partition, self._topics.ledger, row.group, ours))
+
     def fence(self) -> None:
         """A new producer under this partition's fixed transactional id: fences the old owner, aborts what it left."""
         self._suspicious = False
@@ -131,6 +134,7 @@ class Committer:
         try:
             producer.init_transactions(self._timeout_seconds)
             self._end_hanging(producer)
+            self._ask_time(producer)
         except KafkaException as error:
             raise CheckBroker(f"partition {self.partition}: init_transactions: {error.args[0]}") from error
 
@@ -155,6 +159,18 @@ class Committer:
             remedy = "its readers wait until the next record there, which ends it; Kafka 4.1 does not lose end markers"
             logger.warning("hanging_transaction", partition=self.partition, topics=sorted(hanging), remedy=remedy)
 
+    def _ask_time(self, producer: TransactionalProducer) -> None:
+        """Let the broker append to the ledger: what it appends has its time. Nobody sees an aborted record."""
+        asked = self.clock.monotonic()
+        producer.begin_transaction()
+        produce(producer, self._topics.ledger, None, "time", self.partition)
+        producer.flush(self._timeout_seconds)
+        producer.abort_transaction(self._timeout_seconds)
+        self._hear_time(asked)
+
+    def _hear_time(self, asked: float) -> None:
+        self.clock.hear(self._kafka.reader.appended_ms(self._topics.ledger, self.partition), asked)
+
     def _open_transactions(self, topics: Sequence[str]) -> set[str]:
         return self._kafka.reader.open_transactions(topics, self.partition)
 
@@ -167,6 +183,8 @@ class Committer:
         rows = read_rows(self._kafka.reader, self._topics.ledger, self.partition)
         self.router = Router.restored(self.partition, prior, snapshot.read_rows(rows))
         self._account_row = rows.get(ACCOUNT_KEY)
+        if self._account_row is not None:
+            self.clock.decided(self.view.clock_ms)
 
     def commit(self, inputs: Sequence[Input]) -> None:
         """Decide the inputs and publish every effect of them in one transaction.
@@ -181,16 +199,35 @@ class Committer:
         """
         if self._suspicious:
             self._replace_producer()
-        started = self._clock.monotonic()
+        started = self.clock.monotonic()
         effects = self.router.handle([each.event for each in inputs])
         try:
             self._publish(effects, _records(inputs))
         except KafkaException as error:
             raise LeaveProcess(f"partition {self.partition}: {error.args[0]}") from error
         self._account_row = effects.rows[ACCOUNT_KEY]
-        seconds = self._clock.monotonic() - started
+        seconds = self.clock.monotonic() - started
         self._suspicious = self._suspicious or seconds > SUSPICIOUS_SECONDS
         self._metrics.committed(effects, len(inputs), seconds)
+        self.clock.decided(self.view.clock_ms)
+        if self.clock.is_old(TIME_SECONDS):
+            with suppress(CheckBroker):
+                self._hear_time(started)
+
+    def rewrite(
+        self, router: Router, rows: Mapping[str, bytes], events: Sequence[Event], with_checkpoint: bool = False
+    ) -> None:
+        """Go on with another router: publish its `rows`, and what these events make of it, in one transaction.
+
+        Raises CheckBroker.
+        """
+        self.router = router
+        effects = router.handle(events, with_checkpoint)
+        effects.rows = {**rows, **effects.rows}
+        try:
+            self._publish(effects, {})
+        except KafkaException as error:
+            raise CheckBroker(f"partition {self.partition}: {error.args[0]}") from error
 
     def _replace_producer(self) -> None:
         # Before, so that a successor at work is not fenced. Kafka answers EndTxn before it writes the end markers, so
@@ -205,8 +242,8 @@ class Committer:
             raise LeaveProcess(f"partition {self.partition}: another owner has written to its ledger since")
 
     def _last_sequence(self) -> int:
-        row = self._last_row()
-        return 0 if row is None else codec.decode_account(row).sequence
+        row = last_account(self._kafka.reader, self._topics.ledger, self.partition)
+        return 0 if row is None else row.sequence
 
     def _last_row(self) -> bytes | None:
         return self._kafka.reader.last_value(self._topics.ledger, self.partition, ACCOUNT_KEY.encode())

@@ -13,6 +13,9 @@ This is the only module that uses private attributes of Faust and aiokafka.
 - Headers. aiokafka can neither read a record with a header whose name is not UTF-8, nor go past it; librdkafka can. So
   librdkafka reads those records again, with the records next to them and those that the failed call had taken of other
   partitions. A batch with a wrong checksum still ends the process: nobody can read it.
+- No automatic reset. If the position to read is not in the topic, records were removed, or the topic is another one.
+  The client would go on elsewhere without a word. Here the worker leaves; the lane that is opened next finds out what
+  happened (`worker/service/home.py`).
 - Assignment. Faust asks the broker's metadata for the partitions. The metadata of a broker that has just come back lack
   topics for a moment; a group that rebalances then would agree that nobody reads them, for some minutes.
 - Files. Faust makes a data directory; lanes keep nothing on disk.
@@ -27,10 +30,12 @@ from typing import Any, NamedTuple
 import aiokafka
 import faust
 import structlog
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.assignor import PartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
+from worker.contract.errors import LeaveProcess
 from worker.contract.record import Record
 from worker.service.lanes import Lanes
 from worker.service.positions import Fetch, FetchCounter, Handover, Positions, Seek
@@ -42,6 +47,11 @@ FETCH_WAIT_MS = 20
 AGAIN_RECORDS = 500
 # While no partition may be read, this is how often that is looked at again.
 PAUSED_SECONDS = 0.1
+
+OUT_OF_RANGE = (
+    "is not in the topic: its records were removed before they were read, or the topic was made anew. The worker that "
+    "opens the partition next says which, and records what was lost"
+)
 
 log = structlog.get_logger()
 
@@ -90,7 +100,8 @@ class CommittedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[mi
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        # The driver has no setting for these two.
+        # The driver has no setting for these two, and none for a client that never resets a position.
+        consumer._auto_offset_reset = "none"
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
@@ -179,7 +190,19 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
             fetch = await self._thread.getmany(active, timeout)
         except UnicodeDecodeError:
             return await self._read_again()
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
+            self._lost_position(error)
+            return {}
         return self.positions.take(fetch)
+
+    def _lost_position(self, error: KafkaError) -> None:
+        """Leave, if the position is one that the lanes have asked for. Else it was the group's, before the seek."""
+        places = error.args[0] if isinstance(error, OffsetOutOfRangeError) else {}
+        expected = self.positions.next()
+        gone = {tp: at for tp, at in places.items() if tp in expected and at >= expected[tp]}
+        self.positions.lose()
+        for tp, offset in gone.items():
+            self.lanes.fail(LeaveProcess(f"{tp.topic}/{tp.partition} offset {offset}: {OUT_OF_RANGE}"))
 
     async def _read_again(self) -> Mapping[TP, Handover]:
         """The next batches of all partitions, read with librdkafka from where the reader has got to."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -228,6 +228,10 @@ class Lanes:
         await asyncio.gather(*(lane.stop() for lane in self.open))
         self._lanes.clear()
 
+    def fail(self, error: BaseException) -> None:
+        """The reader cannot go on: as an error of a lane."""
+        self._on_failure(error)
+
     def applied(self, partition: int, topic: str) -> int | None:
         """The last offset of an input topic that the lane of `partition` has applied; -1 before the first.
 
@@ -245,7 +249,7 @@ class Lanes:
 
     async def _open(self, partition: int) -> None:
         committer = await asyncio.get_running_loop().run_in_executor(self._committers, self._open_committer, partition)
-        lane = Lane(committer, self._intake, self._searchers, self._committers)
+        lane = Lane(committer, replace(self._intake, clock=committer.clock), self._searchers, self._committers)
         lane.start(self._on_failure)
         self._lanes[partition] = lane
 

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from worker.contract.decisions import ChargedAgain, Closed
+from worker.contract.decisions import ChargedAgain, Closed, Missed
 from worker.contract.sentences import REMARKS
 from worker.core import alarms
 from worker.core.drift import Drift
@@ -51,6 +51,10 @@ class Metrics:
         self._deferrals = counter("tollgate_deferrals", "Queries not served now, by reason", ["reason"])
         self._odd = counter("tollgate_odd_answers", "Answers with something odd, by what it is", ["llm", "remark"])
         self._dead = counter("tollgate_dead_letters", "Records that could not be used", ["topic", "reason"])
+        self._lost = counter("tollgate_lost_records", "Records that left an input unread, at most", ["topic"])
+        self._noticed: dict[str, str] = {}
+        self._lost_records: Tally[str] = Tally()
+        self._clock_drift = gauge("tollgate_clock_drift_seconds", "How far this machine is ahead of a broker")
         self._batch = histogram("tollgate_batch_records", "Records per transaction", buckets=RECORDS)
         self._transaction = histogram("tollgate_transaction_seconds", "Decide and commit", buckets=SECONDS)
         self._search = histogram("tollgate_search_seconds", "Decode, embed and search", buckets=SECONDS)
@@ -64,6 +68,8 @@ class Metrics:
         self._manifest = manifest
         for reason in ("priced_out", "exhausted", "expired", "duplicate", "failed"):
             self._deferrals.labels(reason)
+        for topic in ("queries", "completions"):
+            self._lost.labels(topic)
 
     def watch(self, lanes: Callable[[], Sequence[LaneView]]) -> None:
         """Read the gauges of these lanes at every scrape."""
@@ -75,9 +81,21 @@ class Metrics:
         found = {(name, ""): detail for name, detail in alarms.of_queries(self.outside_share) + self._drift.alarms()}
         if self._manifest is not None:
             found |= {(name, ""): detail for name, detail in alarms.of_index(self._manifest)}
+        found |= {(name, ""): detail for name, detail in self._noticed.copy().items()}
         for lane in self._lanes():
             found |= {(name, str(lane.partition)): detail for name, detail in alarms.of_lane(lane)}
         return found
+
+    def notice(self, name: str, detail: str) -> None:
+        """Put an alarm of the whole worker into force, or end it if there is no detail."""
+        if detail:
+            self._noticed[name] = detail
+        else:
+            self._noticed.pop(name, None)
+
+    def drifted(self, drift_ms: int) -> None:
+        """This machine's clock is so far ahead of that of a broker."""
+        self._clock_drift.set(drift_ms / 1000)
 
     def similar(self, similarity: NDArray[np.float32]) -> None:
         """Queries came whose nearest rows of history are so similar to them."""
@@ -101,6 +119,7 @@ class Metrics:
         self._transaction.observe(seconds)
         self._drift.see(effects.dispatches, effects.closed)
         self._answered([*effects.closed, *effects.charged_again])
+        self._missed(effects.missed)
         for llm, count in Tally(dispatch.llm for dispatch in effects.dispatches).items():
             self._decisions.labels(llm, "dispatched").inc(count)
         for deferred in effects.deferred:
@@ -110,6 +129,13 @@ class Metrics:
             self._dead.labels(refused.topic, refused.rejection.code).inc()
         for ignored in effects.ignored:
             self._dead.labels("completions", ignored.code).inc()
+
+    def _missed(self, records: Iterable[Missed]) -> None:
+        for missed in records:
+            self._lost.labels(missed.cause.kind).inc(missed.offsets)
+            self._lost_records[missed.cause.kind] += missed.offsets
+        lost = ", ".join(f"up to {count} {topic}" for topic, count in self._lost_records.items())
+        self.notice("records_lost", lost)
 
     def _answered(self, answers: Iterable[Closed | ChargedAgain]) -> None:
         """Count what is odd about answers, and warn of each oddity of an LLM once."""

@@ -1,0 +1,32 @@
+"""Reads the ledger of one partition: compacted rows, the last value of each key."""
+
+from __future__ import annotations
+
+from worker.contract import codec
+from worker.contract.messages import AccountRow, Configuration
+from worker.core.outbox import ACCOUNT_KEY, CONFIGURATION_KEY
+from worker.kafka.reader import Reader
+
+
+def read_rows(reader: Reader, ledger: str, partition: int) -> dict[str, bytes]:
+    """The compacted rows of one ledger partition: the last value of each key, without tombstones."""
+    rows: dict[str, bytes] = {}
+    for record in reader.read_partition(ledger, partition):
+        key = record.key.decode() if record.key else ""
+        if record.value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = record.value
+    return rows
+
+
+def read_configuration(reader: Reader, ledger: str, partition: int) -> Configuration | None:
+    """The configuration of a lane; None if its ledger is empty."""
+    row = read_rows(reader, ledger, partition).get(CONFIGURATION_KEY)
+    return None if row is None else codec.decode_configuration(row)
+
+
+def last_account(reader: Reader, ledger: str, partition: int) -> AccountRow | None:
+    """The newest account row of a lane, read from the end of its ledger; None if the ledger is empty."""
+    row = reader.last_value(ledger, partition, ACCOUNT_KEY.encode())
+    return None if row is None else codec.decode_account(row)
