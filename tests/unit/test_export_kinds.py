@@ -65,28 +65,32 @@ def test_a_batch_of_anthropic_is_read(tmp_path: Path) -> None:
         },
     )
     found = read(place)
-    assert [(one.answer.id, one.answer.counts.input_tokens) for one in found.results] == [("1", 10)]
+    assert [(one.answer.query_id, one.answer.counts.input_tokens) for one in found.results] == [("1", 10)]
     assert sorted((one.id, one.reason) for one in found.left) == [("2", "error"), ("3", "no_answer")]
 
 
-def test_one_batch_asked_of_two_llms_is_one_row_a_query(tmp_path: Path) -> None:
-    """Their answers share the `custom_id`."""
+# Judgements of a batch that two LLMs answered: the scores of both, and what is left out.
+OF_TWO: dict[str, tuple[str, list[float | None], list[LeftOut]]] = {
+    "by the query and the LLM": ("custom_id,model,score\n1,b,1\n1,a,0\n", [0, 1], []),
+    "by the query alone": ("custom_id,score\n1,1\n", [None, None], [LeftOut("1", "judgement_without_row")]),
+}
+
+
+@pytest.mark.parametrize("name", OF_TWO)
+def test_one_batch_asked_of_two_llms_is_one_query(name: str, tmp_path: Path) -> None:
+    """Their answers share the `custom_id`. A judgement of both at once counts for none."""
+    judged, expected, left = OF_TWO[name]
     body = {"object": "chat.completion", "choices": [{"message": {"content": "So."}}]}
-    place = write(
-        tmp_path,
-        {
-            "in.jsonl": [
-                {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": USER}}
-            ],
-            **{
-                f"{name}.jsonl": [
-                    {"custom_id": "1", "response": {"status_code": 200, "body": body | {"model": name}}, "error": None}
-                ]
-                for name in ("a", "b")
-            },
-        },
-    )
-    assert [(one.answer.query_id, one.llm) for one in read(place).results] == [("1", "a"), ("1", "b")]
+    asked = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": USER}}
+    outputs = {
+        f"{llm}.jsonl": [
+            {"custom_id": "1", "response": {"status_code": 200, "body": body | {"model": llm}}, "error": None}
+        ]
+        for llm in ("a", "b")
+    }
+    found = read(write(tmp_path, {"in.jsonl": [asked], "judged.csv": judged, **outputs}))
+    assert [(one.answer.query_id, one.llm) for one in found.results] == [("1", "a"), ("1", "b")]
+    assert (scores(found), found.left) == (expected, left)
 
 
 def test_an_own_log_with_the_model_in_it_gives_prompts(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ PROMPTS: dict[str, tuple[Any, str | None]] = {
     "LangChain's text": ({"prompts": ["System: Be brief.\nHuman: Why?\nAnd how?"]}, "Why?\nAnd how?"),
     "an argument of a function": ({"question": "Why?"}, "Why?"),
     "nothing": ({}, None),
+    "lists without an end": (json.loads("[" * 900 + "]" * 900), None),
     "blanks": ("  ", None),
 }
 

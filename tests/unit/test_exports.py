@@ -8,17 +8,19 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from worker.contract.errors import FixSetting
+from worker.exports.collect import FORMATS
 from worker.exports.convert import Choices, Converted, convert
 from worker.exports.files import files_of
 from worker.exports.format import Wishes
 from worker.exports.judge import ScoreWishes
 from worker.exports.names import Names, read_aliases
 from worker.exports.prices import read_prices
+from worker.exports.records import Reason
 from worker.exports.scores import read_scale
 from worker.exports.write import write_left_out, write_table
 
@@ -69,6 +71,13 @@ def rows_of(file: Path) -> list[tuple[str, ...]]:
 def test_every_case_has_its_choices() -> None:
     """A folder of cases that nobody reads would prove nothing."""
     assert {path.name for path in CASES.iterdir() if path.is_dir()} == set(CHOICES)
+
+
+def test_the_guide_names_every_format() -> None:
+    """And every reason why a row is left out."""
+    guide = (Path(__file__).parents[2] / "docs" / "how-to" / "bring-your-history.md").read_text(encoding="utf-8")
+    names = {one.name for one in FORMATS} | set(get_args(Reason))
+    assert {name for name in names if f"`{name}`" not in guide} == set()
 
 
 @pytest.mark.parametrize("name", CHOICES)

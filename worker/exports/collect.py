@@ -82,7 +82,7 @@ def collect(recognised: Recognised, wishes: Wishes, tell: Tell) -> Collected:
         if form.name in recognised.formats:
             tell(f"reading {form.title}")
             _read(form, recognised.formats[form.name], wishes, found, tell)
-    known = {one.id for one in found.answers} | {name for one in found.answers for name in one.groups}
+    known = {name for one in found.answers for name in (one.id, one.query_id, *one.groups)}
     for file in [*recognised.judgements, *recognised.prompts]:
         tell(f"reading {file.name}")
         if not _read_beside(file, known, found):

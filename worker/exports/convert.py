@@ -87,7 +87,7 @@ def convert(files: Sequence[File], judgements: Sequence[File], choices: Choices,
     tell("scoring")
     mains = {one.main_score for one in formats if one.main_score is not None}
     scored = give_scores(
-        kept, found.answers, found.judgements, choices.scores, mains.pop() if len(mains) == 1 else None
+        kept, found.answers, found.judgements, choices.scores, mains.pop() if len(mains) == 1 else None, names.llm
     )
     results = _combined(kept, scored, found, names)
     results = [_priced(one, found.formats.get(one.answer.source), choices) for one in results]
@@ -118,13 +118,16 @@ def _has_answers(found: Collected, form: Format) -> Iterable[bool]:
 def _join_prompts(found: Collected) -> None:
     """Give answers the prompts of other files. A request that nobody answered is a row without an answer."""
     prompts = {one.of: one.prompt for one in found.prompts}
-    answered = {answer.id for answer in found.answers}
+    answered = {name for answer in found.answers for name in (answer.id, answer.query_id)}
     found.answers = [
-        replace(answer, prompt=prompts.get(answer.id)) if answer.prompt is None else answer for answer in found.answers
+        replace(answer, prompt=prompts.get(answer.id, prompts.get(answer.query_id)))
+        if answer.prompt is None
+        else answer
+        for answer in found.answers
     ]
     # A batch answers in any order: its rows stand as they were asked.
     places = {one.of: place for place, one in enumerate(found.prompts) if one.must_be_answered}
-    found.answers.sort(key=lambda answer: places.get(answer.id, len(places)))
+    found.answers.sort(key=lambda answer: places.get(answer.query_id, len(places)))
     missing = {one.of: None for one in found.prompts if one.must_be_answered and one.of not in answered}
     found.left += [LeftOut(of, "no_answer") for of in missing]
 

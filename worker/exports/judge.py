@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -43,6 +43,7 @@ def give_scores(
     judgements: Sequence[Judgement],
     wishes: ScoreWishes,
     main: str | None,
+    llm_of: Callable[[str], str],
 ) -> Scored:
     """The score of each answer that is kept. Raises FixSetting where a score, a scale or a label must be chosen."""
     found = Scored()
@@ -53,7 +54,7 @@ def give_scores(
     readers = {name: _reader(name, ones, wishes, len(by_name)) for name, ones in by_name.items()}
     found.taken = {name: _scale_text(reader.scale) for name, reader in readers.items()}
     order = [short(name) for name in wishes.names]
-    of_answers = _assigned(chosen, kept, all_answers, found)
+    of_answers = _assigned(chosen, _Places(kept, all_answers, llm_of), found)
     for answer in kept:
         names = of_answers.get(answer.id, {})
         for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
@@ -132,42 +133,56 @@ def _are_verdicts(judgements: Iterable[Judgement]) -> bool:
     )
 
 
-def _assigned(
-    judgements: Sequence[Judgement], kept: Sequence[Answer], all_answers: Sequence[Answer], found: Scored
-) -> dict[str, dict[str, list[Judgement]]]:
+def _assigned(judgements: Sequence[Judgement], places: _Places, found: Scored) -> dict[str, dict[str, list[Judgement]]]:
     """The judgements of each answer that is kept, by name."""
-    places = _Places(kept, all_answers)
     of_answers: dict[str, dict[str, list[Judgement]]] = defaultdict(lambda: defaultdict(list))
     unknown: dict[str, None] = {}
     for one in judgements:
-        if not places.knows(one.of):
+        if not places.knows(one):
             unknown[one.of] = None
-        elif (answer := places.answer_of(one.of)) is not None:
+        elif (answer := places.answer_of(one)) is not None:
             of_answers[answer][short(one.name)].append(one)
     found.left += [LeftOut(of, "judgement_without_row") for of in unknown]
     return of_answers
 
 
 class _Places:
-    """Which answer a judgement belongs to: the one that it names, or the last answer inside what it names."""
+    """Which answer a judgement belongs to: the one that it names, the one of its LLM to the query that it names, or the
+    last answer inside what it names."""
 
-    def __init__(self, kept: Sequence[Answer], all_answers: Sequence[Answer]) -> None:
+    def __init__(self, kept: Sequence[Answer], all_answers: Sequence[Answer], llm_of: Callable[[str], str]) -> None:
+        self._llm_of = llm_of
+        self._of_query: dict[str, list[Answer]] = defaultdict(list)
+        for answer in kept:
+            self._of_query[answer.query_id].append(answer)
         self._kept = {answer.id: (answer.at_ms or 0, place) for place, answer in enumerate(kept)}
         self._inside: dict[str, list[str]] = defaultdict(list)
         for answer in all_answers:
             for holder in {answer.parent, *answer.groups} - {None, answer.id}:
                 self._inside[str(holder)].append(answer.id)
-        self._ids = {answer.id for answer in all_answers}
+        self._ids = {name for answer in all_answers for name in (answer.id, answer.query_id)}
         self._last: dict[str, str | None] = {}
 
-    def knows(self, name: str) -> bool:
-        """Whether anything in the export has this id."""
-        return name in self._ids or name in self._inside
+    def knows(self, one: Judgement) -> bool:
+        """Whether a judgement names anything in the export, and not the answers of several LLMs at once."""
+        if one.of not in self._ids and one.of not in self._inside:
+            return False
+        return one.of in self._kept or len(self._asked(one)) <= 1
 
-    def answer_of(self, name: str) -> str | None:
-        """The answer of an id; None where what it names holds no answer that is kept."""
+    def _asked(self, one: Judgement) -> list[Answer]:
+        """The answers to the query that a judgement names, of its LLM if it names one."""
+        answers = self._of_query.get(one.of, [])
+        if one.model is None:
+            return answers
+        return [answer for answer in answers if self._llm_of(answer.model) == self._llm_of(one.model)]
+
+    def answer_of(self, one: Judgement) -> str | None:
+        """The answer that a judgement belongs to; None where what it names holds no answer that is kept."""
+        name = one.of
         if name in self._kept:
             return name
+        if asked := self._asked(one):
+            return asked[0].id
         if name not in self._last:
             inside = [one for one in self._within(name) if one in self._kept]
             self._last[name] = max(inside, key=lambda one: self._kept[one], default=None)

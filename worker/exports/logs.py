@@ -109,15 +109,17 @@ def _batch(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]
 
 def _batch_answer(row: Row, source: str) -> Answer:
     given, body = text(row["custom_id"]), mapping(row, "response.body")
+    model = text(body.get("model"))
     return Answer(
+        f"{given}/{model}",
         given,
-        given,
-        text(body.get("model")),
+        model,
         None,
         None,
         counts_of_usage(body.get("usage")),
         millis(field(body, "created", "created_at")),
         _batch_left(row, body),
+        given,
         batch=True,
         source=source,
     )
@@ -156,7 +158,8 @@ def _anthropic_answer(row: Row, source: str) -> Answer:
     elif not message.get("content"):
         left = "no_answer"
     usage = counts_of_usage(message.get("usage"))
-    return Answer(given, given, text(message.get("model")), None, None, usage, None, left, batch=True, source=source)
+    model = text(message.get("model"))
+    return Answer(f"{given}/{model}", given, model, None, None, usage, None, left, given, batch=True, source=source)
 
 
 def _evals(files: Mapping[str, list[File]], _wishes: Wishes) -> Iterator[Record]:

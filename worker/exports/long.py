@@ -166,7 +166,6 @@ def _answer(row: Row, prompt: str | None, otherwise: str, source: str) -> Iterat
         millis(field(row, *_columns(named, AT))),
         _left(row, named),
         query,
-        groups=(query,),
         source=source,
     )
     for name in columns.scores:
@@ -198,13 +197,16 @@ def judgements_of(row: Row, id_column: str, source: str) -> Iterator[Judgement]:
     """The judgements in a row of a file that judges the answers of another file."""
     named, of = spelt(row), text(row.get(id_column))
     at_ms, by = millis(field(row, *_columns(named, AT))), judge_of(field(row, *_columns(named, BY)))
+    model = text(field(row, *_columns(named, MODEL))) or None
     own = text(row.get(named["id"])) if "id" in named and named["id"] != id_column else None
     name_column, value_column = _column(named, NAME), _column(named, VALUE)
     if name_column is not None and value_column is not None:
-        yield Judgement(of, text(row.get(name_column)), row.get(value_column), None, by, at_ms, own, source=source)
+        yield Judgement(
+            of, text(row.get(name_column)), row.get(value_column), None, by, at_ms, own, model, source=source
+        )
         return
     for name in Columns.of(row).scores:
-        yield Judgement(of, name, row.get(name), None, by, at_ms, own, source=source)
+        yield Judgement(of, name, row.get(name), None, by, at_ms, own, model, source=source)
 
 
 def prompts_of(row: Row, id_column: str, source: str) -> PromptOf:

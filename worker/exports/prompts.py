@@ -53,7 +53,11 @@ def text_of(prompt: Any) -> str | None:
     value = decoded(prompt)
     if isinstance(value, str):
         return None if is_blank(value) else value
-    messages = list(_messages(value))
+    try:
+        messages = list(_messages(value))
+    except RecursionError:
+        # Lists inside lists, deeper than any conversation.
+        return None
     if messages:
         return question(Query("", body={"messages": messages}))
     if isinstance(value, Mapping):

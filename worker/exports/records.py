@@ -74,7 +74,8 @@ class Answer(Struct, frozen=True):
 class Judgement(Struct, frozen=True):
     """A score that somebody gave to an answer, or to a span, trace or session.
 
-    `of` is the id of what was judged, `name` the score's name, `value` what stands in the source. `label` is the word
+    `of` is the id of what was judged: of an answer, of a query (then `model` says whose answer), or of what holds
+    answers. `name` is the score's name, and `value` what stands in the source. `label` is the word
     that stands beside the value. `id` is the judgement's own id: a judgement without one replaces an earlier one of
     the same answer. `inside` says that it stood in the answer's own row. `is_main` says that the reader chose this
     score.
@@ -87,6 +88,7 @@ class Judgement(Struct, frozen=True):
     by: Judge | None = None
     at_ms: int | None = None
     id: str | None = None
+    model: str | None = None
     inside: bool = False
     is_main: bool = False
     source: str = ""

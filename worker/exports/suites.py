@@ -186,6 +186,11 @@ def _helm_run(file: File, row: Row, prefix: str, stats: File | None, wishes: Wis
                 yield Judgement(answer.id, name, value, inside=True, source=file.name)
 
 
+def _is_stats(row: Row) -> bool:
+    """Whether a row has the statistics of one instance. `display_predictions.json` has them as an object, and fewer."""
+    return "instance_id" in row and isinstance(field(row, "stats"), list)
+
+
 def _helm_key(holder: Row, instance: str, trial: Any = None) -> str:
     number = holder.get("train_trial_index") if trial is None else trial
     return f"{instance}/{text(field(holder, 'perturbation.name'))}/{text(number or 0)}"
@@ -279,7 +284,7 @@ FORMATS = (
         "HELM runs",
         {
             "states": having("request_states"),
-            "stats": having("instance_id", "stats"),
+            "stats": _is_stats,
             "run": having("name", "adapter_spec", "scenario_spec"),
         },
         _helm,

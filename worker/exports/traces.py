@@ -113,8 +113,11 @@ def _langfuse_answer(row: Row, source: str) -> Answer:
 
 
 def _langfuse_columns(row: Row, answer: Answer) -> Iterator[Judgement]:
-    """The scores of an observation, in a column of each name: a cell holds a list of them."""
-    for name, cell in row.items():
+    """The scores of an observation, in a column of each name: a cell holds a list of them.
+
+    Only the export of the user interface has such columns; it spells the others in camel case.
+    """
+    for name, cell in row.items() if "traceId" in row else ():
         values = decoded(cell)
         if name in LANGFUSE_COLUMNS or not isinstance(values, list):
             continue
