@@ -192,6 +192,7 @@ def test_rows_without_ids_meet_by_their_prompt(tmp_path: Path) -> None:
 # A row of a team's own log: its LLM, score and cost.
 OWN: dict[str, tuple[dict[str, Any], tuple[str, float | None, str | None]]] = {
     "units in brackets": ({"Query": "Why?", "Model": "a", "Rating": 1, "Cost ($)": "0.01"}, ("a", 1, "0.01")),
+    "another currency": ({"query": "Why?", "model": "a", "score": 1, "Cost (EUR)": "1"}, ("a", 1, None)),
     "cents in brackets": ({"query": "Why?", "model": "a", "score": 1, "Cost (cents)": "1"}, ("a", 1, "0.01")),
     "scores in an object": ({"input": USER, "model": "a", "scores": {"ok": 0.5}, "cost": 0.01}, ("a", 0.5, "0.01")),
     "the cost in the usage": ({"messages": USER, "llm": "a", "score": 1, "usage": {"cost": 0.01}}, ("a", 1, "0.01")),

@@ -84,7 +84,7 @@ def test_several_scores_are_asked_about(tmp_path: Path) -> None:
     """The message names them and the option, and no table is written."""
     done = run(*LANGFUSE, "--to", str(tmp_path / "history.csv"))
     assert isinstance(done.exception, FixSetting)
-    assert str(done.exception) == "the export has several scores: helpful, tone; choose one: --score helpful"
+    assert str(done.exception) == "the export has several scores: helpful (15), tone (1); choose one: --score helpful"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -351,7 +351,8 @@ def show(console: Console, report: Report, to: Path, rows: int | None) -> None:
         console.print(f"answers with a score and a cost: {report.usable:,}")
     for name, scale in report.scores.items():
         console.print(f"score: {name}, of {scale}")
-    console.print("costs: " + ", ".join(f"{count:,} {TOLD[name]}" for name, count in report.costs.items() if count))
+    if report.answers:
+        console.print("costs: " + ", ".join(f"{count:,} {TOLD[name]}" for name, count in report.costs.items() if count))
     for seen, llm in report.aliases.items():
         console.print(f"joined: {seen} is {llm}")
     for group in report.alike:

@@ -116,8 +116,12 @@ def _check_one(offered: Mapping[str, Mapping[str, Sequence[Judgement]]]) -> None
     outside = {name for names in offered.values() for name, ones in names.items() if not ones[0].inside}
     inside = {name for names in offered.values() for name, ones in names.items() if ones[0].inside}
     if several or (outside and len(outside | inside) > 1):
-        names = sorted({name for names in (several or offered.values()) for name in names})
-        raise FixSetting(f"the export has several scores: {', '.join(names)}; choose one: --score {names[0]}")
+        counted: Counter[str] = Counter()
+        for source in offered.values():
+            counted.update({name: len(ones) for name, ones in source.items()})
+        names = sorted(counted, key=lambda name: (-counted[name], name))
+        told = ", ".join(f"{name} ({counted[name]:,})" for name in names)
+        raise FixSetting(f"the export has several scores: {told}; choose one: --score {names[0]}")
 
 
 def _has_value(judgements: Iterable[Judgement]) -> bool:

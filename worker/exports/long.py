@@ -63,7 +63,8 @@ ERROR, STATUS, CACHE = (
     ("cached", "cache_hit", "from_cache"),
 )
 OTHER = {"comment", "reason", "explanation", "created_by", "user", "user_id", "note", "notes", "tags", "metadata"}
-NOT_UNITS = re.compile(r"\((?!cents\)|micros\))[^)]*\)")
+# Brackets that do not change what a number means: `($)` and `(1-5)`, but not `(cents)` and `(EUR)`.
+NOT_UNITS = re.compile(r"\((?:\$|us\$|usd|us dollars|utc|[\d\s.-]*)\)")
 NOT_LETTERS = re.compile(r"[^a-z0-9.]+")
 UNITS = {"cents": Decimal("0.01"), "mills": Decimal("0.001"), "micros": Decimal("0.000001")}
 
