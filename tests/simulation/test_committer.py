@@ -208,3 +208,12 @@ def test_a_transaction_of_somebody_else_is_not_decided_over() -> None:
     partition.log.append(("ledger", 0), b"x", b"", (), 0, partition.log.transaction("stranger", 0, 0))
     with pytest.raises(CheckBroker, match="hanging"):
         partition.owner()
+
+
+def test_a_broker_that_does_not_say_its_time_is_no_opinion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka answers -1 where it knows of no record. That is not the year 1970."""
+    partition = Partition()
+    monkeypatch.setattr(SimulatedReader, "appended_ms", lambda *_: -1)
+    owner = partition.owner()
+    owner.commit(inputs(START))
+    assert (owner.clock.is_old(0.0), owner.clock.drift_ms) == (True, 0)

@@ -135,7 +135,9 @@ class KafkaReader:
         return {topic: found[topic] for topic in topics if topic in found}
 
     def appended_ms(self, topic: str, partition: int) -> int:
-        return self._list([(topic, partition)], OffsetSpec.max_timestamp())[topic, partition].timestamp
+        # Also what is not visible yet: a reader of committed records would be told -1 of the newest.
+        newest = self._list([(topic, partition)], OffsetSpec.max_timestamp(), IsolationLevel.READ_UNCOMMITTED)
+        return newest[topic, partition].timestamp
 
     def open_transactions(self, topics: Sequence[str], partition: int) -> set[str]:
         places = [(topic, partition) for topic in topics]

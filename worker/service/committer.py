@@ -169,7 +169,9 @@ class Committer:
         self._hear_time(asked)
 
     def _hear_time(self, asked: float) -> None:
-        self.clock.hear(self._kafka.reader.appended_ms(self._topics.ledger, self.partition), asked)
+        appended_ms = self._kafka.reader.appended_ms(self._topics.ledger, self.partition)
+        if appended_ms > 0:
+            self.clock.hear(appended_ms, asked)
 
     def _open_transactions(self, topics: Sequence[str]) -> set[str]:
         return self._kafka.reader.open_transactions(topics, self.partition)
