@@ -34,8 +34,8 @@ QUERIES = 40
 
 
 def decide(settings: Settings, rows: Rows, total: int = QUERIES) -> None:
-    """Produce QUERIES queries, and wait until so many are decided in all."""
-    load, watch = LoadGenerator(settings, rows[1], QUERIES, 0), DecisionFollower(settings)
+    """Produce QUERIES queries with ids of their own, and wait until so many are decided in all."""
+    load, watch = LoadGenerator(settings, rows[1], QUERIES, 0, total - QUERIES), DecisionFollower(settings)
     load.start()
     watch.wait("decisions", lambda: len(watch.decided) >= total, PATIENCE_SECONDS, lambda: None)
     watch.close()
