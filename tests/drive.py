@@ -15,7 +15,7 @@ from worker.contract.decisions import Decision, Ignored
 from worker.contract.messages import Configuration, Deferred, Dispatch, Home
 from worker.contract.token_costs import PriceList
 from worker.contract.usage import Usage
-from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused
+from worker.core.events import Arrived, Completed, Effects, Event, Expiry, Reconfigured, Refused, Ticked
 from worker.core.router import Prior, Router
 from worker.core.snapshot import read_rows
 
@@ -76,6 +76,7 @@ class ConfigurationChanges(TypedDict, total=False):
     price_lists: dict[str, PriceList]
     home: Home | None
     settings: str
+    unanswered_ms: tuple[int, ...]
 
 
 class QueryChanges(TypedDict, total=False):
@@ -136,6 +137,12 @@ def failure(offset: int, dispatch_id: str, llm: str, **changes: Unpack[Completio
     return completion(offset, dispatch_id, llm, **free)
 
 
+def tick(at_ms: int, begun: Iterable[str] = (), queries: int = 100) -> Ticked:
+    """A tick that names every dispatch of the first queries: those that are open and due expire."""
+    names = [f"0-{offset}-{attempt}" for offset in range(queries) for attempt in (1, 2, 3)]
+    return Ticked(at_ms, tuple(Expiry(name, name in begun) for name in names))
+
+
 class Drive:
     """One lane and its topics. `run` feeds batches; CRASH forgets the router and restores it from the ledger."""
 
@@ -153,9 +160,8 @@ class Drive:
         """Apply one batch and publish its effects."""
         effects = self.router.handle(events)
         for key, row in effects.rows.items():
-            if row is None:
-                self.rows.pop(key, None)
-            else:
+            self.rows.pop(key, None)
+            if row is not None:
                 self.rows[key] = row
         self.dispatches += effects.dispatches
         self.deferred += effects.deferred

@@ -15,7 +15,7 @@ from worker.audit import run_verify
 from worker.contract import dead_letters
 from worker.contract.decisions import Cause, Rejected, Routed
 from worker.contract.settings import Settings
-from worker.core.events import Reconfigured, Ticked
+from worker.core.events import Expiry, Reconfigured, Ticked
 from worker.estimation.history import History
 from worker.kafka import admin, clients
 from worker.kafka.reader import KafkaReader
@@ -25,6 +25,7 @@ from worker.local.system import System
 from worker.service.committer import Kafka, open_committer
 from worker.service.intake import Input
 from worker.service.metrics import Metrics
+from worker.service.overdue import EXPIRIES
 
 Prepare = Callable[..., Settings]
 Rows = tuple[History, History]
@@ -55,7 +56,8 @@ def test_a_mass_expiry(lane: Settings) -> None:
         committer.commit([Input(query(offset, at_ms=1)) for offset in offsets])
     opened = len(committer.view.open)
     while committer.view.open:
-        committer.commit([Input(Ticked(20_000))] * 3)
+        due = tuple(Expiry(one.dispatch_id) for one in committer.view.expired(20_000, EXPIRIES))
+        committer.commit([Input(Ticked(20_000, due))])
     restored = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane))).view
     reserved = {account.reserved_micros for account in restored.accounts.values()}
     assert opened == RESERVATIONS

@@ -64,6 +64,7 @@ class Books:
     accounts: dict[str, Account] = field(default_factory=dict)
     open: dict[str, Routed] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
     booked: dict[str, Closed | ChargedAgain] = field(default_factory=dict)
     reserved: dict[str, int] = field(default_factory=dict)
     config: Configuration | None = None
@@ -144,18 +145,38 @@ class Auditor:
             self._input(partition, books, routed.cause)
         else:
             before = str(DispatchId(partition, routed.offset, routed.attempt - 1))
-            require(before in books.closed, f"{routed}, but {before} is not closed")
+            if routed.cause.kind == "unanswered":
+                self._gone_on(books, routed, before)
+            else:
+                require(before in books.closed, f"{routed}, but {before} is not closed")
         require(routed.prices == books.prices, f"partition {partition}: {routed} is not at the prices in force")
         _check_choice(books, routed)
         if routed.llm is None:
             return
         dispatch_id = str(DispatchId(partition, routed.offset, routed.attempt))
         require(dispatch_id not in books.closed and dispatch_id not in books.open, f"{dispatch_id} is dispatched twice")
-        require(routed.query_id not in {other.query_id for other in books.open.values()}, f"{routed}: already open")
+        for other_id, other in books.open.items():
+            same = other.query_id == routed.query_id
+            require(not same or (other.offset == routed.offset and other_id in books.left), f"{routed}: already open")
         books.open[dispatch_id] = routed
         old = books.accounts[routed.llm]
         reserved = old.reserved_micros + routed.reserved_micros
         books.accounts[routed.llm] = msgspec.structs.replace(old, reserved_micros=reserved)
+
+    def _gone_on(self, books: Books, routed: Routed, before: str) -> None:
+        """A query goes on without an answer: only when it is time, once, and never to an LLM that was tried."""
+        silent = books.open.get(before)
+        require(silent is not None and before not in books.left, f"{routed}, but nobody waits for {before}")
+        require(silent is not None and 0 < silent.unanswered_at_ms <= routed.at_ms, f"{routed}, too early")
+        require(silent is not None and silent.llm in routed.tried, f"{routed} asks {before} again")
+        require(routed.llm is not None or routed.reason == "unanswered", f"{routed}: deferred for another reason")
+        books.left.add(before)
+
+    def _overtaken(self, partition: int, books: Books, answered: Closed | ChargedAgain) -> None:
+        """After an answer nobody waits for the other dispatches of the query."""
+        made = DispatchId.parse(answered.dispatch_id)
+        if made is not None and not answered.failed and answered.cause.kind == "completions":
+            books.left |= {name for name, other in books.open.items() if other.offset == made.offset}
 
     def _closed(self, partition: int, books: Books, closed: Closed) -> None:
         require(closed.dispatch_id not in books.closed, f"{closed.dispatch_id} is closed twice")
@@ -171,8 +192,13 @@ class Auditor:
         if closed.cause.kind == "completions":
             self._input(partition, books, closed.cause)
             self._check_charge(partition, closed)
+            self._overtaken(partition, books, closed)
         else:
             require(closed.outcome == "expired", f"{closed}: no completion settled it")
+            booked = {("unanswered", closed.reserved_micros), ("none", 0)}
+            require((closed.basis, closed.spent_micros) in booked, f"{closed}: expired at another cost")
+            waited = routed is not None and routed.unanswered_at_ms and closed.dispatch_id not in books.left
+            require(not waited, f"{closed}: its query was dropped in silence")
 
     def _charged_again(self, partition: int, books: Books, charged: ChargedAgain) -> None:
         self._input(partition, books, charged.cause)
@@ -190,6 +216,7 @@ class Auditor:
             paid_twice_micros=old.paid_twice_micros + (0 if late else cost),
         )
         books.booked[charged.dispatch_id] = charged
+        self._overtaken(partition, books, charged)
 
     def _check_charge(self, partition: int, charged: Closed | ChargedAgain) -> None:
         """A cost that can be is booked to the micro-dollar. Nothing else is booked at less than was held, unless the

@@ -12,11 +12,13 @@ from tests.simulation.consumer import SimulatedClient
 from tests.simulation.steps import gate
 from tests.simulation.world import Parts
 from worker.contract.errors import LeaveProcess
-from worker.core.events import Completed
+from worker.core.events import Completed, Expiry, Ticked
+from worker.core.lane_view import LaneView
 from worker.core.router import Prior, Router
 from worker.kafka.reader import Place
 from worker.service.committer import Committer
 from worker.service.intake import Input
+from worker.service.overdue import Overdue
 from worker.service.positions import Fetch, Handover, Positions, Seek
 
 
@@ -117,6 +119,35 @@ class IgnoresSuspicion(Committer):
         pass
 
 
+class ForgetsWhatWaits(Overdue):
+    """Does not look whether an answer waits in the topic."""
+
+    def _unread_answers(self, applied: int) -> set[str] | None:
+        return set()
+
+
+class ForgetsTheBegun(Overdue):
+    """Does not look whether a call has begun."""
+
+    def _read_begun(self, lane: LaneView) -> set[str]:
+        return set()
+
+
+class DropsTheSilent(Overdue):
+    """Lets reservations expire, and forgets their queries."""
+
+    def look(self, lane: LaneView, now_ms: int) -> list[Input]:
+        due = tuple(Expiry(one.dispatch_id) for one in lane.expired(now_ms, 100))
+        return [Input(Ticked(now_ms, due))] if due else []
+
+
+class AsksTheSilentAgain(Router):
+    """Forgets which LLM has not answered, and asks it again."""
+
+    def _retry(self, reservation: Any, query: Any, reason: Any) -> None:
+        super()._retry(replace(reservation, llm="nobody") if reason == "unanswered" else reservation, query, reason)
+
+
 def with_router(router: type[Router]) -> type[Committer]:
     """A committer that decides with another router."""
 
@@ -139,5 +170,9 @@ BUGS: dict[str, Callable[[], Parts]] = {
     "reuse a stale price": lambda: Parts(committer=with_router(StalePrice)),
     "forget the owner": lambda: Parts(committer=ForgetsTheOwner),
     "believe one clock": lambda: Parts(committer=BelievesItsMachine),
+    "expire what waits in the topic": lambda: Parts(overdue=ForgetsWhatWaits),
+    "forget the calls that have begun": lambda: Parts(overdue=ForgetsTheBegun),
+    "drop the silent": lambda: Parts(overdue=DropsTheSilent),
+    "ask the silent again": lambda: Parts(committer=with_router(AsksTheSilentAgain)),
     "ignore suspicion": lambda: Parts(committer=IgnoresSuspicion),
 }

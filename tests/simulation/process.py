@@ -13,14 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from tests.simulation.auditor import Violation, prior_for
+from tests.simulation.auditor import Violation, prior_for, require
 from tests.simulation.broker import Broker, SimulatedProducer, SimulatedReader
 from tests.simulation.consumer import SimulatedClient, SimulatedConsumer
 from tests.simulation.steps import SteppedExecutor
 from tests.simulation.traffic import DIMENSION
+from worker.contract.completions import UsableCompletion
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.messages import Configuration
+from worker.contract.rejections import Limits, read_completion
 from worker.contract.settings import LlmSettings, Settings
+from worker.core.events import Ticked, Unanswered
+from worker.core.lane_view import LaneView
 from worker.core.router import Router
 from worker.kafka.clock import Clock
 from worker.kafka.memory import Log
@@ -30,6 +35,7 @@ from worker.service.home import opening_events
 from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes, SkippedRecords
 from worker.service.metrics import Metrics
+from worker.service.overdue import Overdue
 from worker.service.positions import Handover, Positions
 from worker.service.prepare import Preparer
 
@@ -69,9 +75,43 @@ class SimulatedClock:
 class SteppedLanes(Lanes):
     """The lanes, with their work in the simulator's hands."""
 
-    def __init__(self, executor: SteppedExecutor, intake: Intake, open_lane: Any, on_failure: Any) -> None:
+    def __init__(
+        self, executor: SteppedExecutor, intake: Intake, open_lane: Any, on_failure: Any, overdue: type[Overdue]
+    ) -> None:
         super().__init__(intake, open_lane, on_failure, search_threads=1)
         self._searchers = self._committers = executor  # type: ignore[assignment]
+        self._overdue = watched_overdue(overdue)
+
+    async def _open(self, partition: int) -> None:
+        await super()._open(partition)
+        self._lanes[partition]._overdue = self._overdue(partition, self._intake)
+
+
+def watched_overdue(overdue: type[Overdue]) -> type[Overdue]:
+    """Looks what is due, and raises Violation if the look missed what was in the topics before it."""
+
+    class WatchedOverdue(overdue):  # type: ignore[misc, valid-type]
+        def look(self, lane: LaneView, now_ms: int) -> list[Input]:
+            log: Log = self._intake.reader._log
+            unread = log.read(("completions", lane.partition), lane.offsets.completions + 1)
+            answers = [read_completion(record, Limits()) for record in unread]
+            begun = {(record.key or b"").decode() for record in log.read(("begun", lane.partition))}
+            found: list[Input] = super().look(lane, now_ms)
+            events = [each.event for each in found]
+            gone_on = [event for event in events if isinstance(event, Unanswered)]
+            expired = [one for event in events if isinstance(event, Ticked) for one in event.expired]
+            taken = {str(DispatchId(lane.partition, event.offset, event.attempt)) for event in gone_on}
+            taken |= {one.dispatch_id for one in expired}
+            for answer in answers:
+                # What the lane has applied meanwhile is closed, and the router leaves it alone.
+                if isinstance(answer, UsableCompletion) and answer.dispatch_id in lane.open:
+                    require(answer.dispatch_id not in taken, f"{answer.dispatch_id} was answered before the look")
+            for one in expired:
+                missed = not one.begun and one.dispatch_id in begun and one.dispatch_id in lane.open
+                require(not missed, f"the call of {one.dispatch_id} had begun")
+            return found
+
+    return WatchedOverdue
 
 
 class Watched:
@@ -147,6 +187,7 @@ class Process:
         producer: Callable[..., Any] = SimulatedProducer,
         client: Callable[[Log], SimulatedClient] = SimulatedClient,
         positions: Callable[[], Positions] = Positions,
+        overdue: type[Overdue] = Overdue,
     ) -> None:
         self.broker, self.watched, self.configs = broker, watched, configs
         self.acknowledged, self.failed = acknowledged, failed
@@ -159,7 +200,7 @@ class Process:
         self.consumer = SimulatedConsumer(client(broker.log), positions(), broker)
         self.settings = settings_for(configs[0].llms)
         self.intake = self._intake()
-        self.lanes = SteppedLanes(self.work, self.intake, self._open, self.die)
+        self.lanes = SteppedLanes(self.work, self.intake, self._open, self.die, overdue)
         self.fetched = {topic: Mailbox() for topic in TOPICS}
         self._tasks: list[asyncio.Task[None]] = []
 

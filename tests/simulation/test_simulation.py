@@ -55,6 +55,10 @@ FOUND_WITHIN = {
     "reuse a stale price": 20,
     "forget the owner": 400,
     "believe one clock": 40,
+    "expire what waits in the topic": 20,
+    "forget the calls that have begun": 10,
+    "drop the silent": 10,
+    "ask the silent again": 10,
     "ignore suspicion": 400,
 }
 

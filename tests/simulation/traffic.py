@@ -21,7 +21,8 @@ _encode = msgspec.msgpack.encode
 
 @dataclass
 class Traffic:
-    """Writes to `queries` and `completions`. `due` are completions on their way: (due_ms, partition, value)."""
+    """Writes to `queries`, `completions` and `begun`. `due` are completions on their way: (due_ms, partition,
+    value)."""
 
     log: Log
     random: Random
@@ -67,6 +68,8 @@ class Traffic:
 
     def _plan(self, dispatch: Dispatch, now_ms: int) -> None:
         dice, partition = self.random.random(), dispatch.origin.partition
+        if self.random.random() < 0.5:
+            self.log.append(("begun", partition), dispatch.id.encode(), b"begun", [], now_ms)
         late_ms = dispatch.deadline_ms + self.random.randrange(1, 5_000)
         soon_ms = now_ms + self.random.randrange(5_000)
         if dice > 0.1:

@@ -21,6 +21,7 @@ from tests.simulation.traffic import Traffic
 from worker.contract.messages import Configuration
 from worker.kafka.memory import FencedError, Log, Transaction
 from worker.service.committer import Committer
+from worker.service.overdue import Overdue
 from worker.service.positions import Positions
 
 STEPS = 500
@@ -39,6 +40,7 @@ class Parts:
     producer: Callable[..., Any] = SimulatedProducer
     client: type[SimulatedClient] = SimulatedClient
     positions: type[Positions] = Positions
+    overdue: type[Overdue] = Overdue
 
 
 SOUND = Parts()
@@ -295,6 +297,7 @@ class World:
             parts.producer,
             parts.client,
             parts.positions,
+            parts.overdue,
         )
         self.processes.append(process)
         process.start()
@@ -311,6 +314,7 @@ class World:
             "window_queries": pick((10, 30)),
             "max_attempts": pick((1, 2, 3)),
             "reservation_ms": pick((3_000, 10_000)),
+            "unanswered_ms": pick(((), (1_000,) * len(llms), (4_000,) * len(llms))),
             "checkpoint_every": pick((3, 10)),
             "horizon_queries": pick((0, 60)),
         }

@@ -95,6 +95,7 @@ PARTITION = PartitionStatus(
     accounts={},
     prices={},
     fit=Fit("observing", 0.0, 0.0, 0, "no_estimates"),
+    unanswered={},
 )
 SAID = [
     ({}, True, "settings  every partition decides by these settings\n"),

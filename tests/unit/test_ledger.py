@@ -13,7 +13,7 @@ from worker.core.ledger import BrokenInvariant, Ledger
 
 def held(number: int, llm: str = "a", amount_micros: int = 100, deadline_ms: int = 1_000) -> Reservation:
     """A reservation for query `q<number>`."""
-    return Reservation(f"0-{number}-1", f"q{number}", llm, number, 1, amount_micros, 0, deadline_ms)
+    return Reservation(f"0-{number}-1", f"q{number}", llm, number, 1, amount_micros, 0, deadline_ms, ())
 
 
 RESERVES = [
@@ -115,8 +115,9 @@ def test_due_reservations_come_in_the_order_of_their_deadlines() -> None:
     for number, deadline_ms in deadlines.items():
         ledger.reserve(held(number, deadline_ms=deadline_ms))
     ledger.close(held(3, deadline_ms=200), "expired", 0, 1)
-    assert [due.offset for due in ledger.due(300, most=5)] == [2, 1]
-    assert ledger.next_deadline_ms() == 900
+    assert [due.offset for due in ledger.expired(300, most=5)] == [2, 1]
+    assert [due.offset for due in ledger.expired(300, most=1)] == [2]
+    assert ledger.next_due_ms() == 100
 
 
 STEPS = st.lists(
@@ -168,7 +169,7 @@ def test_the_next_deadline_is_that_of_an_open_reservation(
         ledger.reserve(reservation)
     for number in closed:
         ledger.close(made[number], "settled", 0, number)
-    assert ledger.next_deadline_ms() == earliest
+    assert ledger.next_due_ms() == earliest
 
 
 def closed_once(outcome: Outcome, spent_micros: int) -> Ledger:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import CRASH, LLMS, NOT_A_QUERY, PRIOR, completion, config, failure, query
+from tests.drive import CRASH, LLMS, NOT_A_QUERY, PRIOR, completion, config, failure, query, tick
 from tests.topics import NAMES, Log, Recorded, record
 from tests.topics import value as value_of
 from tests.unit.test_verify import changed, cut_off, inserted, removed, story, swapped
@@ -27,8 +27,7 @@ from worker.contract.messages import WindowBlock
 from worker.contract.record import StoredRecord
 from worker.contract.usage import Usage
 from worker.core import ledger as ledger_module
-from worker.core import router
-from worker.core.events import Completed, Event, Reconfigured, Refused, Ticked
+from worker.core.events import Completed, Event, Reconfigured, Refused
 from worker.core.journal import record_hash
 
 INDEX = config().index
@@ -101,13 +100,12 @@ def test_a_lane_that_crashed_is_replayed_like_any_other() -> None:
     assert replayed(drive.topics()[NAMES.decisions]).mismatch is None
 
 
-def test_reservations_that_no_tick_has_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reservations_that_no_tick_has_taken_up() -> None:
     """A mass expiry takes several ticks; queries, answers and checkpoints between them find the rest still open."""
-    monkeypatch.setattr(router, "EXPIRIES", 3)
     events: list[Event] = [query(offset, at_ms=offset) for offset in range(10)]
     answered = Recorded().run(events).dispatches[-1]
-    events += [Ticked(20_000), Ticked(20_000), query(10, at_ms=20_001)]
-    events += [completion(0, answered.id, answered.llm, at_ms=20_002), Ticked(20_003), Ticked(20_003)]
+    events += [tick(20_000, queries=3), tick(20_000, queries=6), query(10, at_ms=20_001)]
+    events += [completion(0, answered.id, answered.llm, at_ms=20_002), tick(20_003, queries=9), tick(20_003)]
     drive = Recorded(config(checkpoint_every=1)).run(events)
     result = replayed(drive.topics()[NAMES.decisions], ledger=ledger_of(drive.log))
     assert (result.mismatch, result.compared) == (None, len(drive.decisions))
@@ -128,8 +126,8 @@ ENDS = [
     ),
     ("an answer of another LLM", completion(0, "0-0-1", "small")),
     ("an answer nobody waits for", completion(0, "0-7-1", "large")),
-    ("no answer", Ticked(10_000)),
-    ("nothing at all", Ticked(1)),
+    ("no answer", tick(10_000)),
+    ("nothing at all", tick(1)),
     ("bytes that are no answer", Refused("completions", 0, 0, NOT_A_QUERY)),
     ("another budget", Reconfigured(1, config(budget_micros={"large": 1, "medium": 1, "small": 1}))),
 ]

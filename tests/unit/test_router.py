@@ -6,10 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from tests.drive import CRASH, LLMS, NOT_A_QUERY, CompletionChanges, Drive, completion, config, query
+from tests.drive import CRASH, LLMS, NOT_A_QUERY, CompletionChanges, Drive, completion, config, query, tick
 from worker.contract.codes import Remedy
 from worker.contract.decisions import Cause, ChargedAgain, Closed, Ignored, Priced, Rejected, Routed
-from worker.core import router
 from worker.core.events import Event, Reconfigured, Refused, Ticked
 from worker.core.journal import record_hash
 
@@ -35,7 +34,7 @@ def story() -> list[Event]:
         if number % 7 != 6:
             events.append(completion(number, dispatch.id, dispatch.llm, **fields))
     events.append(Refused("completions", 99, 5_000, NOT_A_QUERY))
-    return [*events, Ticked(60_000), query(40, at_ms=60_100), query(41, at_ms=60_200)]
+    return [*events, tick(60_000), query(40, at_ms=60_100), query(41, at_ms=60_200)]
 
 
 @pytest.mark.parametrize("policy", ["priced", "port"])
@@ -97,7 +96,7 @@ CLOSES = [
         completion(0, "0-0-1", "large", ok=False, stated_micros=30),
         ("settled", 30, "cost", 0),
     ),
-    ("no answer expires", Ticked(10_000), ("expired", 0, "none", 0)),
+    ("no answer expires", tick(10_000), ("expired", 0, "none", 0)),
 ]
 
 
@@ -114,13 +113,13 @@ def test_a_reservation_closes(event: Event, expected: tuple[object, ...]) -> Non
     assert account.overrun_micros == 0
 
 
-def test_a_mass_expiry_takes_one_tick_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each tick closes so many, the earliest deadline first; what is due and still open settles when it is answered."""
-    monkeypatch.setattr(router, "EXPIRIES", 2)
+def test_a_mass_expiry_takes_one_tick_after_the_other() -> None:
+    """A tick closes what it names and what is due; the rest settles when it is answered."""
     drive = Drive().run([query(offset, at_ms=offset) for offset in range(5)])
     [last] = [dispatch for dispatch in drive.dispatches if dispatch.id == "0-4-1"]
     late = 20_000
-    drive.run([Ticked(late), CRASH, Ticked(late), completion(0, last.id, last.llm, at_ms=late), Ticked(late)])
+    drive.run([tick(9_999), tick(late, queries=2), CRASH, tick(late, queries=4)])
+    drive.run([completion(0, last.id, last.llm, at_ms=late), tick(late)])
     assert [(closed.dispatch_id, closed.outcome) for closed in drive.decided(Closed)] == [
         *((f"0-{offset}-1", "expired") for offset in range(4)),
         ("0-4-1", "settled"),
@@ -154,13 +153,13 @@ AFTER: list[tuple[str, list[Event], list[tuple[str, int, int]], tuple[int, int, 
     ),
     (
         "after the expiry",
-        [Ticked(20_000), completion(0, "0-0-1", "large", at_ms=20_001)],
+        [tick(20_000), completion(0, "0-0-1", "large", at_ms=20_001)],
         [("late", 100, 0)],
         (100, 100, 0),
     ),
     (
         "after the expiry, twice",
-        [Ticked(20_000), *(completion(n, "0-0-1", "large", at_ms=20_001) for n in range(2))],
+        [tick(20_000), *(completion(n, "0-0-1", "large", at_ms=20_001) for n in range(2))],
         [("late", 100, 0), ("paid_twice", 100, 0)],
         (200, 100, 100),
     ),

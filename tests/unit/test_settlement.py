@@ -18,7 +18,7 @@ from worker.core.settlement import Charge, charge
 LLM = "big/model-a:1"
 RESERVED = 2_823
 LIMIT = 1_000_000_000
-HELD = Reservation("0-0-1", "q0", LLM, 0, 1, RESERVED, 0, 1_000)
+HELD = Reservation("0-0-1", "q0", LLM, 0, 1, RESERVED, 0, 1_000, ())
 FREE = PriceList(Decimal(0), Decimal(0))
 
 # What each file of the cases books, and what is remarked.

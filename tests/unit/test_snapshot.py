@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import LLMS, NOT_A_QUERY, PRIOR, CompletionChanges, Drive, completion, config, query
+from tests.drive import LLMS, NOT_A_QUERY, PRIOR, CompletionChanges, Drive, completion, config, query, tick
 from worker.contract.decisions import Checkpoint
 from worker.contract.errors import FixSetting
 from worker.contract.messages import FORMAT, AccountRow, Reservation
-from worker.core.events import Effects, Event, Reconfigured, Refused, Ticked
+from worker.core.events import Effects, Event, Reconfigured, Refused
 from worker.core.ledger import BrokenInvariant
 from worker.core.router import Router
 from worker.core.snapshot import LaneState, read_rows
@@ -46,7 +46,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
             events.append(Refused("queries", queries, at_ms, NOT_A_QUERY))
             queries += 1
         elif kind == "t":
-            events.append(Ticked(at_ms))
+            events.append(tick(at_ms))
         else:
             budgets = dict.fromkeys(LLMS, draw(st.integers(0, 9_000)))
             changed = config(budget_micros=budgets, window_queries=1 + at_ms % 40, checkpoint_every=1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.drive import LLMS, NOT_A_QUERY, CompletionChanges, completion, config, query
+from tests.drive import LLMS, NOT_A_QUERY, CompletionChanges, completion, config, query, tick
 from tests.topics import NAMES, Log, PartitionLog, Recorded, record
 from tests.topics import value as value_of
 from worker.audit.report import report
@@ -20,7 +20,7 @@ from worker.contract import codec, dead_letters
 from worker.contract.codes import Remedy
 from worker.contract.decisions import Checkpoint, Closed, Routed
 from worker.contract.record import StoredRecord
-from worker.core.events import Event, Reconfigured, Refused, Ticked
+from worker.core.events import Event, Reconfigured, Refused
 from worker.core.journal import record_hash
 
 DECISIONS, LEDGER, LETTERS, DEFERRED = NAMES.decisions, NAMES.ledger, NAMES.dead_letters, NAMES.deferred
@@ -37,7 +37,7 @@ def story() -> list[Event]:
             fields |= {"ok": False, "stated_micros": None, "cost": "zero", "retry": query(dispatch.origin.offset)}
         events.append(completion(number, dispatch.id, dispatch.llm, **fields))
     events += [completion(12, "0-99-1", "large", at_ms=3_000), Refused("completions", 13, 3_000, NOT_A_QUERY)]
-    events += [Reconfigured(4_000, config(resolve_every_queries=5)), Ticked(11_950)]
+    events += [Reconfigured(4_000, config(resolve_every_queries=5)), tick(11_950)]
     return [*events, *(query(offset, at_ms=12_000) for offset in range(22, 30))]
 
 

@@ -54,7 +54,7 @@ class Books:
         self.expired: dict[str, ClosedDispatch] = {}
         self.answered: dict[str, ClosedDispatch] = {}
         self.remarks: Counter[str] = Counter()
-        self._queries: set[str] = set()
+        self._by_query: dict[str, set[str]] = {}
         self._listed = 0
         if start is not None and start.row is not None:
             self._begin(start, start.row)
@@ -63,11 +63,11 @@ class Books:
         self.config = start.config
         self.accounts, self.prices = dict(row.accounts), dict(row.prices)
         self.clock_ms, self.seen, self.dispatches = row.clock_ms, row.seen, row.dispatches
-        self.open = {reservation.dispatch_id: reservation for reservation in start.reservations}
+        for reservation in start.reservations:
+            self._hold(reservation)
         for dispatch in start.closed:
             self._keep(dispatch)
         self.decisions = row.decisions + len(start.parts)
-        self._queries = {reservation.query_id for reservation in start.reservations}
 
     @property
     def closed(self) -> dict[str, ClosedDispatch]:
@@ -138,8 +138,44 @@ class Books:
         self.counts["dispatches" if dispatched else "deferrals"] += 1
         if first:
             self.counts["dispatched" if dispatched else "deferred"] += 1
+        if record.cause.kind == "unanswered":
+            yield from self._gone_on(record)
         if record.llm is not None:
             yield from self._reserved(record, record.llm)
+
+    def _gone_on(self, record: Routed) -> Iterator[Mismatch]:
+        """The query waits no longer for the dispatch before this attempt."""
+        self.counts["unanswered"] += 1
+        dispatch_id = str(DispatchId(self.partition, record.offset, record.attempt - 1))
+        reservation = self.open.get(dispatch_id)
+        if reservation is None or not reservation.may_retry:
+            yield Mismatch(f"goes on without {dispatch_id}, which no query waits for")
+            return
+        if not 0 < reservation.unanswered_at_ms <= record.at_ms:
+            yield Mismatch(f"goes on without {dispatch_id} before it is unanswered ({reservation.unanswered_at_ms})")
+        self._hold(replace(reservation, is_unanswered=True))
+
+    def _hold(self, reservation: Reservation) -> None:
+        self.open[reservation.dispatch_id] = reservation
+        self._by_query.setdefault(reservation.query_id, set()).add(reservation.dispatch_id)
+
+    def _let_go(self, reservation: Reservation) -> None:
+        of_query = self._by_query.get(reservation.query_id, set())
+        of_query.discard(reservation.dispatch_id)
+        if not of_query:
+            self._by_query.pop(reservation.query_id, None)
+
+    def _of_query(self, query_id: str) -> list[Reservation]:
+        of_query = self._by_query.get(query_id, ())
+        return [self.open[dispatch_id] for dispatch_id in of_query if dispatch_id in self.open]
+
+    def _overtaken(self, record: Closed | ChargedAgain) -> None:
+        """The dispatch was answered: others of its query that are open have at most a second answer."""
+        answered = DispatchId.parse(record.dispatch_id)
+        if answered is not None and record.cause.kind == "completions" and not record.failed:
+            for other in self._of_query(record.query_id):
+                if other.offset == answered.offset:
+                    self._hold(replace(other, is_overtaken=True))
 
     def _reserved(self, record: Routed, llm: str) -> Iterator[Mismatch]:
         reservation = reservation_of(self.partition, record, llm)
@@ -147,10 +183,9 @@ class Books:
         self.dispatched[llm] += 1
         if reservation.dispatch_id in self.open:
             yield Mismatch(f"dispatches {reservation.dispatch_id} twice")
-        elif record.query_id in self._queries:
+        elif any(other.offset != record.offset or other.may_retry for other in self._of_query(record.query_id)):
             yield Mismatch(f"dispatches query {record.query_id} while another dispatch of it is open")
-        self.open[reservation.dispatch_id] = reservation
-        self._queries.add(record.query_id)
+        self._hold(reservation)
         old = self.accounts.get(llm, Account(0))
         self.accounts[llm] = new = replace(old, reserved_micros=old.reserved_micros + record.reserved_micros)
         if _held(new) > new.budget_micros + new.overrun_micros:
@@ -163,11 +198,12 @@ class Books:
         if reservation is None:
             yield Mismatch(f"closes {record.dispatch_id}, which is not open: settled twice, or never reserved")
             return
-        self._queries.discard(reservation.query_id)
+        self._let_go(reservation)
         yield from _mismatches(record, reservation)
         yield from self._priced_wrong(record)
         self._judged(record)
         yield from self._settled(reservation, record.spent_micros)
+        self._overtaken(record)
         self._keep(
             ClosedDispatch(
                 record.dispatch_id,
@@ -211,6 +247,7 @@ class Books:
         booked = dispatch.booked_micros - replaced + record.spent_micros
         outcome: Outcome = "settled" if late else dispatch.outcome
         self._keep(replace(dispatch, booked_micros=booked, outcome=outcome, number=self.decisions))
+        self._overtaken(record)
 
     def _priced_wrong(self, record: Closed | ChargedAgain) -> Iterator[Mismatch]:
         """What is booked by usage must be the price of the recorded usage, where all its details have a price."""
@@ -282,6 +319,7 @@ def reservation_of(partition: int, record: Routed, llm: str) -> Reservation:
         at_ms=record.at_ms,
         deadline_ms=record.deadline_ms,
         tried=record.tried,
+        unanswered_at_ms=record.unanswered_at_ms,
     )
 
 
@@ -292,7 +330,9 @@ def _mismatches(record: Closed, reservation: Reservation) -> Iterator[Mismatch]:
     overrun = max(0, record.spent_micros - reservation.reserved_micros)
     if record.overrun_micros != overrun:
         yield Mismatch(f"Closed {record.dispatch_id}", "overrun_micros", record.overrun_micros, overrun)
-    if record.outcome != "settled" and record.spent_micros != 0:
+    begun = record.outcome == "expired" and record.basis == "unanswered"
+    free = 0 if record.outcome != "settled" else record.spent_micros
+    if record.spent_micros != (reservation.reserved_micros if begun else free):
         yield Mismatch(f"spends {record.spent_micros}, though it is {record.outcome}")
     if record.outcome == "expired" and record.at_ms < reservation.deadline_ms:
         yield Mismatch(f"expires {record.dispatch_id} before its deadline ({reservation.deadline_ms})")

@@ -1,8 +1,7 @@
 """From decision records back to the events that caused them. Pure.
 
 One event can cause several records: a completion that failed closes its reservation and routes the query again, prices
-are solved for before a query is routed, a tick expires many reservations. All of them carry the same cause. Whether a
-completion was an error is told by the record after it: only an error is followed by another attempt of its query.
+are solved for before a query is routed, a tick expires many reservations. All of them carry the same cause.
 """
 
 from __future__ import annotations
@@ -28,7 +27,17 @@ from worker.contract.decisions import (
     Rejected,
     Routed,
 )
-from worker.core.events import Arrived, Completed, Event, Reconfigured, Refused, Removed, Ticked
+from worker.core.events import (
+    Arrived,
+    Completed,
+    Event,
+    Expiry,
+    Reconfigured,
+    Refused,
+    Removed,
+    Ticked,
+    Unanswered,
+)
 
 NIL = msgspec.Raw(msgspec.msgpack.encode(None))
 
@@ -45,15 +54,23 @@ def event_of(decisions: Sequence[Decision]) -> Event:
     match first:
         case Configured():
             return Reconfigured(first.at_ms, first.config)
-        case Rejected():
-            return Refused(topic_of(first), first.cause.number, first.at_ms, first.rejection)
-        case Missed():
-            return Removed(topic_of(first), first.cause.number + 1, first.at_ms)
+        case Rejected() | Missed():
+            return _left_out(first)
         case Closed(cause=Cause(kind="completions")) | ChargedAgain() | Ignored():
             return _completed(first, decisions[1:])
+        case Routed(cause=Cause(kind="unanswered")):
+            return Unanswered(first.at_ms, first.offset, first.attempt - 1, _again(first))
         case Closed() | Checkpoint():
-            return Ticked(first.at_ms)
+            expired = (decision for decision in decisions if isinstance(decision, Closed))
+            return Ticked(first.at_ms, tuple(Expiry(one.dispatch_id, one.basis == "unanswered") for one in expired))
     return arrived(last) if isinstance(last, Routed) else Ticked(last.at_ms)
+
+
+def _left_out(record: Rejected | Missed) -> Refused | Removed:
+    """Input records that could not be used, or that were gone."""
+    if isinstance(record, Missed):
+        return Removed(topic_of(record), record.cause.number + 1, record.at_ms)
+    return Refused(topic_of(record), record.cause.number, record.at_ms, record.rejection)
 
 
 def arrived(routed: Routed) -> Arrived:
@@ -81,12 +98,15 @@ def _completed(first: Closed | ChargedAgain | Ignored, after: Sequence[Decision]
             offset, first.at_ms, UsableCompletion(first.dispatch_id, first.llm, stated_micros=first.cost_micros)
         )
     again = after[0] if after and isinstance(after[0], Routed) else None
-    # Every failed answer is followed by another attempt of its query. Without estimates the query had left its topic.
-    retry = arrived(again) if again is not None and again.quality else None
-    return Completed(offset, first.at_ms, _answer(first, is_ok=again is None), retry)
+    return Completed(offset, first.at_ms, _answer(first), None if again is None else _again(again))
 
 
-def _answer(record: Closed | ChargedAgain, is_ok: bool) -> UsableCompletion:
+def _again(routed: Routed) -> Arrived | None:
+    """The query of a further attempt. Without estimates it had left its topic."""
+    return arrived(routed) if routed.quality else None
+
+
+def _answer(record: Closed | ChargedAgain) -> UsableCompletion:
     """An answer that charges what the record says, on the same basis."""
     cost: CostWord | None = None
     stated = None
@@ -101,7 +121,7 @@ def _answer(record: Closed | ChargedAgain, is_ok: bool) -> UsableCompletion:
             pass
     return UsableCompletion(
         dispatch_id=record.dispatch_id,
-        ok=is_ok,
+        ok=not record.failed,
         stated_micros=stated,
         cost=cost,
         usage=record.usage,

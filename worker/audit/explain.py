@@ -203,7 +203,7 @@ def _candidates(met: Met, config: Configuration, observing: bool, gated: bool) -
 
 
 def _verdict(routed: Routed, llm: str, observing: bool, too_dear: bool) -> str:
-    named = {**dict.fromkeys(routed.tried, "failed"), **dict.fromkeys(routed.skipped, "no budget")}
+    named = {**_ends(routed), **dict.fromkeys(routed.skipped, "no budget")}
     if llm == routed.llm:
         return "drawn" if observing else "chosen"
     if llm in named:
@@ -215,10 +215,18 @@ def _verdict(routed: Routed, llm: str, observing: bool, too_dear: bool) -> str:
     return "too dear" if too_dear else "outscored"
 
 
+def _ends(routed: Routed) -> dict[str, str]:
+    """How the attempts before ended, by LLM."""
+    ends = dict.fromkeys(routed.tried, "failed")
+    return {**ends, routed.tried[-1]: "unanswered"} if routed.cause.kind == "unanswered" else ends
+
+
+ENDS = {"failed": "had failed", "unanswered": "had not answered in time"}
 UNSCORED = {
     "expired": "its deadline had passed",
     "duplicate": "another dispatch of this query id was open",
     "failed": "no further attempt was possible after an error",
+    "unanswered": "the dispatch before was not answered in time, and no other LLM could be asked",
 }
 
 
@@ -240,7 +248,7 @@ def _why_chosen(routed: Routed, llm: str, observing: bool, gated: bool) -> str:
     if observing:
         return f"{llm} was drawn at random: the policy was still observing"
     passed = f"; {', '.join(routed.skipped)} scored higher and could not reserve" if routed.skipped else ""
-    failed = f"; {', '.join(routed.tried)} had failed" if routed.tried else ""
+    failed = "".join(f"; {tried} {ENDS[end]}" for tried, end in _ends(routed).items())
     return f"{llm} had the best score{' above 0' if gated else ''}{passed}{failed}"
 
 

@@ -21,6 +21,7 @@ SETTINGS = {
     "llms": "llms",
     "index": "index.directory",
     "reservation_ms": "routing.reservation_seconds",
+    "unanswered_ms": "routing.unanswered_seconds",
     "max_cost_micros": "limits.max_cost_usd",
 }
 # Where the lane is at home, and a hash of the settings as a whole.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
 
 from msgspec import Struct
 
@@ -45,16 +44,16 @@ class Tally:
         self.queries = 0
         self.deferred: Counter[str] = Counter()
         self.llms: dict[str, Served] = {}
-        self._open: dict[int, float] = {}
+        self._open: dict[str, float] = {}
 
     def add(self, caused: Sequence[Decision], llms: Sequence[str]) -> None:
         """Count what one event caused; `llms` is the order of the estimates."""
-        for decision, after in zip_longest(caused, caused[1:]):
+        for decision in caused:
             match decision:
                 case Routed():
                     self._routed(decision, llms)
                 case Closed():
-                    self._closed(decision, failed=isinstance(after, Routed))
+                    self._closed(decision)
 
     def total(self) -> Served:
         """All LLMs together."""
@@ -68,14 +67,14 @@ class Tally:
         if routed.llm is None:
             self.deferred[routed.reason] += 1
             return
-        self._open[routed.offset] = routed.quality[llms.index(routed.llm)]
+        self._open[f"{routed.offset}-{routed.attempt}"] = routed.quality[llms.index(routed.llm)]
         self._plus(routed.llm, Served(dispatched=1))
 
-    def _closed(self, closed: Closed, failed: bool) -> None:
-        estimated = self._open.pop(origin(closed.dispatch_id), None)
+    def _closed(self, closed: Closed) -> None:
+        estimated = self._open.pop(_attempt(closed.dispatch_id), None)
         if estimated is None:
             return
-        if failed or closed.outcome != "settled":
+        if closed.failed or closed.outcome != "settled":
             self._plus(closed.llm, Served(cost_micros=closed.spent_micros))
             return
         judged = closed.quality is not None
@@ -83,6 +82,11 @@ class Tally:
 
     def _plus(self, llm: str, served: Served) -> None:
         self.llms[llm] = self.llms.get(llm, Served()).plus(served)
+
+
+def _attempt(dispatch_id: str) -> str:
+    """The offset and the attempt of a dispatch: a tally is of one partition."""
+    return dispatch_id.partition("-")[2]
 
 
 def origin(dispatch_id: str) -> int:

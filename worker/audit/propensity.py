@@ -9,8 +9,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from worker.audit.books import UNPRICED
-from worker.audit.outcomes import origin
 from worker.contract.decisions import Closed, Routed
+from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Configuration
 from worker.core.policy import Policy, make_policy
 
@@ -59,8 +59,8 @@ class Exploration:
         self._partition = partition
         self._policy: Policy | None = None
         self._llms = self._seen = 0
-        # By the query's offset: how many times its answer counts.
-        self._open: dict[int, int] = {}
+        # By the dispatch: how many times its answer counts.
+        self._open: dict[str, int] = {}
 
     def configured(self, config: Configuration, seen: int | None = None) -> None:
         """The real configuration from here on; `seen` queries were priced before, if it is not for this to count."""
@@ -78,11 +78,13 @@ class Exploration:
             self._count(Explored(unaffordable=1))
         elif draws and real.llm is not None:
             self._count(Explored(drawn=1))
-            self._open[real.offset] = self._llms if real.llm == other_llm else 0
+            self._open[str(DispatchId(self._partition, real.offset, real.attempt))] = (
+                self._llms if real.llm == other_llm else 0
+            )
 
     def closed(self, closed: Closed) -> None:
         """A reservation closed: the answer to a draw is known, if somebody judged it."""
-        weight = self._open.pop(origin(closed.dispatch_id), None)
+        weight = self._open.pop(closed.dispatch_id, None)
         if weight is not None and closed.quality is not None:
             self._count(Explored(judged=1, weighted_quality=weight * closed.quality))
 

@@ -31,6 +31,7 @@ class Counts(Struct, frozen=True):
     settled: int = 0
     released: int = 0
     expired: int = 0
+    unanswered: int = 0
     late: int = 0
     paid_twice: int = 0
     ignored: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -22,6 +23,7 @@ class PartitionStatus(Struct, frozen=True):
     """One partition as its ledger has it. `behind` counts the offsets of each input that are not applied yet.
 
     `oldest_ms` is the time of the oldest open reservation, `clock_ms` the time of the last decision.
+    `unanswered` counts, by LLM, open dispatches that were not answered in time.
     """
 
     partition: int
@@ -36,10 +38,13 @@ class PartitionStatus(Struct, frozen=True):
     accounts: dict[str, Account]
     prices: dict[str, float]
     fit: Fit
+    unanswered: dict[str, int]
 
 
 class LlmStatus(Struct, frozen=True):
-    """One LLM over all partitions. `prices` are in quality per US dollar, one for each partition that has a price."""
+    """One LLM over all partitions. `prices` are in quality per US dollar, one for each partition that has a price.
+
+    `unanswered` counts open dispatches that were not answered in time. Their money is held."""
 
     budget_micros: int
     spent_micros: int
@@ -48,6 +53,7 @@ class LlmStatus(Struct, frozen=True):
     late_micros: int
     paid_twice_micros: int
     prices: list[float]
+    unanswered: int
 
 
 class Status(Struct, frozen=True):
@@ -129,6 +135,7 @@ def _partition(partition: int, ledger: LedgerView, behind: Offsets) -> Partition
         accounts=row.accounts,
         prices=row.prices,
         fit=row.fit,
+        unanswered=Counter(one.llm for one in ledger.reservations.values() if one.is_unanswered),
     )
 
 
@@ -142,4 +149,5 @@ def _llm(llm: str, partitions: Sequence[PartitionStatus]) -> LlmStatus:
         late_micros=sum(account.late_micros for account in accounts),
         paid_twice_micros=sum(account.paid_twice_micros for account in accounts),
         prices=[partition.prices[llm] * 1e6 for partition in partitions if llm in partition.prices],
+        unanswered=sum(partition.unanswered.get(llm, 0) for partition in partitions),
     )

@@ -26,7 +26,7 @@ from worker.contract.completions import UsableCompletion
 from worker.contract.decisions import Closed, Configured, Decision, Routed
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Configuration, Fit
-from worker.core.events import Arrived, Completed, Event, Reconfigured, Ticked
+from worker.core.events import Arrived, Completed, Event, Expiry, Reconfigured, Ticked, Unanswered
 from worker.core.policy import Policy, PolicyAround, Solution, View, make_policy
 from worker.core.router import Prior, Router
 
@@ -55,6 +55,7 @@ class Change(Struct, frozen=True):
             budget_micros={llm: self.budget_micros.get(llm, budget) for llm, budget in budgets.items()},
             margins=tuple(self._kept(config.llms, config.margins)),
             policy=self.policy or config.policy,
+            unanswered_ms=tuple(self._kept(config.llms, config.unanswered_ms)),
         )
 
     def make_policy(self, config: Configuration, partition: int) -> Policy:
@@ -100,6 +101,8 @@ class Sent(NamedTuple):
     """An open dispatch that was never sent: what is known of it is estimated. `quality` and `costs_micros` are the
     estimates of all LLMs, empty for one that was open before the comparison begins."""
 
+    offset: int
+    attempt: int
     dispatch_id: str
     llm: str
     cost_micros: float
@@ -139,7 +142,11 @@ class WhatIf:
         self.begins: Literal["nowhere", "chain", "checkpoint"] = "nowhere"
         self._router = Router(self.partition, self._prior, self._change.make_policy)
         self._llms: tuple[str, ...] = ()
-        self._open: dict[int, Sent] = {}
+        # By the query's offset, oldest first.
+        self._open: dict[int, list[Sent]] = {}
+        # Reservations of the other side that expire as soon as they may, and real dispatches that were left.
+        self._expiring: dict[str, Expiry] = {}
+        self._left: set[str] = set()
         self._completions = -1
 
     def run(self, records: Iterator[DecisionRecord]) -> None:
@@ -192,7 +199,9 @@ class WhatIf:
         self._router = router_at(
             start, self.partition, Change().prior(self._prior, config.llms), self._change.make_policy
         )
-        self._open = {r.offset: Sent(r.dispatch_id, r.llm, r.reserved_micros, [], []) for r in held}
+        for r in sorted(held, key=lambda reservation: reservation.attempt):
+            self._send(Sent(r.offset, r.attempt, r.dispatch_id, r.llm, r.reserved_micros, [], []))
+        self._left = {r.dispatch_id for r in held if not r.may_retry}
         self._completions = row.offsets.completions
         self._configure(Reconfigured(start.parts[0].at_ms, config), row.seen)
         if self._change.prices is not None:
@@ -215,9 +224,13 @@ class WhatIf:
                 self._arrived(event, caused)
             case Completed():
                 self._completed(event, caused)
+            case Unanswered():
+                self._unanswered(event, caused)
+            case Ticked():
+                for expired, closed in zip(event.expired, caused, strict=False):
+                    self._expired(expired, closed)
+                self._expire(event.at_ms)
             case _:
-                for closed in caused:
-                    self._expired(closed)
                 # Completions are numbered anew here: one that was refused must not take the place of others.
                 self._decide(Ticked(event.at_ms))
 
@@ -225,7 +238,7 @@ class WhatIf:
         draws = self._router.view.is_observing
         estimated = query if self._estimated is None else self._estimated(query)
         self._decide(self._change.arrival(estimated, self._llms))
-        sent = self._open.get(query.offset)
+        sent = self._newest(query.offset)
         for decision in caused:
             if isinstance(decision, Routed):
                 self.exploration.routed(decision, None if sent is None else sent.llm, draws)
@@ -233,18 +246,31 @@ class WhatIf:
             self._settle(query.offset, query.at_ms)
 
     def _completed(self, event: Completed, caused: Sequence[Decision]) -> None:
-        offset = origin(event.answer.dispatch_id)
-        sent = self._open.get(offset)
         closed = caused[0]
-        if sent is None or not isinstance(closed, Closed):
+        if not isinstance(closed, Closed):
             return
-        if sent.llm != closed.llm:
-            self._settle(offset, event.at_ms)
+        offset, was_left = origin(closed.dispatch_id), closed.dispatch_id in self._left
+        self._left.discard(closed.dispatch_id)
+        sent = self._same(offset, closed.llm)
+        if sent is None:
+            if not was_left:
+                self._settle(offset, event.at_ms)
             return
-        del self._open[offset]
+        self._take(sent)
         self._complete(sent, msgspec.structs.replace(event, retry=self._again(sent, event.retry)))
-        if not event.answer.ok and not _is_dispatched(caused):
+        if not event.answer.ok and not was_left and not _is_dispatched(caused):
             self._settle(offset, event.at_ms)
+
+    def _unanswered(self, event: Unanswered, caused: Sequence[Decision]) -> None:
+        """A real dispatch was left; another LLM would have answered, for all that is known."""
+        real = str(DispatchId(self.partition, event.offset, event.attempt))
+        self._left.add(real)
+        [routed] = [decision for decision in caused if isinstance(decision, Routed)]
+        sent = self._same(event.offset, routed.tried[-1])
+        if sent is not None:
+            self._decide(msgspec.structs.replace(event, attempt=sent.attempt, retry=self._again(sent, event.retry)))
+        if not _is_dispatched(caused):
+            self._settle(event.offset, event.at_ms)
 
     def _again(self, sent: Sent, retry: Arrived | None) -> Arrived | None:
         """The query of a further attempt: another index's estimates are those of the attempt before."""
@@ -254,20 +280,46 @@ class WhatIf:
             return self._change.arrival(retry, self._llms)
         return msgspec.structs.replace(retry, quality=sent.quality, cost_micros=sent.costs_micros)
 
-    def _expired(self, closed: Decision) -> None:
+    def _expired(self, expired: Expiry, closed: Decision) -> None:
         """A real dispatch expired; another LLM would have answered, for all that is known."""
-        if isinstance(closed, Closed):
-            offset = origin(closed.dispatch_id)
-            sent = self._open.get(offset)
-            if sent is not None and sent.llm != closed.llm:
-                self._settle(offset, closed.at_ms)
-            else:
-                self._open.pop(offset, None)
+        if not isinstance(closed, Closed):
+            return
+        offset, was_left = origin(closed.dispatch_id), closed.dispatch_id in self._left
+        self._left.discard(closed.dispatch_id)
+        sent = self._same(offset, closed.llm)
+        if sent is not None:
+            self._take(sent)
+            self._expiring[sent.dispatch_id] = Expiry(sent.dispatch_id, expired.begun)
+        elif not was_left:
+            self._settle(offset, closed.at_ms)
+
+    def _expire(self, at_ms: int) -> None:
+        self._decide(Ticked(at_ms, tuple(self._expiring.values())))
+        still_open = self._router.view.open
+        self._expiring = {name: expiry for name, expiry in self._expiring.items() if name in still_open}
+
+    def _same(self, offset: int, llm: str) -> Sent | None:
+        """The other side's open dispatch of this query to the same LLM."""
+        return next((sent for sent in self._open.get(offset, ()) if sent.llm == llm), None)
+
+    def _newest(self, offset: int) -> Sent | None:
+        """The other side's newest open dispatch of this query."""
+        return next(reversed(self._open.get(offset, [])), None)
+
+    def _send(self, sent: Sent) -> None:
+        self._open.setdefault(sent.offset, []).append(sent)
+
+    def _take(self, sent: Sent) -> None:
+        """It is closed, or will be."""
+        self._open[sent.offset].remove(sent)
+        if not self._open[sent.offset]:
+            del self._open[sent.offset]
 
     def _settle(self, offset: int, at_ms: int) -> None:
         """Close a dispatch that has no real counterpart, as estimated."""
-        sent = self._open.pop(offset, None)
+        sent = self._newest(offset)
         if sent is not None:
+            self._take(sent)
             self._complete(
                 sent, Completed(0, at_ms, UsableCompletion("", stated_micros=math.ceil(sent.cost_micros), cost="known"))
             )
@@ -286,7 +338,8 @@ class WhatIf:
             if isinstance(routed, Routed) and routed.llm is not None:
                 name = str(DispatchId(self.partition, routed.offset, routed.attempt))
                 cost_micros = routed.cost_micros[llms.index(routed.llm)]
-                self._open[routed.offset] = Sent(name, routed.llm, cost_micros, routed.quality, routed.cost_micros)
+                estimates = routed.quality, routed.cost_micros
+                self._send(Sent(routed.offset, routed.attempt, name, routed.llm, cost_micros, *estimates))
 
 
 def _is_dispatched(caused: Sequence[Decision]) -> bool:

@@ -94,8 +94,10 @@ def _llms(status: Status) -> Figures:
             state.paid_twice_micros,
             state.reserved_micros,
         )
-        rows.append((llm, *map(usd, money), _left(state), _prices(state.prices)))
-    return Figures(("LLM", "budget $", "spent $", "late $", "twice $", "reserved $", "left", "price"), rows)
+        silent = f"{state.unanswered:,}" if state.unanswered else ""
+        rows.append((llm, *map(usd, money), _left(state), _prices(state.prices), silent))
+    headers = ("LLM", "budget $", "spent $", "late $", "twice $", "reserved $", "left", "price", "unanswered")
+    return Figures(headers, rows)
 
 
 def _left(state: LlmStatus) -> str:

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed"]
+DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed", "unanswered"]
 RemedyCode = Literal["raise_budget", "lower_prices", "later_deadline", "close_dispatch", "send_again"]
 IgnoreCode = Literal["unmatched"]
 RejectCode = Literal[

@@ -48,6 +48,8 @@ Remark = Literal[
     "status",
     "quality",
     "unknown_field",
+    # Of the dispatch.
+    "second_answer",
 ]
 
 MOST_MICROS = 2**53

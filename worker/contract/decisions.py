@@ -27,11 +27,11 @@ from worker.contract.usage import Usage
 class Cause(Struct, frozen=True, gc=False):
     """The event that a decision record follows from. All records of one event have the same cause; no two events do.
 
-    Of `queries` and `completions`, `number` is the offset of the input record. A tick, new settings and a checkpoint
-    come from no topic: their `number` is how many decision records the partition had before.
+    Of `queries` and `completions`, `number` is the offset of the input record. An unanswered dispatch, a tick, new
+    settings and a checkpoint come from no topic: their `number` is how many decision records the partition had before.
     """
 
-    kind: Literal["queries", "completions", "tick", "settings", "checkpoint"]
+    kind: Literal["queries", "completions", "unanswered", "tick", "settings", "checkpoint"]
     number: int
 
 
@@ -59,7 +59,8 @@ class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
 
 class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit_defaults=True):
     """One decision. `llm` None means deferred, for `reason`. The LLMs `skipped` scored higher but could not reserve:
-    `lacking_micros` is what the budget of each lacked. `tried` failed in earlier attempts."""
+    `lacking_micros` is what the budget of each lacked. `tried` failed or did not answer in earlier attempts. Without an
+    answer the dispatch is unanswered from `unanswered_at_ms` on (0: never)."""
 
     prev: bytes
     cause: Cause
@@ -78,6 +79,7 @@ class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit
     lacking_micros: tuple[int, ...] = ()
     tried: tuple[str, ...] = ()
     query_deadline_ms: int | None = None
+    unanswered_at_ms: int = 0
 
 
 class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind", omit_defaults=True):
@@ -115,8 +117,9 @@ class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit
     """A reservation closed: settled (spent), released (an error, nothing spent) or expired (past its deadline).
 
     Its cause is a completion, or the tick that expired it. `basis` says where the cost came from: stated, priced by
-    `usage`, cut to the limit, as reserved because it is unknown, or none. `overrun_micros` is what was charged beyond
-    the reservation. `remarks` are codes of what was odd about the answer.
+    `usage`, cut to the limit, as reserved because it is unknown or because the call had begun and was not answered, or
+    none. `overrun_micros` is what was charged beyond the reservation. `remarks` are codes of what was odd about the
+    answer. `failed`: the answer is an error.
     """
 
     prev: bytes
@@ -134,13 +137,14 @@ class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit
     error: str | None = None
     usage: Usage | None = None
     remarks: tuple[Remark, ...] = ()
+    failed: bool = False
 
 
 class ChargedAgain(Struct, frozen=True, gc=False, tag="charged_again", tag_field="kind", omit_defaults=True):
     """A further answer to a dispatch that had closed, which costs money and closes nothing.
 
     `late`: the first answer, after the expiry; it replaces what was booked at the expiry, `replaced_micros`.
-    `paid_twice`: an answer after another one; its cost is added.
+    `paid_twice`: an answer after another one; its cost is added. `failed`: it is an error.
     """
 
     prev: bytes
@@ -157,6 +161,7 @@ class ChargedAgain(Struct, frozen=True, gc=False, tag="charged_again", tag_field
     error: str | None = None
     usage: Usage | None = None
     remarks: tuple[Remark, ...] = ()
+    failed: bool = False
 
 
 class Ignored(Struct, frozen=True, tag="ignored", tag_field="kind", omit_defaults=True):

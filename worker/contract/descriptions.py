@@ -9,7 +9,7 @@ from __future__ import annotations
 MONEY = "Micro-dollars: 1,000,000 are 1 US dollar."
 PER_MTOK = "US dollars for a million tokens, as decimal text."
 MOMENT = "Milliseconds since 1970-01-01 00:00 UTC."
-DURATIONS = ("reservation_ms", "retry_after_ms", "latency_ms")
+DURATIONS = ("reservation_ms", "unanswered_ms", "retry_after_ms", "latency_ms")
 BYTES = "Bytes in MessagePack, base64 in JSON."
 
 FIELDS = {
@@ -152,6 +152,11 @@ FIELDS = {
     "text": "The text of the query.",
     "Deferred.text": "Reason and remedy in words, for people. The wording may change at any time.",
     "tried": "The LLMs of the earlier attempts.",
+    "failed": "Whether the completion says that the call failed.",
+    "is_unanswered": "Whether the query has gone on without the answer of this dispatch.",
+    "is_overtaken": "Whether another dispatch of the query was answered, so that this one has at most a second answer.",
+    "unanswered_at_ms": "Without an answer the dispatch is unanswered from this time on; 0: never.",
+    "unanswered_ms": "For each LLM: how long a dispatch may go without an answer; none: for ever. Milliseconds.",
     "unavailable": "The name of the LLM that the worker calls no more.",
     "Closed.usage": "The token counts of the answer, without overlap.",
     "ChargedAgain.usage": "The token counts of the answer, without overlap.",

@@ -201,7 +201,7 @@ def _account_row() -> AccountRow:
 
 
 def _reservation() -> Reservation:
-    return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000)
+    return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000, ())
 
 
 def _closed_dispatch() -> ClosedDispatch:
@@ -240,6 +240,7 @@ def _configuration() -> Configuration:
         seed=0,
         index="9f2c51d0a7b3",
         max_cost_micros=1_000_000_000,
+        unanswered_ms=(180_000,),
         price_lists={"gpt-4o": PriceList(Decimal("2.5"), Decimal(10), cached_input_usd_per_mtok=Decimal("1.25"))},
         home=_home(),
         settings="5c1f0e9ab7d2c364",

@@ -31,7 +31,7 @@ FORMAT = 1
 
 EmbeddingDtype = Literal["float16", "float32"]
 Outcome = Literal["settled", "released", "expired"]
-Basis = Literal["cost", "usage", "limit", "reservation", "none"]
+Basis = Literal["cost", "usage", "limit", "reservation", "unanswered", "none"]
 
 
 # Messages from outside. Unknown fields are refused, so that a misspelt field is a dead letter and not a surprise.
@@ -204,8 +204,13 @@ class AccountRow(Struct, frozen=True, omit_defaults=True):
     settings: str = ""
 
 
-class Reservation(Struct, frozen=True, gc=False):
-    """Money held for one open dispatch; key `reservation/<dispatch_id>`, tombstoned when it closes."""
+class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
+    """Money held for one open dispatch; key `reservation/<dispatch_id>`, tombstoned when it closes.
+
+    Without an answer the dispatch is unanswered from `unanswered_at_ms` on (0: never). `is_unanswered`: the query has
+    gone on without its answer. `is_overtaken`: another dispatch of the query was answered, so this one has at most a
+    second answer.
+    """
 
     dispatch_id: str
     query_id: str
@@ -215,7 +220,15 @@ class Reservation(Struct, frozen=True, gc=False):
     reserved_micros: int
     at_ms: int
     deadline_ms: int
-    tried: tuple[str, ...] = ()
+    tried: tuple[str, ...]
+    unanswered_at_ms: int = 0
+    is_unanswered: bool = False
+    is_overtaken: bool = False
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether the query waits for this dispatch, so that a failure brings another attempt."""
+        return not self.is_unanswered and not self.is_overtaken
 
 
 class ClosedDispatch(Struct, frozen=True, gc=False):
@@ -261,7 +274,8 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
 
     `price_lists` are the prices in force as numbers, so that an audit needs no package of that day. An answer that
     costs more than `max_cost_micros` cannot be. `settings` is a hash of the settings before they are split: it is the
-    same in all partitions. Records of older versions have neither `home` nor `settings`.
+    same in all partitions. Records of older versions have neither `home` nor `settings`. A dispatch to LLM i is
+    unanswered after `unanswered_ms[i]`, or never if the list is empty.
     """
 
     llms: tuple[str, ...]
@@ -282,3 +296,4 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
     price_lists: dict[str, PriceList] = {}
     home: Home | None = None
     settings: str = ""
+    unanswered_ms: tuple[int, ...] = ()

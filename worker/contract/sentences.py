@@ -62,6 +62,7 @@ REMARKS: dict[Remark, str] = {
     "status": "the status is neither ok nor error; it was understood by other words",
     "quality": "the quality is not a number between 0 and 1; it is left out",
     "unknown_field": "the completion has fields that Tollgate does not know; they are left out",
+    "second_answer": "another dispatch of the query was answered first: both answers cost money",
 }
 FITS: dict[FitCode, str] = {
     "no_prices": "no prices were solved for yet",
@@ -146,4 +147,6 @@ def _reason(reason: DeferReason) -> str:
             return "a dispatch of the same query id is open"
         case "failed":
             return "every attempt failed, or the query has left its topic"
+        case "unanswered":
+            return "no LLM has answered in time, and no other LLM can be asked"
     assert_never(reason)

@@ -129,6 +129,9 @@ class RoutingSettings(Section):
 
     `horizon_queries` is how many queries the budgets are to last for, over all partitions; 0 is unknown, and then, as
     when the horizon is used up, `horizon_floor_queries` (per partition) are taken to be still to come.
+
+    A dispatch is unanswered after `unanswered_seconds` (None: the LLM's `timeout_seconds` and UNANSWERED_SECONDS), or
+    after half of what is left to the query's deadline. Then the query goes to another LLM.
     """
 
     policy: Literal["priced", "port"] = "priced"
@@ -139,6 +142,7 @@ class RoutingSettings(Section):
     observe_share: float = Field(default=0.025, gt=0, le=1)
     max_attempts: int = Field(default=2, ge=1, le=100)
     reservation_seconds: int = Field(default=1_800, ge=1, le=30 * 86_400)
+    unanswered_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400)
     checkpoint_every: Positive = 1_000
     seed: int = Field(default=0, ge=0, lt=2**63)
 

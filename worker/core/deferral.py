@@ -17,7 +17,7 @@ def remedy(routed: Routed) -> Remedy:
             return Remedy("later_deadline")
         case "exhausted":
             return Remedy("raise_budget", dict(zip(routed.skipped, routed.lacking_micros, strict=False)))
-        case "failed":
+        case "failed" | "unanswered":
             return Remedy("send_again")
     return Remedy("lower_prices")
 

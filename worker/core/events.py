@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from worker.contract.codes import Rejection
 from worker.contract.completions import UsableCompletion
 from worker.contract.decisions import ChargedAgain, Closed, Ignored, Missed
-from worker.contract.messages import Configuration, Deferred, Dispatch
+from worker.contract.messages import Configuration, Deferred, Dispatch, Reservation
 
 
 class Arrived(Struct, frozen=True, gc=False):
@@ -56,11 +56,30 @@ class Removed(Struct, frozen=True):
     at_ms: int
 
 
-class Ticked(Struct, frozen=True):
-    """Time went by: reservations past their deadline expire, at most router.EXPIRIES of them. Nothing else does that,
-    so an answer that overtakes the tick settles."""
+class Unanswered(Struct, frozen=True, gc=False):
+    """Nobody has answered attempt number `attempt` of the query at `offset` in time, and no answer waits in
+    `completions`. `retry` is the query with estimates of now; None where it has left its topic."""
 
     at_ms: int
+    offset: int
+    attempt: int
+    retry: Arrived | None = None
+
+
+class Expiry(Struct, frozen=True, gc=False):
+    """A reservation past its deadline that no record in `completions` can close. `begun`: its call is known to have
+    begun, so it may have cost money."""
+
+    dispatch_id: str
+    begun: bool = False
+
+
+class Ticked(Struct, frozen=True):
+    """Time went by, and these reservations expire. Nothing else does that, so an answer that overtakes the tick
+    settles."""
+
+    at_ms: int
+    expired: tuple[Expiry, ...] = ()
 
 
 class Reconfigured(Struct, frozen=True):
@@ -70,7 +89,7 @@ class Reconfigured(Struct, frozen=True):
     config: Configuration
 
 
-Event = Arrived | Completed | Refused | Removed | Ticked | Reconfigured
+Event = Arrived | Completed | Refused | Removed | Unanswered | Ticked | Reconfigured
 
 
 @dataclass
@@ -79,7 +98,8 @@ class Effects:
 
     `refused` are records that could not be used, `ignored` are completions that changed nothing: the bytes of both go
     to `dead-letters`. `closed` are reservations that closed, and `charged_again` are further answers. Ignored, closed
-    and charged again are among the decisions too, and so are `missed` input records.
+    and charged again are among the decisions too, and so are `missed` input records. `unanswered` are dispatches that
+    their query waits for no longer.
     """
 
     dispatches: list[Dispatch] = field(default_factory=list)
@@ -89,5 +109,6 @@ class Effects:
     closed: list[Closed] = field(default_factory=list)
     charged_again: list[ChargedAgain] = field(default_factory=list)
     missed: list[Missed] = field(default_factory=list)
+    unanswered: list[Reservation] = field(default_factory=list)
     decisions: list[tuple[str, bytes]] = field(default_factory=list)
     rows: dict[str, bytes | None] = field(default_factory=dict)

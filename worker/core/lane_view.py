@@ -83,9 +83,17 @@ class LaneView:
         return self._router._ledger.all_closed()
 
     @property
-    def next_deadline_ms(self) -> int | None:
-        """The earliest deadline of an open reservation."""
-        return self._router._ledger.next_deadline_ms()
+    def next_due_ms(self) -> int | None:
+        """When the next dispatch is unanswered or expires."""
+        return self._router._ledger.next_due_ms()
+
+    def unanswered(self, now_ms: int, most: int) -> list[Reservation]:
+        """The dispatches that are unanswered now and that their query waits for, the earliest first."""
+        return self._router._ledger.unanswered(now_ms, most)
+
+    def expired(self, now_ms: int, most: int) -> list[Reservation]:
+        """The open reservations whose deadline has passed, the earliest first."""
+        return self._router._ledger.expired(now_ms, most)
 
     @property
     def oldest_ms(self) -> int | None:

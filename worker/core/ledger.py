@@ -6,7 +6,8 @@ Rules, asserted in production after every change of an account:
 - spent + reserved <= budget + overrun, where overrun grows only when a provider charges more than was reserved, or
   when a budget is lowered below what is already committed, and shrinks to what is still beyond the budget when a
   reservation closes or the budget is raised;
-- a reservation closes exactly once: reserve -> settle | release | expire (two-phase transfers, as in TigerBeetle).
+- a reservation closes exactly once: reserve -> settle | release | expire (two-phase transfers, as in TigerBeetle);
+- a query waits for at most one of its dispatches; the money of the others is held until they close too.
 
 An answer to a dispatch that has closed still costs money. So the ledger keeps the newest MOST_CLOSED dispatches that
 expired, and as many that were answered.
@@ -55,9 +56,11 @@ class Ledger:
         for dispatch in sorted(closed, key=lambda dispatch: dispatch.number):
             self._kept(dispatch.outcome)[dispatch.dispatch_id] = dispatch
         self.open = {reservation.dispatch_id: reservation for reservation in reservations}
-        self._by_query = {reservation.query_id: reservation.dispatch_id for reservation in self.open.values()}
-        self._deadlines = [(reservation.deadline_ms, reservation.dispatch_id) for reservation in self.open.values()]
-        heapq.heapify(self._deadlines)
+        self._by_query: dict[str, set[str]] = {}
+        self._deadlines: list[tuple[int, str]] = []
+        self._silences: list[tuple[int, str]] = []
+        for reservation in self.open.values():
+            self._watch(reservation)
         self.check()
 
     def budget(self, budgets_micros: Mapping[str, int]) -> None:
@@ -80,23 +83,38 @@ class Ledger:
         lacking_micros = account.spent_micros + account.reserved_micros + amount - account.budget_micros
         if lacking_micros > 0:
             return lacking_micros
-        if reservation.dispatch_id in self.open or reservation.query_id in self._by_query:
+        if any(other.offset != reservation.offset or other.may_retry for other in self._of_query(reservation)):
             _broken(f"{reservation.dispatch_id} is already open")
         self._put(reservation.llm, replace(account, reserved_micros=account.reserved_micros + amount))
         self.open[reservation.dispatch_id] = reservation
-        self._by_query[reservation.query_id] = reservation.dispatch_id
-        heapq.heappush(self._deadlines, (reservation.deadline_ms, reservation.dispatch_id))
+        self._watch(reservation)
         return 0
 
+    def go_on(self, reservation: Reservation) -> Reservation:
+        """The query waits no longer for this dispatch; returns the reservation as it is now."""
+        return self._replace(reservation, replace(reservation, is_unanswered=True))
+
+    def overtake(self, query_id: str, offset: int) -> list[Reservation]:
+        """The query at this offset was answered: its dispatches that are still open have at most a second answer.
+
+        Returns their reservations as they are now.
+        """
+        others = sorted(self._by_query.get(query_id, ()), key=lambda dispatch_id: self.open[dispatch_id].attempt)
+        return [
+            self._replace(other, replace(other, is_overtaken=True))
+            for other in map(self.open.__getitem__, others)
+            if other.offset == offset and not other.is_overtaken
+        ]
+
     def close(self, reservation: Reservation, outcome: Outcome, spent_micros: int, number: int) -> Closing:
-        """End an open reservation with what it cost (0: released or expired), in micro-dollars.
+        """End an open reservation with what it cost (0: released, or expired without a call), in micro-dollars.
 
         `number` grows with every closing.
         """
         if self.open.pop(reservation.dispatch_id, None) != reservation:
             _broken(f"{reservation.dispatch_id} is not open")
-        del self._by_query[reservation.query_id]
-        self._drop_closed_deadlines()
+        self._forget(reservation)
+        self._drop_passed()
         old = self.accounts[reservation.llm]
         reserved, spent = old.reserved_micros - reservation.reserved_micros, old.spent_micros + spent_micros
         self._put(reservation.llm, _overrun(replace(old, reserved_micros=reserved, spent_micros=spent)))
@@ -159,24 +177,30 @@ class Ledger:
         """Whether a dispatch of this query is still unanswered."""
         return query_id in self._by_query
 
-    def next_deadline_ms(self) -> int | None:
-        """The earliest deadline of an open reservation. Other threads may ask: it changes nothing."""
-        earliest = next(iter(self._deadlines), None)
-        return None if earliest is None else earliest[0]
+    # Other threads may ask these: they change nothing.
+
+    def next_due_ms(self) -> int | None:
+        """When the next dispatch is unanswered or expires."""
+        heads = [head for times in (self._deadlines, self._silences) for head in times[:1]]
+        return min(heads)[0] if heads else None
 
     def oldest_ms(self) -> int | None:
-        """When the oldest open reservation was made. Reservations are kept in the order in which they were made."""
-        oldest = next(iter(self.open.copy().values()), None)
-        return None if oldest is None else oldest.at_ms
+        """When the oldest open reservation was made."""
+        return min((reservation.at_ms for reservation in self.open.copy().values()), default=None)
 
-    def due(self, now_ms: int, most: int) -> list[Reservation]:
-        """The open reservations whose deadline has passed, the earliest first; the caller closes them."""
-        due: list[Reservation] = []
-        while self._deadlines and self._deadlines[0][0] <= now_ms and len(due) < most:
-            _, dispatch_id = heapq.heappop(self._deadlines)
-            if dispatch_id in self.open:
-                due.append(self.open[dispatch_id])
-        return due
+    def expired(self, now_ms: int, most: int) -> list[Reservation]:
+        """The open reservations whose deadline has passed, at most so many, the earliest first."""
+        return self._passed(self._deadlines, now_ms, most)
+
+    def unanswered(self, now_ms: int, most: int) -> list[Reservation]:
+        """The open dispatches that are unanswered now and that their query waits for, at most so many, the earliest
+        first."""
+        return [one for one in self._passed(self._silences, now_ms, most) if one.may_retry]
+
+    def _passed(self, times: list[tuple[int, str]], now_ms: int, most: int) -> list[Reservation]:
+        passed = sorted(one for one in times.copy() if one[0] <= now_ms)
+        found = [self.open.get(dispatch_id) for _, dispatch_id in passed]
+        return [reservation for reservation in found if reservation is not None][:most]
 
     def check(self) -> None:
         """Assert every rule over the whole ledger; raises BrokenInvariant."""
@@ -190,9 +214,40 @@ class Ledger:
             if account.reserved_micros != reserved[llm]:
                 _broken(f"{llm}: {account.reserved_micros} reserved, but {reserved[llm]} in open reservations")
 
-    def _drop_closed_deadlines(self) -> None:
+    def _of_query(self, reservation: Reservation) -> list[Reservation]:
+        """The open reservations of the same query."""
+        return [self.open[dispatch_id] for dispatch_id in self._by_query.get(reservation.query_id, ())]
+
+    def _watch(self, reservation: Reservation) -> None:
+        self._by_query.setdefault(reservation.query_id, set()).add(reservation.dispatch_id)
+        heapq.heappush(self._deadlines, (reservation.deadline_ms, reservation.dispatch_id))
+        if reservation.unanswered_at_ms and reservation.may_retry:
+            heapq.heappush(self._silences, (reservation.unanswered_at_ms, reservation.dispatch_id))
+
+    def _forget(self, reservation: Reservation) -> None:
+        of_query = self._by_query[reservation.query_id]
+        of_query.remove(reservation.dispatch_id)
+        if not of_query:
+            del self._by_query[reservation.query_id]
+
+    def _replace(self, old: Reservation, new: Reservation) -> Reservation:
+        """Reservations are kept in the order in which their rows were last written, as a restore reads them."""
+        if self.open.pop(old.dispatch_id, None) != old:
+            _broken(f"{old.dispatch_id} is not open")
+        self.open[old.dispatch_id] = new
+        self._drop_passed()
+        return new
+
+    def _drop_passed(self) -> None:
+        """What is at the front of the times must be open still."""
         while self._deadlines and self._deadlines[0][1] not in self.open:
             heapq.heappop(self._deadlines)
+        while self._silences and not self._is_waited_for(self._silences[0][1]):
+            heapq.heappop(self._silences)
+
+    def _is_waited_for(self, dispatch_id: str) -> bool:
+        reservation = self.open.get(dispatch_id)
+        return reservation is not None and reservation.may_retry
 
     def _put(self, llm: str, account: Account) -> None:
         _check_account(llm, account)

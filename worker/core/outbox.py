@@ -90,7 +90,7 @@ class Outbox:
     ) -> None:
         """A query goes to LLM number `i`, on this reservation. The LLMs of `lacking_micros` scored higher and could not
         reserve."""
-        self._effects.rows[RESERVATION_PREFIX + reservation.dispatch_id] = _encode(reservation)
+        self.held(reservation)
         self._effects.dispatches.append(
             Dispatch(
                 id=reservation.dispatch_id,
@@ -128,10 +128,21 @@ class Outbox:
             Deferred(query.query_id, origin, attempt, reason, what, llm, score, text, query.query)
         )
 
+    def gone_on(self, reservation: Reservation) -> None:
+        """A query waits no longer for this dispatch."""
+        self._effects.unanswered.append(reservation)
+        self.held(reservation)
+
+    def held(self, reservation: Reservation) -> None:
+        """The row of an open reservation, as it is now. Rows are restored in the order of their last writing."""
+        key = RESERVATION_PREFIX + reservation.dispatch_id
+        self._effects.rows.pop(key, None)
+        self._effects.rows[key] = _encode(reservation)
+
     # Completions
 
-    def closed(self, reservation: Reservation, charge: Charge, closing: Closing) -> None:
-        """A reservation closed."""
+    def closed(self, reservation: Reservation, charge: Charge, closing: Closing, failed: bool) -> None:
+        """A reservation closed. `failed`: by an error."""
         self._effects.rows[RESERVATION_PREFIX + reservation.dispatch_id] = None
         self._keep(closing)
         record = Closed(
@@ -150,12 +161,13 @@ class Outbox:
             error=charge.error,
             usage=charge.usage,
             remarks=charge.remarks,
+            failed=failed,
         )
         self._effects.closed.append(record)
         self._journal.append(reservation.query_id, record)
 
-    def charged_again(self, dispatch: ClosedDispatch, charge: Charge, closing: Closing) -> None:
-        """A completion answered a dispatch that had closed."""
+    def charged_again(self, dispatch: ClosedDispatch, charge: Charge, closing: Closing, failed: bool) -> None:
+        """A completion answered a dispatch that had closed, or said that it `failed`."""
         self._keep(closing)
         late = dispatch.outcome == "expired"
         record = ChargedAgain(
@@ -173,6 +185,7 @@ class Outbox:
             error=charge.error,
             usage=charge.usage,
             remarks=charge.remarks,
+            failed=failed,
         )
         self._effects.charged_again.append(record)
         self._journal.append(dispatch.query_id, record)
@@ -276,6 +289,7 @@ class Outbox:
             lacking_micros=tuple(lacking_micros.values()),
             tried=tried,
             query_deadline_ms=query.deadline_ms,
+            unanswered_at_ms=0 if reservation is None else reservation.unanswered_at_ms,
         )
         self._journal.append(query.query_id, record)
         return record

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from hashlib import blake2b
+from math import ceil
 from typing import Protocol
 
 import msgspec
@@ -27,6 +28,10 @@ class Estimates(Protocol):
     def margins(self) -> tuple[float, ...]: ...
     @property
     def index(self) -> str: ...
+
+
+# An inference worker completes a call when its timeout is over. So much longer may a dispatch wait for its call.
+UNANSWERED_SECONDS = 60
 
 
 def configuration(
@@ -57,6 +62,7 @@ def configuration(
         index=manifest.index,
         max_cost_micros=settings.limits.max_cost_micros,
         price_lists={llm: price_lists[llm] for llm in manifest.llms if llm in price_lists},
+        unanswered_ms=tuple(_unanswered_ms(settings, llm) for llm in manifest.llms),
     )
     budgets = {llm: _share(micros, partitions, partition) for llm, micros in whole.budget_micros.items()}
     horizon = _share(whole.horizon_queries, partitions, partition)
@@ -111,6 +117,12 @@ def check_llms(settings: Settings, llms: Collection[str], where: str) -> None:
             f"Configure a budget for each LLM of {where}, or build an index of these LLMs; an LLM without history "
             "starts with `like`, the name of an LLM of the index"
         )
+
+
+def _unanswered_ms(settings: Settings, llm: str) -> int:
+    """How long a dispatch to this LLM may go without an answer."""
+    seconds = settings.routing.unanswered_seconds
+    return ceil(1_000 * (settings.llms[llm].timeout_seconds + UNANSWERED_SECONDS if seconds is None else seconds))
 
 
 def _micros(usd: Decimal) -> int:

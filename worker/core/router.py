@@ -23,25 +23,31 @@ import msgspec
 
 from worker.contract.codes import DeferReason
 from worker.contract.completions import UsableCompletion
-from worker.contract.decisions import Cause
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import FixSetting
 from worker.contract.messages import FORMAT, AccountRow, ClosedDispatch, Configuration, Offsets, Reservation
-from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured, Refused, Removed, Ticked
+from worker.core.causes import cause_of
+from worker.core.events import (
+    Arrived,
+    Completed,
+    Effects,
+    Event,
+    Reconfigured,
+    Refused,
+    Removed,
+    Ticked,
+    Unanswered,
+)
 from worker.core.journal import Journal
 from worker.core.lane_view import LaneView
 from worker.core.ledger import BrokenInvariant, Ledger
 from worker.core.outbox import Outbox
 from worker.core.policy import make_policy
 from worker.core.pricing import Policies, Pricing, Prior
-from worker.core.settlement import EXPIRED, Charge, charge
+from worker.core.settlement import Charge, charge, expiry, second
 from worker.core.snapshot import LaneState
 
 __all__ = ["Prior", "Router"]
-
-# What one Ticked expires at most, so that a mass expiry is many transactions and none outlasts its timeout. A lane
-# ticks every second and dispatches less than this in one.
-EXPIRIES = 10_000
 
 
 class Router:
@@ -139,7 +145,7 @@ class Router:
 
     def _apply(self, event: Event) -> None:
         self._clock_ms = max(self._clock_ms, event.at_ms)
-        self._outbox.begin(self._cause(event), self._clock_ms)
+        self._outbox.begin(cause_of(event, self._journal.count), self._clock_ms)
         match event:
             case Arrived():
                 self._arrived(event)
@@ -151,23 +157,10 @@ class Router:
                 self._removed(event)
             case Reconfigured():
                 self._reconfigured(event.config)
+            case Unanswered():
+                self._unanswered(event)
             case Ticked():
-                self._expire()
-
-    def _cause(self, event: Event) -> Cause:
-        match event:
-            case Arrived():
-                return Cause("queries", event.offset)
-            case Completed():
-                return Cause("completions", event.offset)
-            case Refused():
-                return Cause(event.topic, event.offset)
-            case Removed():
-                return Cause(event.topic, event.before - 1)
-            case Reconfigured():
-                return Cause("settings", self._journal.count)
-            case Ticked():
-                return Cause("tick", self._journal.count)
+                self._expire(event)
 
     # Queries
 
@@ -191,7 +184,10 @@ class Router:
             self._in_force.solve(self._ledger)
             self._outbox.priced(self._in_force)
 
-    def _route(self, query: Arrived, attempt: int, tried: tuple[str, ...]) -> None:
+    def _route(
+        self, query: Arrived, attempt: int, tried: tuple[str, ...], otherwise: DeferReason | None = None
+    ) -> None:
+        """Dispatch to the best LLM that can reserve, or defer, for the reason `otherwise` where it is given."""
         pricing = self._in_force
         lacking_micros: dict[str, int] = {}
         for i in pricing.rank(query):
@@ -204,7 +200,8 @@ class Router:
                 self._outbox.dispatch(query, i, reservation, pricing, lacking_micros)
                 return
             lacking_micros[llm] = lacking
-        self._defer(query, attempt, "exhausted" if lacking_micros else "priced_out", tried, lacking_micros)
+        reason = otherwise or ("exhausted" if lacking_micros else "priced_out")
+        self._defer(query, attempt, reason, tried, lacking_micros)
 
     def _reservation(self, query: Arrived, i: int, attempt: int, tried: tuple[str, ...]) -> Reservation:
         deadline_ms = self._clock_ms + self._config.reservation_ms
@@ -220,7 +217,17 @@ class Router:
             at_ms=self._clock_ms,
             deadline_ms=deadline_ms,
             tried=tried,
+            unanswered_at_ms=self._unanswered_at_ms(query, i, deadline_ms),
         )
+
+    def _unanswered_at_ms(self, query: Arrived, i: int, deadline_ms: int) -> int:
+        """When a dispatch to LLM i of now is unanswered: early enough that another LLM can answer in time."""
+        if not self._config.unanswered_ms:
+            return 0
+        wait_ms = self._config.unanswered_ms[i]
+        if query.deadline_ms is not None:
+            wait_ms = min(wait_ms, (query.deadline_ms - self._clock_ms) // 2)
+        return min(self._clock_ms + wait_ms, deadline_ms)
 
     def _defer(
         self,
@@ -240,13 +247,27 @@ class Router:
         dispatch_id = completion.answer.dispatch_id
         reservation, closed = self._ledger.open.get(dispatch_id), self._ledger.closed(dispatch_id)
         if reservation is not None:
-            self._close(reservation, self._charge(reservation, completion.answer))
-            if not completion.answer.ok:
-                self._retry(reservation, completion.retry)
+            self._answered(reservation, completion)
         elif closed is not None:
             self._charge_again(closed, completion)
         else:
             self._outbox.ignored(completion, "unmatched")
+
+    def _answered(self, reservation: Reservation, completion: Completed) -> None:
+        answer = completion.answer
+        charged = self._charge(reservation, answer)
+        if answer.ok and reservation.is_overtaken:
+            charged = second(charged)
+        self._close(reservation, charged, failed=not answer.ok)
+        if answer.ok:
+            self._overtake(reservation.query_id, reservation.offset)
+        elif reservation.may_retry:
+            self._retry(reservation, completion.retry, "failed")
+
+    def _overtake(self, query_id: str, offset: int) -> None:
+        """A query has its answer: nothing more is done for it."""
+        for other in self._ledger.overtake(query_id, offset):
+            self._outbox.held(other)
 
     def _charge(self, dispatch: Reservation | ClosedDispatch, answer: UsableCompletion) -> Charge:
         return charge(dispatch, answer, self._config.price_lists.get(dispatch.llm), self._config.max_cost_micros)
@@ -254,26 +275,43 @@ class Router:
     def _charge_again(self, dispatch: ClosedDispatch, completion: Completed) -> None:
         charged = self._charge(dispatch, completion.answer)
         closing = self._ledger.charge_again(dispatch, charged.spent_micros, self._journal.count)
-        self._outbox.charged_again(dispatch, charged, closing)
+        self._outbox.charged_again(dispatch, charged, closing, failed=not completion.answer.ok)
+        if completion.answer.ok:
+            made = DispatchId.parse(dispatch.dispatch_id)
+            assert made is not None, "a lane makes ids that can be parsed"
+            self._overtake(dispatch.query_id, made.offset)
 
-    def _retry(self, reservation: Reservation, query: Arrived | None) -> None:
+    def _retry(self, reservation: Reservation, query: Arrived | None, reason: Literal["failed", "unanswered"]) -> None:
+        """Another attempt, or a deferral: the dispatch before it has failed, or nobody answers it."""
         attempt, tried = reservation.attempt + 1, (*reservation.tried, reservation.llm)
         if query is None:
-            self._defer(_gone(reservation), attempt, "failed", tried=tried)
+            self._defer(_gone(reservation), attempt, reason, tried=tried)
         elif attempt > self._config.max_attempts:
-            self._defer(query, attempt, "failed", tried=tried)
+            self._defer(query, attempt, reason, tried=tried)
         elif self._is_late(query):
-            self._defer(query, attempt, "expired", tried=tried)
+            self._defer(query, attempt, "expired" if reason == "failed" else reason, tried=tried)
         else:
-            self._route(query, attempt, tried)
+            self._route(query, attempt, tried, reason if reason == "unanswered" else None)
 
-    def _expire(self) -> None:
-        for reservation in self._ledger.due(self._clock_ms, EXPIRIES):
-            self._close(reservation, EXPIRED)
+    # Dispatches without an answer
 
-    def _close(self, reservation: Reservation, charged: Charge) -> None:
+    def _unanswered(self, event: Unanswered) -> None:
+        reservation = self._ledger.open.get(str(DispatchId(self.partition, event.offset, event.attempt)))
+        if reservation is None or not reservation.may_retry or not 0 < reservation.unanswered_at_ms <= self._clock_ms:
+            # It was answered since the lane looked.
+            return
+        self._outbox.gone_on(self._ledger.go_on(reservation))
+        self._retry(reservation, event.retry, "unanswered")
+
+    def _expire(self, event: Ticked) -> None:
+        for expired in event.expired:
+            reservation = self._ledger.open.get(expired.dispatch_id)
+            if reservation is not None and reservation.deadline_ms <= self._clock_ms:
+                self._close(reservation, expiry(reservation, expired.begun))
+
+    def _close(self, reservation: Reservation, charged: Charge, failed: bool = False) -> None:
         closing = self._ledger.close(reservation, charged.outcome, charged.spent_micros, self._journal.count)
-        self._outbox.closed(reservation, charged, closing)
+        self._outbox.closed(reservation, charged, closing, failed)
 
     # The rest
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from worker.contract.completions import Remark, UsableCompletion
 from worker.contract.messages import Basis, Outcome
@@ -52,7 +53,9 @@ class Charge(Struct, frozen=True):
     remarks: tuple[Remark, ...] = ()
 
 
-EXPIRED = Charge("expired", 0, "none")
+def expiry(dispatch: Held, begun: bool) -> Charge:
+    """What the expiry of a reservation charges: all of it if the call has begun, because it may have cost that."""
+    return Charge("expired", dispatch.reserved_micros, "unanswered") if begun else Charge("expired", 0, "none")
 
 
 def charge(dispatch: Held, answer: UsableCompletion, prices: PriceList | None, most_micros: int) -> Charge:
@@ -73,6 +76,11 @@ def charge(dispatch: Held, answer: UsableCompletion, prices: PriceList | None, m
         usage=answer.usage,
         remarks=tuple(dict.fromkeys(remarks)),
     )
+
+
+def second(charge: Charge) -> Charge:
+    """The charge of an answer after another dispatch of the same query was answered."""
+    return replace(charge, remarks=tuple(dict.fromkeys((*charge.remarks, "second_answer"))))
 
 
 def _spent(

@@ -159,6 +159,7 @@ def _reservation(scenario: Scenario, number: int, llm: int) -> Reservation:
         reserved_micros=int(np.ceil(scenario.estimates.cost_micros[number, llm] * margin)),
         at_ms=0,
         deadline_ms=1,
+        tried=(),
     )
 
 

@@ -58,7 +58,7 @@ def fill_ledger(settings: Settings, estimator: Estimator, records: int) -> None:
         put(key, value)
     for number in range(records // 2):
         key = f"{RESERVATION_PREFIX}0-{number}-1"
-        put(key, codec.encode(Reservation(f"0-{number}-1", f"q{number}", llm, number, 1, 1, number, 2**50)))
+        put(key, codec.encode(Reservation(f"0-{number}-1", f"q{number}", llm, number, 1, 1, number, 2**50, ())))
         if number < records // 2 - OPEN:
             put(key, None)
     account = codec.decode_account(rows[ACCOUNT_KEY] or b"")

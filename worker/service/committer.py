@@ -111,9 +111,10 @@ class Committer:
         self._account_row: bytes | None = None
         self._suspicious = False
 
-    def is_open(self, dispatch_id: str) -> bool:
-        """Whether a reservation is open under this id (as of the last decided batch)."""
-        return dispatch_id in self.view.open
+    def may_retry(self, dispatch_id: str) -> bool:
+        """Whether a query waits for this dispatch (as of the last decided batch)."""
+        reservation = self.view.open.get(dispatch_id)
+        return reservation is not None and reservation.may_retry
 
     @property
     def view(self) -> LaneView:

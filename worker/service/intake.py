@@ -14,10 +14,11 @@ import numpy as np
 from worker.contract.codes import Rejection
 from worker.contract.completions import UsableCompletion
 from worker.contract.dispatch_id import DispatchId
+from worker.contract.messages import Reservation
 from worker.contract.record import Record
 from worker.contract.rejections import Limits, read_completion
 from worker.contract.settings import Settings
-from worker.core.events import Arrived, Completed, Event, Refused
+from worker.core.events import Arrived, Completed, Event, Refused, Unanswered
 from worker.kafka.clock import SYSTEM_CLOCK, Clock
 from worker.kafka.reader import Reader
 from worker.service.metrics import Metrics
@@ -84,6 +85,23 @@ class Intake:
             self.metrics.similar(np.array(similar, np.float32))
         return rows
 
+    def unanswered(self, partition: int, reservations: Sequence[Reservation], at_ms: int) -> list[Input]:
+        """One input for each of these dispatches, which nobody has answered. Raises CheckBroker."""
+        rows = self._again(partition, [reservation.offset for reservation in reservations])
+        inputs = []
+        for reservation in reservations:
+            row = rows.get(reservation.offset)
+            silent = Unanswered(at_ms, reservation.offset, reservation.attempt, _arrival(row, at_ms))
+            inputs.append(Input(silent, retried=None if row is None else row.record))
+        return inputs
+
+    def _again(self, partition: int, offsets: Sequence[int]) -> dict[int, Row]:
+        """Queries that were dispatched before, prepared again; those that have left their topic are missing."""
+        if not offsets:
+            return {}
+        found = self.reader.fetch_offsets(self.settings.topics.queries, partition, offsets)
+        return {row.record.offset: row for row in self._prepared(found.values())}
+
     # Completions
 
     def _completions(self, records: Sequence[Record], may_retry: MayRetry) -> list[Input]:
@@ -106,11 +124,7 @@ class Intake:
 
     def _bring_back(self, failed: Sequence[CompletionRow]) -> None:
         """Read and prepare again the queries of failed dispatches."""
-        if not failed:
-            return
-        partition, offsets = failed[0].record.partition, [_origin(row) for row in failed]
-        found = self.reader.fetch_offsets(self.settings.topics.queries, partition, offsets)
-        prepared = {row.record.offset: row for row in self._prepared(found.values())}
+        prepared = self._again(failed[0].record.partition, [_origin(row) for row in failed]) if failed else {}
         for row in failed:
             row.retried = prepared.get(_origin(row))
 
@@ -118,8 +132,13 @@ class Intake:
         if row.answer is None:
             assert row.problem is not None, "a row is decoded or has a problem"
             return Refused("completions", row.record.offset, at_ms, row.problem)
-        retry = None if row.retried is None else event(row.retried, at_ms)
-        return Completed(row.record.offset, at_ms, row.answer, retry if isinstance(retry, Arrived) else None)
+        return Completed(row.record.offset, at_ms, row.answer, _arrival(row.retried, at_ms))
+
+
+def _arrival(row: Row | None, at_ms: int) -> Arrived | None:
+    """The query of a further attempt; None where it cannot be read any more."""
+    again = None if row is None else event(row, at_ms)
+    return again if isinstance(again, Arrived) else None
 
 
 def _has_failed(row: CompletionRow, may_retry: MayRetry) -> bool:

@@ -21,9 +21,9 @@ import structlog
 
 from worker.contract.errors import LeaveProcess
 from worker.contract.record import Record
-from worker.core.events import Ticked
 from worker.service.committer import Committer
 from worker.service.intake import Input, Intake
+from worker.service.overdue import Overdue
 
 log = structlog.get_logger()
 
@@ -64,6 +64,7 @@ class Lane:
         self.partition = committer.partition
         self.committer = committer
         self._intake = intake
+        self._overdue = Overdue(committer.partition, intake)
         self._searchers, self._committers = searchers, committers
         self._waiting: list[Submitted] = []
         self._changed = asyncio.Condition()
@@ -134,7 +135,7 @@ class Lane:
             batch = Batch()
             for records, acknowledge in _by_topic(await self._take()):
                 inputs = await loop.run_in_executor(
-                    self._searchers, self._intake.prepare, records, self.committer.is_open
+                    self._searchers, self._intake.prepare, records, self.committer.may_retry
                 )
                 batch.add(Batch(inputs, acknowledge))
             await self._prepared.put(batch)
@@ -158,12 +159,15 @@ class Lane:
                 acknowledge()
 
     async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(1.0)
-            now_ms = self._intake.clock.now_ms()
-            deadline_ms = self.committer.view.next_deadline_ms
-            if deadline_ms is not None and deadline_ms <= now_ms:
-                await self._prepared.put(Batch([Input(Ticked(now_ms))]))
+            now_ms, lane = self._intake.clock.now_ms(), self.committer.view
+            due_ms = lane.next_due_ms
+            if due_ms is not None and due_ms <= now_ms:
+                due = await loop.run_in_executor(self._searchers, self._overdue.look, lane, now_ms)
+                if due:
+                    await self._prepared.put(Batch(due))
 
 
 class Lanes:

@@ -49,6 +49,7 @@ class Metrics:
         histogram = partial(Histogram, registry=self.registry)
         self._decisions = counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"])
         self._deferrals = counter("tollgate_deferrals", "Queries not served now, by reason", ["reason"])
+        self._unanswered = counter("tollgate_unanswered", "Dispatches that were not answered in time", ["llm"])
         self._odd = counter("tollgate_odd_answers", "Answers with something odd, by what it is", ["llm", "remark"])
         self._dead = counter("tollgate_dead_letters", "Records that could not be used", ["topic", "reason"])
         self._lost = counter("tollgate_lost_records", "Records that left an input unread, at most", ["topic"])
@@ -66,7 +67,7 @@ class Metrics:
         """Say what runs here, and show every reason from the start, at 0."""
         self._build.labels(version, policy, manifest.index).set(1)
         self._manifest = manifest
-        for reason in ("priced_out", "exhausted", "expired", "duplicate", "failed"):
+        for reason in ("priced_out", "exhausted", "expired", "duplicate", "failed", "unanswered"):
             self._deferrals.labels(reason)
         for topic in ("queries", "completions"):
             self._lost.labels(topic)
@@ -125,6 +126,8 @@ class Metrics:
         for deferred in effects.deferred:
             self._decisions.labels("", "deferred").inc()
             self._deferrals.labels(deferred.reason).inc()
+        for reservation in effects.unanswered:
+            self._unanswered.labels(reservation.llm).inc()
         for refused in effects.refused:
             self._dead.labels(refused.topic, refused.rejection.code).inc()
         for ignored in effects.ignored:

@@ -13,9 +13,9 @@ def read_rows(reader: Reader, ledger: str, partition: int) -> dict[str, bytes]:
     rows: dict[str, bytes] = {}
     for record in reader.read_partition(ledger, partition):
         key = record.key.decode() if record.key else ""
-        if record.value is None:
-            rows.pop(key, None)
-        else:
+        # A row that is written again moves to the end, as compaction would move it.
+        rows.pop(key, None)
+        if record.value is not None:
             rows[key] = record.value
     return rows
 
