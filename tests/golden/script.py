@@ -112,6 +112,7 @@ class Script:
         self._serve_on_texts()
         self._lower_the_budgets()
         self._let_reservations_expire()
+        self._stay_silent()
         return self._fail_after_retention()
 
     # The parts
@@ -166,6 +167,28 @@ class Script:
         self._system.start_workers(1)
         for talk, dispatch in waiting:
             self._answer(talk, dispatch, status="ok", cost_micros=1)
+        self._settle()
+
+    def _stay_silent(self) -> None:
+        """Queries go on without the answers of their dispatches, or are deferred. The calls of some had begun. Some are
+        answered twice, some after the expiry, some never."""
+        # Beyond the answers that cost the limit: each LLM can be asked again.
+        self._start(self._texts, 100_000.0, reservation_seconds=30, unanswered_seconds=3, resolve_every_queries=20)
+        before = {dispatch.id for _, dispatch in self._unanswered()}
+        self._queries(12)
+
+        def made(attempt: int) -> list[tuple[Talk, Dispatch]]:
+            return [one for one in self._unanswered() if one[1].id not in before and one[1].attempt == attempt]
+
+        for talk, dispatch in (first := made(1))[::2]:
+            talk.begun(dispatch)
+        wait_for("the queries to go on", lambda: len(made(2)) >= 3, SECONDS, every_seconds=0.3)
+        for talk, dispatch in [*made(2)[:3], *first[:6]]:
+            self._answer(talk, dispatch, status="ok", cost_micros=40)
+        self._settle()
+        wait_for("reservations to expire", lambda: not self._is_open(first), SECONDS, every_seconds=0.3)
+        for talk, dispatch in first[6:9]:
+            self._answer(talk, dispatch, status="ok", cost_micros=50)
         self._settle()
 
     def _fail_after_retention(self) -> Settings:

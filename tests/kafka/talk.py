@@ -63,6 +63,10 @@ class Talk:
         value = msgspec.msgpack.encode({"origin_partition": self.partition, **fields}) if value is None else value
         return self._produce(self.settings.topics.completions, value, None, ())
 
+    def begun(self, dispatch: Dispatch) -> Sent:
+        """Say on `begun` that the call of this dispatch has begun."""
+        return self._produce(self.settings.topics.begun, b"begun", dispatch.id.encode(), ())
+
     def raw_completion(self, value: bytes | None) -> Sent:
         """Produce these bytes, or none, to `completions`."""
         return self._produce(self.settings.topics.completions, value, None, ())
