@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from tests.simulation.reading import TOPICS, proven, replayed
+from tests.simulation.reading import TOPICS, by_topic, dead_letter_origin, fields, proven, replayed, values
 from worker.contract import codec
 from worker.contract.decisions import (
     Cause,
@@ -91,11 +90,11 @@ class Auditor:
     def committed(self, transaction: Transaction) -> None:
         """Check one transaction that has just become visible, and book it."""
         partition = int(transaction.transactional_id.rpartition("-")[2])
-        books, topics = self.books[partition], _by_topic(transaction.records)
+        books, topics = self.books[partition], by_topic(transaction.records)
         books.transactions.append(transaction)
         written_ms = transaction.records[-1].timestamp
         decisions = [codec.decode_decision(record.value or b"") for record in topics.pop(TOPICS.decisions, [])]
-        for record, decision in zip(_values(transaction.records, TOPICS.decisions), decisions, strict=True):
+        for record, decision in zip(values(transaction.records, TOPICS.decisions), decisions, strict=True):
             require(decision.prev == books.head, f"partition {partition}: the chain breaks at {decision}")
             early = f"partition {partition}: {decision} is ahead of its time, {written_ms}"
             require(decision.at_ms <= written_ms, early)
@@ -222,7 +221,7 @@ class Auditor:
         """A cost that can be is booked to the micro-dollar. Nothing else is booked at less than was held, unless the
         completion says that it cost nothing."""
         record = next(self.log.read((TOPICS.completions, partition), charged.cause.number))
-        said = _fields(record.value or b"")
+        said = fields(record.value or b"")
         require(said["dispatch_id"] == charged.dispatch_id, f"{charged} answers {said}")
         stated = said.get("cost_micros")
         if isinstance(stated, int) and 0 < stated <= MOST_MICROS:
@@ -257,7 +256,7 @@ class Auditor:
         deferred = [codec.decode_deferred(record.value or b"") for record in topics.get(TOPICS.deferred, [])]
         said = [(d.origin.offset, d.attempt, d.reason) for d in deferred]
         require(said == [(r.offset, r.attempt, r.reason) for r in routed if r.llm is None], f"deferred {said}")
-        dead = sorted(_dead_letter_origin(record) for record in topics.get(TOPICS.dead_letters, []))
+        dead = sorted(dead_letter_origin(record) for record in topics.get(TOPICS.dead_letters, []))
         refused = sorted((d.cause.kind, d.cause.number) for d in decisions if isinstance(d, Rejected | Ignored))
         require(dead == refused, f"partition {partition}: dead letters {dead}, decided {refused}")
 
@@ -338,7 +337,7 @@ def replay(partition: int, transactions: Iterable[tuple[Transaction, Sequence[Ev
             if isinstance(event, Reconfigured):
                 router.use_prior(prior_for(event.config.llms))
         effects = router.handle(events)
-        recorded = [*_values(transaction.records, TOPICS.decisions)]
+        recorded = [*values(transaction.records, TOPICS.decisions)]
         for ours, theirs in zip([record for _, record in effects.decisions], recorded, strict=True):
             require(
                 ours == theirs, f"replay decides {codec.decode_decision(ours)}, not {codec.decode_decision(theirs)}"
@@ -383,28 +382,6 @@ def _account(old: Account, **changes: int) -> Account:
     return msgspec.structs.replace(new, overrun_micros=max(0, beyond))
 
 
-def _fields(value: bytes) -> dict[str, Any]:
-    fields = codec.completion_fields(value, 100_000, 64)
-    assert isinstance(fields, dict), f"{fields} closed a reservation"
-    return fields
-
-
 def _held(books: Books, charged: Closed | ChargedAgain) -> int:
     """What was reserved for a dispatch that closed."""
     return charged.reserved_micros if isinstance(charged, Closed) else books.reserved[charged.dispatch_id]
-
-
-def _by_topic(records: Iterable[StoredRecord]) -> dict[str, list[StoredRecord]]:
-    topics: dict[str, list[StoredRecord]] = {}
-    for record in records:
-        topics.setdefault(record.topic, []).append(record)
-    return topics
-
-
-def _values(records: Iterable[StoredRecord], topic: str) -> list[bytes]:
-    return [record.value or b"" for record in records if record.topic == topic]
-
-
-def _dead_letter_origin(record: StoredRecord) -> tuple[str, int]:
-    headers = {name: (value or b"").decode() for name, value in record.headers}
-    return headers["__connect.errors.topic"], int(headers["__connect.errors.offset"])

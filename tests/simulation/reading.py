@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 from worker.audit.input_check import Originals
 from worker.audit.ledger_view import read_ledger
@@ -11,7 +13,9 @@ from worker.audit.replay import Checks, Replay, replay
 from worker.audit.run_replay import stream
 from worker.audit.topics import PartitionTopics
 from worker.audit.verify import Verified, verify
+from worker.contract import codec
 from worker.contract.messages import Configuration
+from worker.contract.record import StoredRecord
 from worker.contract.settings import LimitSettings
 from worker.contract.topic_names import TopicNames
 from worker.core.pricing import Prior
@@ -34,3 +38,29 @@ def replayed(log: Log, partition: int, prior: Prior, config: Configuration, shar
     checks = Checks(originals, read_ledger=partial(read_ledger, topics, TOPICS.ledger))
     result = Replay(partition, TOPICS.decisions)
     return replay(result, records[int(len(records) * share) :], prior, Solutions(config.index), checks)
+
+
+def fields(value: bytes) -> dict[str, Any]:
+    """The fields of a completion that closed a reservation."""
+    read = codec.completion_fields(value, 100_000, 64)
+    assert isinstance(read, dict), f"{read} closed a reservation"
+    return read
+
+
+def by_topic(records: Iterable[StoredRecord]) -> dict[str, list[StoredRecord]]:
+    """Records by their topic."""
+    topics: dict[str, list[StoredRecord]] = {}
+    for record in records:
+        topics.setdefault(record.topic, []).append(record)
+    return topics
+
+
+def values(records: Iterable[StoredRecord], topic: str) -> list[bytes]:
+    """The values of the records of a topic."""
+    return [record.value or b"" for record in records if record.topic == topic]
+
+
+def dead_letter_origin(record: StoredRecord) -> tuple[str, int]:
+    """The topic and the offset of the record that a dead letter holds."""
+    headers = {name: (value or b"").decode() for name, value in record.headers}
+    return headers["__connect.errors.topic"], int(headers["__connect.errors.offset"])
