@@ -129,9 +129,6 @@ class RoutingSettings(Section):
 
     `horizon_queries` is how many queries the budgets are to last for, over all partitions; 0 is unknown, and then, as
     when the horizon is used up, `horizon_floor_queries` (per partition) are taken to be still to come.
-
-    A dispatch is unanswered after `unanswered_seconds` (None: the LLM's `timeout_seconds` and UNANSWERED_SECONDS), or
-    after half of what is left to the query's deadline. Then the query goes to another LLM.
     """
 
     policy: Literal["priced", "port"] = "priced"
