@@ -29,7 +29,7 @@ BYTES_TRIED = 20
 MOST_BYTES = 300_000
 LETTER = re.compile(r"\{[^}]*\}|([A-Za-z])")
 # The embedder of the package makes an embedding of every text that is not blank.
-UNMET = {"empty_text"}
+UNMET = {"empty_text", "beside_request", "batch_url", "header_value", "unknown_header", "tags"}
 
 
 @cache

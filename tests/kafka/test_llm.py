@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from worker.contract.codes import Dialect
 from worker.contract.messages import Query
-from worker.contract.settings import Dialect, LlmSettings
+from worker.contract.settings import LlmSettings
 from worker.inference.calls import Caller, Ended
 from worker.local import questions
 from worker.local.processes import Child, wait_for

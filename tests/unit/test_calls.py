@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from tests.provider import Provider, providing
+from worker.contract.codes import Dialect
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Query
-from worker.contract.settings import Dialect, LlmSettings, load_settings
+from worker.contract.settings import LlmSettings, load_settings
 from worker.inference import dialects
 from worker.inference.calls import Caller, Ended
-from worker.inference.dialects import Request, Unsendable, dialects_of, request_of
+from worker.inference.dialects import Request, Unsendable, request_of
 from worker.inference.keys import read_key
 
 ASKED = Query(body={"messages": [{"role": "user", "content": "2 + 2?"}]})
@@ -150,24 +151,6 @@ def test_a_plain_text(dialect: Dialect, path: str, body: dict[str, Any]) -> None
     assert ended.outcome.cost == "known"
 
 
-DIALECTS = [
-    ({"messages": [{"role": "system", "content": "x"}]}, {"chat"}),
-    ({"messages": [{"role": "user", "content": "x"}]}, {"chat"}),
-    ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 9}, {"chat", "messages"}),
-    ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 9, "system": "y"}, {"messages"}),
-    ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 9, "n": 2}, {"chat"}),
-    ({"input": "x"}, {"responses"}),
-    ({"prompt": "x"}, {"completions"}),
-    ({"contents": []}, set()),
-]
-
-
-@pytest.mark.parametrize(("body", "wanted"), DIALECTS)
-def test_dialects(body: dict[str, Any], wanted: set[str]) -> None:
-    """A request's dialect is known by its fields."""
-    assert dialects_of(body) == wanted
-
-
 UNSENDABLE = [
     (Query(body={"input": "x"}), "dialect"),
     (Query(embedding=[1.0]), "no_text"),
@@ -183,6 +166,24 @@ def test_unsendable(query: Query, reason: str) -> None:
     assert ended.outcome.cost == "zero"
     assert ended.outcome.remarks == (reason,)
     assert provider.asked == []
+
+
+METADATA = [
+    ({"tollgate-id": "q", "user_id": "u-1"}, {"user_id": "u-1"}),
+    ({"tollgate-id": "q", "Tollgate-Tags": "a=b"}, None),
+    ({"user_id": "u-1"}, {"user_id": "u-1"}),
+    ({}, {}),
+    ("text", "text"),
+]
+
+
+@pytest.mark.parametrize(("given", "sent"), METADATA)
+def test_what_is_for_tollgate_stays_here(given: object, sent: object) -> None:
+    """Metadata for Tollgate is not sent: Anthropic refuses metadata that it does not know."""
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 9, "metadata": given}
+    request = request_of(Query(body=body), "m", settings("http://h/v1"))
+    assert not isinstance(request, Unsendable)
+    assert json.loads(request.body).get("metadata") == sent
 
 
 URLS: list[tuple[str, Dialect, str]] = [

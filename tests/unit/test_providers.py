@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.provider import Asked, Provider, providing
-from worker.contract.codes import ErrorClass
+from worker.contract.codes import Dialect, ErrorClass
 from worker.contract.messages import Query
-from worker.contract.settings import Dialect, LlmSettings
+from worker.contract.settings import LlmSettings
 from worker.contract.token_costs import Cost, PriceList, cost_of
 from worker.inference import outcomes
 from worker.inference.calls import Caller, Ended

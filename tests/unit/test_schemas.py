@@ -19,6 +19,7 @@ from worker.contract.codes import Rejection
 from worker.contract.decisions import Decision
 from worker.contract.messages import ClosedDispatch, Completion, Configuration, Query, WindowBlock
 from worker.contract.settings import Settings
+from worker.contract.shape_schemas import SHAPES
 from worker.kafka import clients
 
 FOLDER = Path(__file__).parents[2] / "schemas"
@@ -74,6 +75,16 @@ def test_an_example_is_valid(name: str) -> None:
     schema = written(f"{name}.schema.json")
     jsonschema.Draft202012Validator.check_schema(schema)
     assert [error.message for error in validator(schema).iter_errors(written(f"examples/{name}.json"))] == []
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_an_example_of_another_shape(name: str) -> None:
+    """Each other shape of a query has a valid schema, and an example that obeys it and is read as a query."""
+    schema, example = written(f"{name}.schema.json"), written(f"examples/{name}.json")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert validator(schema).is_valid(example)
+    assert not validator(schema).is_valid({"text": "x"})
+    assert isinstance(decode_query((FOLDER / f"examples/{name}.json").read_bytes()), Query)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from worker.contract.shape_schemas import SHAPES
+
 MSGPACK, JSON, AS_RECEIVED = "application/vnd.msgpack", "application/json", "application/octet-stream"
 # The partitioner of a client that keys its records, by the name that librdkafka has for it.
 PARTITIONER = "murmur2_random"
@@ -12,6 +14,14 @@ CONTRACT_VERSION = "1.0.0"
 TEXT = {"type": "string"}
 DISPATCH_ID = {"type": "string", "pattern": "^[0-9]+-[0-9]+-[0-9]+$", "description": "<partition>-<offset>-<attempt>"}
 QUERY_ID = {"type": "string", "description": "the query's id, or <partition>-<offset> where it brought none"}
+QUERY_KEY = {**TEXT, "description": "the query's id"}
+EXTRAS = {
+    "tollgate-id": "the id of the query",
+    "tollgate-deadline-ms": "when an answer becomes worth nothing, in milliseconds since 1970",
+    "tollgate-allow": "the LLMs that may answer, separated by commas, or a JSON array",
+    "tollgate-deny": "the LLMs that must not answer, separated by commas, or a JSON array",
+    "tollgate-tags": "tags as <name>=<value>, separated by commas, or a JSON object",
+}
 CONNECT_ERRORS = {
     "topic": "where the record came from",
     "partition": "its partition",
@@ -65,8 +75,12 @@ TOPICS = (
         "LLM queries, read_committed. A JSON object or a MessagePack map, also in a Confluent frame: the first byte "
         "tells them apart, not a header. Use the query's id as the key, with the partitioner `murmur2_random`: that is "
         "what the clients of Java, Go and Node do by default, and what librdkafka (Python, C, .NET) does with the "
-        "setting `partitioner=murmur2_random`. A repeat of an id is seen only in the partition of the first.",
-        (Message("query", "query", {**TEXT, "description": "the query's id"}, "One LLM query", (JSON, MSGPACK)),),
+        "setting `partitioner=murmur2_random`. A repeat of an id is seen only in the partition of the first. A request "
+        "of a provider's API, a line of a batch file and a CloudEvent are queries as they are.",
+        (
+            Message("query", "query", QUERY_KEY, "One LLM query", (JSON, MSGPACK)),
+            *(Message(name, name, QUERY_KEY, shape.summary, (JSON, MSGPACK)) for name, shape in SHAPES.items()),
+        ),
     ),
     Topic(
         "completions",
@@ -244,7 +258,9 @@ def _headers(message: Message) -> dict[str, Any]:
         title = f"{_title(message)}Headers"
         return {"type": "object", "title": title, "required": list(errors), "properties": errors | why | cut}
     properties: dict[str, Any] = {"content-type": {**TEXT, "enum": [*message.formats], "title": "ContentType"}}
-    if message.name in ("query", "dispatch"):
+    if message.name in ("query", *SHAPES):
+        properties |= {name: {**TEXT, "description": text} for name, text in EXTRAS.items()}
+    if message.name in ("query", *SHAPES, "dispatch"):
         properties["traceparent"] = {**TEXT, "description": "W3C Trace Context, passed on as every other header"}
     return {"type": "object", "title": f"{_title(message)}Headers", "properties": properties}
 

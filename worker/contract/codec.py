@@ -11,7 +11,7 @@ not have, else the first that is missing, else the first that is not of its type
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from worker.contract.answers import Answer
 from worker.contract.codes import MAX_DETAIL_CHARACTERS, RejectCode, Rejection
 from worker.contract.decisions import Decision
+from worker.contract.extras import late_seconds
 from worker.contract.formats import Body, find_body, named_after_error
 from worker.contract.messages import AccountRow, Configuration, Deferred, Dispatch, EmbeddingDtype, Query, Reservation
 from worker.contract.record import UNREADABLE_HEADERS, Headers, Record, headers_bytes
+from worker.contract.shapes import Wrapped, read_shape
 
 # The two formats of a dispatch. Every other record that Tollgate writes is MessagePack.
 Format = Literal["msgpack", "json"]
@@ -33,12 +35,9 @@ CONTENT_TYPE: list[tuple[str, bytes | None]] = [("content-type", CONTENT_TYPES["
 PACKED_INTEGERS = range(-(2**63), 2**64)
 # What a query says of its embedding.
 OF_EMBEDDINGS = ("embedding", "embedding_dtype", "embedder")
-# 3 March 1973 in milliseconds: a deadline before it is meant in seconds.
-EARLIEST_MS = 100_000_000_000
 # The length of an embedding that no model makes. Read in the wrong byte order, numbers are as large as 1e38.
 SHORTEST, LONGEST = 1e-6, 1e6
 
-M = TypeVar("M", bound=msgspec.Struct)
 T = TypeVar("T")
 
 _encode = msgspec.msgpack.Encoder()
@@ -70,46 +69,64 @@ class _Reject(Exception):
         self.rejection = Rejection(code, limit, str(detail)[:MAX_DETAIL_CHARACTERS])
 
 
-class _Reader(Generic[M]):
-    """Reads one type of message from both formats."""
+class _QueryReader:
+    """Reads queries from both formats."""
 
-    def __init__(self, message: type[M]) -> None:
-        self._message = message
-        self._packed = msgspec.msgpack.Decoder(message)
-        self._json = msgspec.json.Decoder(message)
+    def __init__(self) -> None:
+        self._packed = msgspec.msgpack.Decoder(Query)
+        self._json = msgspec.json.Decoder(Query)
 
-    def read(self, value: bytes | None, max_bytes: int) -> M:
-        """The message in a record's value. Raises _Reject."""
-        body = _body(value, max_bytes)
-        return _decoded(body, self._typed)
+    def read(self, value: bytes | None, max_bytes: int) -> Query:
+        """The query in a record's value, or in the CloudEvent that it is. Raises _Reject."""
+        found = _decoded(_body(value, max_bytes), self._typed)
+        if isinstance(found, Query):
+            return found
+        inside = _decoded(_body(found.value, max_bytes), self._typed)
+        if isinstance(inside, Wrapped):
+            raise _Reject("unknown_field", "specversion")
+        return inside if inside.id is not None else msgspec.structs.replace(inside, id=found.id or None)
 
-    def _typed(self, body: Body) -> M:
+    def is_as_it_came(self, data: bytes, query: Query) -> bool:
+        """Whether MessagePack says the same as a query, so that its bytes can be passed on."""
+        try:
+            return self._packed.decode(data) == query
+        except UNREADABLE:
+            return False
+
+    def _typed(self, body: Body) -> Query | Wrapped:
         try:
             return self._json.decode(body.data) if body.is_json else self._packed.decode(body.data)
         except msgspec.ValidationError:
             return self._by_field(body)
 
-    def _by_field(self, body: Body) -> M:
-        """The message read field by field, with 12.0 as 12. Raises _Reject for the first field at fault."""
+    def _by_field(self, body: Body) -> Query | Wrapped:
+        """A record in another shape, or the query read field by field, with 12.0 as 12. Raises _Reject for the first
+        field at fault."""
         decode: Any = msgspec.json.decode if body.is_json else msgspec.msgpack.decode
         try:
             given: Mapping[str, msgspec.Raw] = decode(body.data, type=dict[str, msgspec.Raw])
         except msgspec.ValidationError:
             raise _Reject("type") from None
-        fields = msgspec.structs.fields(self._message)
         if given.keys() == {"schema", "payload"}:
             raise _Reject("connect_envelope")
-        if unknown := [name for name in given if name not in {field.name for field in fields}]:
+        found = read_shape(given, decode)
+        if isinstance(found, Rejection):
+            raise _Reject(found.code, found.detail, found.limit)
+        if found is not None:
+            return found
+        if unknown := [name for name in given if name not in Query.__struct_fields__]:
             raise _Reject("unknown_field", unknown[0])
-        types = get_type_hints(self._message, include_extras=True)
-        return self._mended({name: _field(decode, name, raw, types[name]) for name, raw in given.items()})
+        types = get_type_hints(Query, include_extras=True)
+        return _mended({name: _field(decode, name, raw, types[name]) for name, raw in given.items()})
 
-    def _mended(self, values: Mapping[str, Any]) -> M:
-        """The message of these values, one of which at least was not as it was given."""
-        if not any(isinstance(value, _Whole) for value in values.values()):
-            # Every field that is left is right: a field was given twice.
-            raise _Reject("type")
-        return self._message(**{name: int(v) if isinstance(v, _Whole) else v for name, v in values.items()})
+
+def _mended(values: Mapping[str, Any]) -> Query:
+    """The query of these values, one of which at least was not as it was given."""
+    if not any(isinstance(value, _Whole) for value in values.values()):
+        # Every field that is left is right: a field was given twice.
+        raise _Reject("type")
+    mended: dict[str, Any] = {name: int(v) if isinstance(v, _Whole) else v for name, v in values.items()}
+    return Query(**mended)
 
 
 class _Whole(int):
@@ -153,7 +170,7 @@ def _decoded(body: Body, decode: Callable[[Body], T]) -> T:
         raise (_Reject(named) if named else _Reject("format", "json" if body.is_json else "msgpack")) from None
 
 
-_queries = _Reader(Query)
+_queries = _QueryReader()
 _fields_packed = msgspec.msgpack.Decoder(dict[str, Any])
 _fields_json = msgspec.json.Decoder(dict[str, Any])
 
@@ -167,11 +184,9 @@ def decode_query(value: bytes | None, max_bytes: int, max_nesting: int) -> Query
         query = _queries.read(value, max_bytes)
         for name, inside in (("body", query.body), ("parameters", query.parameters)):
             _check_inside(name, inside, max_nesting)
-        if query.deadline_ms is not None and 0 < query.deadline_ms < EARLIEST_MS:
-            raise _Reject("deadline_in_seconds", query.deadline_ms)
     except _Reject as problem:
         return problem.rejection
-    return query
+    return late_seconds(query.deadline_ms) or query
 
 
 def check_headers(record: Record, max_bytes: int) -> Rejection | None:
@@ -184,11 +199,16 @@ def check_headers(record: Record, max_bytes: int) -> Rejection | None:
 
 
 def query_payload(value: bytes | None, query: Query) -> msgspec.Raw:
-    """The query to pass on, as MessagePack: the bytes of `value` as they came, or, if they are JSON, `query` anew."""
+    """The query to pass on, as MessagePack: the bytes of `value` if they say the same as `query`, else `query` anew.
+
+    Inference workers and those who read deferrals so find a query in Tollgate's own shape, whatever came.
+    """
     assert value is not None, "`query` was decoded from it"
     body = find_body(value)
     assert isinstance(body, Body), "`query` was decoded from it"
-    return msgspec.Raw(_encode.encode(query) if body.is_json else body.data)
+    if not body.is_json and _queries.is_as_it_came(body.data, query):
+        return msgspec.Raw(body.data)
+    return msgspec.Raw(_encode.encode(query))
 
 
 def embedding_rows(

@@ -36,6 +36,11 @@ RejectCode = Literal[
     "half_surrogate",
     "connect_envelope",
     "deadline_in_seconds",
+    "beside_request",
+    "batch_url",
+    "header_value",
+    "unknown_header",
+    "tags",
     "partition",
     "dispatch_id",
 ]
@@ -50,6 +55,9 @@ FitCode = Literal[
     "fixed",
     "not_recorded",
 ]
+
+# The request formats: Chat Completions, Responses and Completions of OpenAI, Messages of Anthropic.
+Dialect = Literal["chat", "responses", "messages", "completions"]
 
 # Why a call of an LLM has no answer. `refused_request`: this LLM never takes this request. `quota`: no money or
 # allowance is left, and waiting does not help. `misconfigured`: the operator has to mend a model, a region or an

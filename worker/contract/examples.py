@@ -135,6 +135,8 @@ def _query() -> Query:
         max_output_tokens=300,
         deadline_ms=AT_MS + 60_000,
         parameters={"temperature": 0.2},
+        deny=("claude-3-haiku",),
+        tags={"team": "search"},
     )
 
 

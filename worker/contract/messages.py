@@ -13,13 +13,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from worker.contract.codes import CostWord, DeferReason, ErrorClass, FitCode, Remedy
+from worker.contract.codes import CostWord, DeferReason, Dialect, ErrorClass, FitCode, Remedy
 from worker.contract.token_costs import PriceList
 from worker.contract.usage import MAX_TOKENS
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Identity = Annotated[str, Meta(min_length=1, max_length=256)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+LlmNames = Annotated[tuple[Identity, ...], Meta(max_length=1_000)]
 
 Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 
@@ -38,13 +39,16 @@ Basis = Literal["cost", "usage", "limit", "reservation", "unanswered", "none"]
 
 
 class Query(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One LLM query on `queries`. It needs an `embedding`, a `text` or a `body`.
+    """One LLM query on `queries`. It needs an `embedding`, a `text` or a `body`. Records in other shapes, such as a
+    bare request of a provider's API, are made into one (contract/shapes).
 
     `embedding` is little-endian float32 bytes of the index's dimension (base64 in JSON), or a list of numbers. Bytes
     are float16 where `embedding_dtype` or the setting index.embedding_dtype says so. `embedder` names the model that
     made it: an embedding of another model than the index's is refused. `body` is a request in the shape of a provider's
-    API (contract/requests), passed on unchanged; the last text that a user wrote in it is embedded. `deadline_ms` is
-    the time after which an answer is worth nothing. `parameters` are passed on unchanged.
+    API (contract/requests), passed on unchanged; the last text that a user wrote in it is embedded. `dialect` is its
+    format, where its fields alone do not tell. `deadline_ms` is the time after which an answer is worth nothing.
+    `parameters` are passed on unchanged. Only the LLMs in `allow` may answer, and none of `deny`. `tags` are names with
+    values, or a list of `<name>=<value>` (contract/extras).
     """
 
     id: Identity | None = None
@@ -57,6 +61,10 @@ class Query(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     max_output_tokens: Tokens | None = None
     deadline_ms: Count | None = None
     parameters: dict[str, Any] | None = None
+    dialect: Dialect | None = None
+    allow: LlmNames | None = None
+    deny: LlmNames = ()
+    tags: dict[str, str] | list[str] = {}
 
 
 class Completion(Struct, frozen=True, omit_defaults=True):

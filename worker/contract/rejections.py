@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from worker.contract import codec
+from worker.contract import codec, extras
 from worker.contract.codes import Rejection
 from worker.contract.completions import UsableCompletion, read_answer
 from worker.contract.dispatch_id import DispatchId
@@ -37,11 +37,11 @@ class Limits(NamedTuple):
 
 
 def read_query(record: Record, limits: Limits) -> Query | Rejection:
-    """The query of a record, or why it cannot be used under these limits."""
+    """The query of a record with what its headers add, or why it cannot be used under these limits."""
     query = codec.decode_query(record.value, limits.max_bytes, limits.max_nesting)
     if isinstance(query, Rejection):
         return query
-    return codec.check_headers(record, limits.max_header_bytes) or query
+    return codec.check_headers(record, limits.max_header_bytes) or extras.completed(query, record.headers)
 
 
 def read_completion(record: Record, limits: Limits) -> UsableCompletion | Rejection:

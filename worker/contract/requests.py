@@ -84,10 +84,11 @@ def _asked(messages: list[Any], needs_roles: bool) -> str | None:
     return texts[-1] if texts else None
 
 
-def _role(message: Any, otherwise: str | None) -> object:
+def _role(message: Any, otherwise: str | None) -> str | None:
     if isinstance(message, str):
         return otherwise
-    return message.get("role", otherwise) if isinstance(message, Mapping) else None
+    role = message.get("role", otherwise) if isinstance(message, Mapping) else None
+    return role if isinstance(role, str) else None
 
 
 def _own_text(message: Any) -> str | None:

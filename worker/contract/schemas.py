@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from worker.contract import asyncapi, descriptions, examples
+from worker.contract import asyncapi, descriptions, examples, shape_schemas
 from worker.contract.answers import Answer
 from worker.contract.dead_letters import DeadLetter
 from worker.contract.messages import Deferred, Query
@@ -106,7 +106,12 @@ def record_as_json(letter: DeadLetter) -> Any:
 def files() -> dict[str, str]:
     """The content of every file in schemas/, by its path there."""
     shown = {name: as_json(example) for name, example in examples.messages().items()}
-    content: dict[str, Any] = {"asyncapi.json": asyncapi.document(shown)}
+    shapes = shape_schemas.SHAPES
+    others = {name: shape.example for name, shape in shapes.items()}
+    content: dict[str, Any] = {"asyncapi.json": asyncapi.document(shown | others)}
+    for name, shape in shapes.items():
+        content[f"{name}.schema.json"] = {"$schema": DIALECT, **shape_schemas.schema(shape)}
+        content[f"examples/{name}.json"] = shape.example
     for name, example in examples.messages().items():
         content[f"{name}.schema.json"] = schema(type(example), shown[name])
         content[f"examples/{name}.json"] = shown[name]

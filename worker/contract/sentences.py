@@ -32,6 +32,13 @@ REASONS = {
     "half_surrogate": "the JSON has half a surrogate pair, which is not a character: a text was cut in the middle",
     "connect_envelope": "the value is a Kafka Connect envelope: set value.converter.schemas.enable=false",
     "deadline_in_seconds": "deadline_ms is {detail}, a time in 1970: it is in milliseconds, not seconds",
+    "beside_request": "{detail} stands beside a request's own fields: put the request under `body`, or send {detail} "
+    "as a header `tollgate-...`",
+    "batch_url": "the batch line's url {detail!r} is not one of /v1/chat/completions, /v1/completions, /v1/responses "
+    "and /v1/messages, or its body is not a request of that API",
+    "header_value": "the value of the header {detail} cannot be read",
+    "unknown_header": "there is no header {detail!r}: see the headers that begin with tollgate-",
+    "tags": "the tags cannot be used ({detail}): send at most 16 names with values, of at most 64 characters each",
     "partition": "the dispatch is of partition {detail}: send its completion to that partition",
     "dispatch_id": "dispatch_id is missing, or it is not <partition>-<offset>-<attempt>",
     "number": "{detail} has an integer of more than 64 bits, which MessagePack cannot hold",

@@ -38,6 +38,7 @@ from typing_extensions import override
 
 from worker.contract import addresses, environment
 from worker.contract.codec import Format
+from worker.contract.codes import Dialect
 from worker.contract.errors import FixSetting
 from worker.contract.messages import MAX_WINDOW_QUERIES
 from worker.contract.price_lists import UnknownPriceList, named_price_list
@@ -207,9 +208,6 @@ class LogSettings(Section):
 
     format: Literal["console", "json"] = "console"
     level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-Dialect = Literal["chat", "responses", "messages", "completions"]
 
 
 class TierSettings(Section):

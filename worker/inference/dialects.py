@@ -7,7 +7,8 @@
 | messages | Anthropic Messages | /messages |
 | completions | OpenAI Completions | /completions |
 
-Nothing is translated. Of a request, only `model` and streaming are replaced: an answer is always whole.
+Nothing is translated. Of a request, only `model` and streaming are replaced: an answer is always whole. What its
+`metadata` says to Tollgate stays here: Anthropic refuses a request with metadata that it does not know.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
+from worker.contract.codes import Dialect
+from worker.contract.dialects import dialects_of
+from worker.contract.extras import PREFIX
 from worker.contract.messages import Query
-from worker.contract.settings import Dialect, LlmSettings
+from worker.contract.settings import LlmSettings
 
 PATHS: dict[Dialect, str] = {
     "chat": "/chat/completions",
@@ -27,21 +31,7 @@ PATHS: dict[Dialect, str] = {
     "messages": "/messages",
     "completions": "/completions",
 }
-# Fields that only one of the two formats with `messages` has.
-ONLY_ANTHROPIC = ("system", "stop_sequences", "top_k", "thinking", "anthropic_version")
-ONLY_OPENAI = (
-    "response_format",
-    "max_completion_tokens",
-    "n",
-    "seed",
-    "stop",
-    "logprobs",
-    "frequency_penalty",
-    "presence_penalty",
-    "stream_options",
-    "functions",
-    "reasoning_effort",
-)
+STREAMING = ("stream", "stream_options")
 ANTHROPIC_VERSION = "2023-06-01"
 # Anthropic refuses a request without a limit.
 ANTHROPIC_MAX_TOKENS = 4_096
@@ -66,34 +56,15 @@ class Unsendable(Struct, frozen=True):
     reason: str
 
 
-def dialects_of(body: dict[str, Any]) -> set[Dialect]:
-    """The dialects that a request can be in, by its fields; a plain request with `messages` can be in two."""
-    if "messages" in body:
-        if any(name in body for name in ONLY_OPENAI) or _has_openai_messages(body):
-            return {"chat"}
-        if any(name in body for name in ONLY_ANTHROPIC):
-            return {"messages"}
-        return {"chat", "messages"} if "max_tokens" in body else {"chat"}
-    if "input" in body:
-        return {"responses"}
-    return {"completions"} if "prompt" in body else set()
-
-
-def _has_openai_messages(body: dict[str, Any]) -> bool:
-    messages = body["messages"]
-    roles = {one.get("role") for one in messages if isinstance(one, dict)} if isinstance(messages, list) else set()
-    return bool(roles - {"user", "assistant"})
-
-
 def request_of(query: Query, name: str, llm: LlmSettings) -> Request | Unsendable:
     """The request of a query to the LLM `name` of the settings."""
     model = llm.model or name
     if query.body is not None:
-        spoken = dialects_of(query.body)
+        spoken = dialects_of(query)
         dialect = next((one for one in llm.dialects if one in spoken), None)
         if dialect is None:
             return Unsendable("dialect")
-        body = {key: value for key, value in query.body.items() if key not in ("stream", "stream_options")}
+        body = _without_own({key: value for key, value in query.body.items() if key not in STREAMING})
         remarks = ("not_streamed",) if query.body.get("stream") is True else ()
     elif query.text is not None:
         dialect = llm.dialects[0]
@@ -108,6 +79,18 @@ def request_of(query: Query, name: str, llm: LlmSettings) -> Request | Unsendabl
     characters = sum(len("".join(text.split())) for text in _texts(body))
     is_json_asked = bool(body.get("response_format")) or "json" in str(body.get("text", ""))[:200]
     return Request(dialect, model, packed, characters, is_json_asked, remarks)
+
+
+def _without_own(body: dict[str, Any]) -> dict[str, Any]:
+    """A request without the `metadata` that is for Tollgate, and without `metadata` that is then empty."""
+    metadata = body.get("metadata")
+    if not isinstance(metadata, dict):
+        return body
+    kept = {name: value for name, value in metadata.items() if not name.lower().startswith(PREFIX)}
+    if len(kept) == len(metadata):
+        return body
+    rest = {name: value for name, value in body.items() if name != "metadata"}
+    return rest | {"metadata": kept} if kept else rest
 
 
 def _plain(query: Query, dialect: Dialect, llm: LlmSettings) -> dict[str, Any]:

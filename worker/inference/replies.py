@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from worker.contract.settings import Dialect
+from worker.contract.codes import Dialect
 
 BOM = b"\xef\xbb\xbf"
 # Ends of answers that reached the limit, and of those that were filtered, in all dialects.
