@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from worker.contract.codes import CostWord, Rejection
+from worker.contract.asks import Asks
+from worker.contract.codes import CostWord, Dialect, Feature, Rejection
 from worker.contract.completions import Remark, UsableCompletion
 from worker.contract.decisions import Decision, Ignored
-from worker.contract.messages import Configuration, Deferred, Dispatch, Home
+from worker.contract.messages import Configuration, Deferred, Dispatch, Home, UnknownModel
 from worker.contract.token_costs import PriceList
 from worker.contract.usage import Usage
 from worker.core.events import Arrived, Completed, Effects, Event, Expiry, Reconfigured, Refused, Ticked
@@ -77,6 +78,10 @@ class ConfigurationChanges(TypedDict, total=False):
     home: Home | None
     settings: str
     unanswered_ms: tuple[int, ...]
+    features: dict[str, tuple[Feature, ...]]
+    context_tokens: dict[str, int]
+    dialects: dict[str, tuple[Dialect, ...]]
+    unknown_model: UnknownModel | None
 
 
 class QueryChanges(TypedDict, total=False):
@@ -87,6 +92,8 @@ class QueryChanges(TypedDict, total=False):
     cost_micros: list[float]
     deadline_ms: int | None
     query: msgspec.Raw
+    asks: Asks
+    tags: dict[str, str]
 
 
 class CompletionChanges(TypedDict, total=False):

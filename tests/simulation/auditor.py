@@ -357,15 +357,17 @@ def state(router: Router) -> tuple[object, ...]:
 
 
 def _check_choice(books: Books, routed: Routed) -> None:
-    """Under `priced`: the best score above 0 that was neither tried nor found exhausted."""
+    """Under `priced`: the best score above 0 of a candidate that was neither tried nor found exhausted."""
     if books.config is None or books.config.policy != "priced" or not routed.quality:
         return
     scores = [p * c - q for q, c, p in zip(routed.quality, routed.cost_micros, routed.prices, strict=False)]
     ranked = [books.config.llms[i] for score, i in sorted((s, i) for i, s in enumerate(scores)) if score < 0]
-    worth = [llm for llm in ranked if llm not in routed.tried]
+    denied = () if routed.asks is None else routed.asks.deny
+    allowed = books.config.llms if routed.asks is None or routed.asks.allow is None else routed.asks.allow
+    worth = [llm for llm in ranked if llm not in (*routed.tried, *denied) and llm in allowed]
     if routed.llm is not None:
         require(worth[: len(routed.skipped) + 1] == [*routed.skipped, routed.llm], f"{worth} was the order of {routed}")
-    elif routed.reason in {"exhausted", "priced_out"}:
+    elif routed.reason in {"exhausted", "priced_out", "no_candidate"}:
         require(tuple(worth) == routed.skipped, f"{worth} could have been tried: {routed}")
 
 

@@ -54,6 +54,12 @@ class Traffic:
         query: dict[str, Any] = {"embedding": numbers.tobytes(), "parameters": {"number": self.produced}}
         if dice < 0.25:
             query["id"] = f"id-{self.random.randrange(40)}"
+        if self.produced % 5 == 0:
+            query["tags"] = {"team": f"team-{self.produced % 3}"}
+        if self.produced % 7 == 0:
+            query["deny"] = ["small", "nobody"]
+        if self.produced % 28 == 0:
+            query["allow"] = ["small"]
         if dice > 0.85:
             query["deadline_ms"] = now_ms + self.random.randrange(-1_000, 20_000)
         return _encode(query)

@@ -317,6 +317,7 @@ class World:
             "unanswered_ms": pick(((), (1_000,) * len(llms), (4_000,) * len(llms))),
             "checkpoint_every": pick((3, 10)),
             "horizon_queries": pick((0, 60)),
+            "unknown_model": "ignore",
         }
         scale = pick((1, 5, 20))
         budgets = [{llm: self.random.randrange(200, 1_500) * scale for llm in llms} for _ in range(self.partitions)]

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from typing_extensions import Unpack
 
-from tests.drive import completion, config, query
+from tests.drive import ConfigurationChanges, completion, config, query
 from tests.topics import NAMES, record
 from worker.audit.input_check import OTHER_LIMITS, OTHER_PRICES, Originals
 from worker.audit.inputs import Stream
@@ -17,7 +18,7 @@ from worker.audit.mismatch import Mismatch
 from worker.contract import codec
 from worker.contract.codes import Rejection
 from worker.contract.completions import UsableCompletion
-from worker.contract.messages import Completion, Query
+from worker.contract.messages import Completion, Query, UnknownModel
 from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord
 from worker.contract.rejections import EMPTY_TEXT, NO_EMBEDDING, NO_TEXT
 from worker.contract.settings import LimitSettings
@@ -49,11 +50,14 @@ def originals(queries: list[bytes], completions: list[bytes], oldest: int = 0) -
     return Originals(LIMITS, stream(logs[0][oldest:], oldest), stream(logs[1][oldest:], oldest), PRICES)
 
 
-def differing(inputs: Originals, event: Event) -> object:
+def differing(inputs: Originals, event: Event, **settings: Unpack[ConfigurationChanges]) -> object:
     """What an event says otherwise than its record, as (field, recorded, expected); None if nothing."""
-    found = inputs(event, config())
+    found = inputs(event, config(**settings))
     if isinstance(found, Mismatch):
         return found.field, found.recorded, found.expected
+    if isinstance(found, Arrived) and isinstance(event, Arrived):
+        # What it asks is taken from its record, and decided on again.
+        found = msgspec.structs.replace(found, asks=event.asks, tags=event.tags)
     return None if found == event else found
 
 
@@ -125,6 +129,32 @@ COMPLETIONS = [
 def test_queries(event: Arrived | Refused, value: bytes, expected: object) -> None:
     """What a decision says of its query is what the query says."""
     assert differing(originals([value], []), event) == expected
+
+
+def test_what_a_query_asks_is_taken_from_its_record() -> None:
+    """The router looks for candidates again by what the record says, whatever the decision says that it asks."""
+    value = asked(body={"model": "small", "messages": []}, deny=("large",), tags={"team": "search"})
+    found = originals([value], [])(query(0), config())
+    assert isinstance(found, Arrived)
+    assert (found.asks.wish, found.asks.deny, found.tags) == (("small",), ("large",), {"team": "search"})
+
+
+MODEL = Rejection("unknown_model", detail="gpt-9")
+BY_MODEL: list[tuple[str, str, UnknownModel, object]] = [
+    ("as the settings say", "gpt-9", "refuse", None),
+    ("another model", "gpt-8", "refuse", ("rejection", MODEL, Rejection("unknown_model", detail="gpt-8"))),
+    ("an LLM", "small", "refuse", ("rejection", MODEL, None)),
+    ("though the settings ignore it", "gpt-9", "ignore", ("rejection", MODEL, None)),
+]
+
+
+@pytest.mark.parametrize(("model", "setting", "expected"), [c[1:] for c in BY_MODEL], ids=[c[0] for c in BY_MODEL])
+def test_a_query_refused_for_its_model(model: str, setting: UnknownModel, expected: object) -> None:
+    """Whether a model was refused rightly follows from the record and the recorded settings."""
+    inputs = originals([asked(body={"model": model, "messages": []})], [])
+    found = inputs(Refused("queries", 0, 0, MODEL), config(unknown_model=setting))
+    differs = (found.field, found.recorded, found.expected) if isinstance(found, Mismatch) else None
+    assert differs == expected
 
 
 @pytest.mark.parametrize(("event", "value", "expected"), [c[1:] for c in COMPLETIONS], ids=[c[0] for c in COMPLETIONS])
@@ -238,8 +268,7 @@ def test_estimates_are_compared_within_tolerance(
 def test_estimates_of_another_index_are_taken_as_recorded() -> None:
     """Its hash is in the record: what this index says of them is no difference."""
     inputs = estimated(asked(), quality=[0.0, 0.0, 0.0])
-    found = inputs(query(0), config(index="another"))
-    assert found == query(0)
+    assert differing(inputs, query(0), index="another") is None
     assert inputs.elsewhere == 1
     assert inputs.missing == "another"
 
@@ -247,7 +276,7 @@ def test_estimates_of_another_index_are_taken_as_recorded() -> None:
 def test_costs_under_other_price_lists_are_a_doubt() -> None:
     """Costs are bounded by price lists. The recorded lists may not be those of today."""
     inputs = estimated(asked(), cost_micros=[9, 9, 9])
-    assert inputs(query(0), config(price_lists={})) == query(0)
+    assert differing(inputs, query(0), price_lists={}) is None
     assert dict(inputs.doubts) == {OTHER_PRICES: 1}
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from worker.contract.asks import asks_of
 from worker.contract.messages import Query
 from worker.contract.requests import answers, input_tokens, most_output_tokens, question
 
@@ -103,6 +106,60 @@ LIMITS: list[tuple[str, Query, int | None]] = [
 def test_the_most_output(query: Query, most: int | None) -> None:
     """A request's own limit of output tokens holds for each of its answers."""
     assert most_output_tokens(query) == most
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
+NAMES = st.sampled_from(
+    [
+        "role",
+        "content",
+        "type",
+        "parts",
+        "text",
+        "inlineData",
+        "mimeType",
+        "input_audio",
+        "data",
+        "tool_calls",
+        "output",
+    ]
+)
+WORDS = st.sampled_from(["user", "tool", "image", "input_image", "file", "input_audio", "tool_result", "json_schema"])
+VALUES = st.recursive(
+    SCALARS | WORDS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(NAMES, inner, max_size=4)
+        | st.dictionaries(st.binary(max_size=2), inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(
+    [
+        "messages",
+        "input",
+        "prompt",
+        "contents",
+        "tools",
+        "n",
+        "max_tokens",
+        "generationConfig",
+        "model",
+        "text",
+        "system",
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(FIELDS, VALUES, max_size=5))
+def test_nothing_in_a_request_is_an_exception(body: dict[str, Any]) -> None:
+    """A producer can put anything that MessagePack holds into a request; an exception would stop its partition."""
+    query = Query(body=body)
+    assert asks_of(query, input_tokens(query)).context_tokens >= 0
+    assert answers(query) >= 1
+    question(query)
+    most_output_tokens(query)
 
 
 ANSWERS = [({}, 1), ({"n": 10}, 10), ({"n": 0}, 1), ({"n": "x"}, 1), ({"generationConfig": {"candidateCount": 4}}, 4)]

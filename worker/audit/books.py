@@ -27,7 +27,15 @@ from worker.contract.decisions import (
     Routed,
 )
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import FORMAT, Account, AccountRow, ClosedDispatch, Configuration, Outcome, Reservation
+from worker.contract.messages import (
+    FORMAT,
+    Account,
+    AccountRow,
+    ClosedDispatch,
+    Configuration,
+    Outcome,
+    Reservation,
+)
 from worker.contract.token_costs import price
 from worker.core.ledger import MOST_CLOSED
 
@@ -320,6 +328,7 @@ def reservation_of(partition: int, record: Routed, llm: str) -> Reservation:
         deadline_ms=record.deadline_ms,
         tried=record.tried,
         unanswered_at_ms=record.unanswered_at_ms,
+        tags=record.tags,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from worker.audit.chain import DecisionRecord
+from worker.contract.asks import NOTHING
 from worker.contract.codes import CostWord
 from worker.contract.completions import UsableCompletion
 from worker.contract.decisions import (
@@ -83,6 +84,8 @@ def arrived(routed: Routed) -> Arrived:
         cost_micros=routed.cost_micros,
         deadline_ms=routed.query_deadline_ms,
         query=NIL,
+        asks=routed.asks or NOTHING,
+        tags=routed.tags,
     )
 
 

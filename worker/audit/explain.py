@@ -173,8 +173,18 @@ def _notes(met: Met, config: Configuration | None) -> Iterator[str]:
         yield "the configuration of then has left the topic: LLMs, margins and index are those named next after it"
     if config is not None and len(config.llms) != len(met.routed.quality):
         yield "the query had left its topic" if not met.routed.quality else "these LLMs are not those decided on"
+    if unknown := _unknown(met.routed, config):
+        yield f"the query names what is no LLM of the settings: {', '.join(unknown)}"
     if met.seen is None:
         yield "the accounts of then have left the topic: what each LLM had left is not known"
+
+
+def _unknown(routed: Routed, config: Configuration | None) -> list[str]:
+    """The names in a query's request, `allow` and `deny` that are no LLMs."""
+    if routed.asks is None or config is None:
+        return []
+    asks = routed.asks
+    return [name for name in (*asks.wish, *(asks.allow or ()), *asks.deny) if name not in config.llms]
 
 
 def _observes(met: Met, config: Configuration | None, partition: int) -> bool:
@@ -203,7 +213,8 @@ def _candidates(met: Met, config: Configuration, observing: bool, gated: bool) -
 
 
 def _verdict(routed: Routed, llm: str, observing: bool, too_dear: bool) -> str:
-    named = {**_ends(routed), **dict.fromkeys(routed.skipped, "no budget")}
+    excluded = {name: sentences.EXCLUSIONS[why] for name, why in routed.excluded.items()}
+    named = {**excluded, **_ends(routed), **dict.fromkeys(routed.skipped, "no budget")}
     if llm == routed.llm:
         return "drawn" if observing else "chosen"
     if llm in named:
@@ -223,6 +234,7 @@ def _ends(routed: Routed) -> dict[str, str]:
 
 ENDS = {"failed": "had failed", "unanswered": "had not answered in time"}
 UNSCORED = {
+    "no_candidate": "no LLM was a candidate for the query",
     "expired": "its deadline had passed",
     "duplicate": "another dispatch of this query id was open",
     "failed": "no further attempt was possible after an error",

@@ -27,7 +27,14 @@ SETTINGS = {
 # Where the lane is at home, and a hash of the settings as a whole.
 NO_SETTINGS = ("home", "settings")
 # The fields that hold a value for each LLM.
-OF_LLMS = {"budget_micros": "budget_usd", "margins": "margin", "price_lists": "price_list"}
+OF_LLMS = {
+    "budget_micros": "budget_usd",
+    "margins": "margin",
+    "price_lists": "price_list",
+    "features": "features",
+    "context_tokens": "context_tokens",
+    "dialects": "dialects",
+}
 
 
 def manifest_of(settings: Settings) -> Manifest | None:

@@ -16,12 +16,16 @@ import msgspec
 from worker.audit.inputs import Prepare, Stream
 from worker.audit.mismatch import Mismatch
 from worker.audit.rejection_check import LIMITED, can_reject_completion, can_reject_query, limits_of
+from worker.contract.asks import asks_of
 from worker.contract.codes import Rejection
+from worker.contract.extras import tags_of
 from worker.contract.messages import Configuration
 from worker.contract.record import StoredRecord
 from worker.contract.rejections import Limits, read_completion, read_query
+from worker.contract.requests import input_tokens
 from worker.contract.settings import LimitSettings
 from worker.contract.token_costs import PriceList
+from worker.core.candidates import refused_model
 from worker.core.events import Arrived, Completed, Event, Refused
 
 Difference = tuple[str, Any, Any]
@@ -83,7 +87,7 @@ class Originals:
         record, estimated = found
         match event:
             case Arrived():
-                return self._arrived(event, record, estimated, config) or event
+                return self._arrived(event, record, estimated, config)
             case Refused(topic="queries"):
                 return self._refused_query(event, record, estimated, config) or event
             case Refused():
@@ -96,7 +100,8 @@ class Originals:
 
     def _arrived(
         self, event: Arrived, record: StoredRecord, estimated: Event | None, config: Configuration | None
-    ) -> Difference | None:
+    ) -> Event | Difference:
+        """The query with what its record asks of an LLM, so that the router looks for candidates again."""
         query = self._taken(read_query, record, self._query_limits)
         if isinstance(query, Rejection):
             return "query", "routed", query
@@ -105,7 +110,8 @@ class Originals:
             return "query_id", event.query_id, query_id
         if event.deadline_ms != query.deadline_ms:
             return "query_deadline_ms", event.deadline_ms, query.deadline_ms
-        return None if estimated is None else self._estimates(event, estimated, config)
+        differs = None if estimated is None else self._estimates(event, estimated, config)
+        return differs or msgspec.structs.replace(event, asks=asks_of(query, input_tokens(query)), tags=tags_of(query))
 
     def _estimates(self, event: Arrived, estimated: Event, config: Configuration | None) -> Difference | None:
         if not self._is_here(config):
@@ -135,6 +141,10 @@ class Originals:
     def _refused_query(
         self, event: Refused, record: StoredRecord, estimated: Event | None, config: Configuration | None
     ) -> Difference | None:
+        if event.rejection.code == "unknown_model":
+            query = self._taken(read_query, record, self._query_limits)
+            refused = None if isinstance(query, Rejection) or config is None else refused_model(asks_of(query), config)
+            return None if config is None or refused == event.rejection else ("rejection", event.rejection, refused)
         if not can_reject_query(record, event.rejection):
             return _unfounded(event, read_query(record, self._query_limits))
         doubtful = self._doubts_limits(event.rejection, self._query_limits)

@@ -208,7 +208,8 @@ class Outputs:
         if dispatch.id != str(DispatchId(self._partition, offset, attempt)):
             raise ValueError(f"the id {dispatch.id} is not of this origin and attempt")
         money = (dispatch.query_id, dispatch.llm, dispatch.reserved_micros, dispatch.deadline_ms)
-        return AttemptKey(offset, attempt), (*money, dispatch.quality, dispatch.cost_micros, dispatch.price)
+        said = (*money, dispatch.quality, dispatch.cost_micros, dispatch.price, *dispatch.tags.items())
+        return AttemptKey(offset, attempt), said
 
     def _letter(self, record: Record) -> tuple[Key, Hashable]:
         headers = dead_letters.added_headers(record)
@@ -238,7 +239,7 @@ def _reason(headers: Mapping[str, str]) -> Hashable:
 
 
 def _remedy(what: Remedy) -> Hashable:
-    return what.code, *what.lacking_micros.items()
+    return what.code, *what.lacking_micros.items(), *what.excluded.items()
 
 
 def _base(key: Key, base: Offsets) -> int:
@@ -252,7 +253,8 @@ def _content(decision: Decision, llms: Sequence[str]) -> Hashable:
             i = llms.index(llm) if llm in llms else len(llms)
             money = (decision.query_id, llm, decision.reserved_micros, decision.deadline_ms)
             chosen = slice(i, i + 1)
-            return (*money, *decision.quality[chosen], *decision.cost_micros[chosen], *decision.prices[chosen])
+            terms = (*decision.quality[chosen], *decision.cost_micros[chosen], *decision.prices[chosen])
+            return (*money, *terms, *decision.tags.items())
         case Routed():
             return decision.query_id, decision.reason, _remedy(remedy(decision)), *best(decision, llms)
         case Rejected() | Ignored():

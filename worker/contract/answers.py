@@ -30,6 +30,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     at_ms: int
     remarks: tuple[str, ...]
     response: Raw
+    tags: dict[str, str] = {}
 
 
 class Begun(Struct, frozen=True, omit_defaults=True):

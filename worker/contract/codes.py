@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed", "unanswered"]
-RemedyCode = Literal["raise_budget", "lower_prices", "later_deadline", "close_dispatch", "send_again"]
+DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed", "unanswered", "no_candidate"]
+RemedyCode = Literal["raise_budget", "lower_prices", "later_deadline", "close_dispatch", "send_again", "change_request"]
 IgnoreCode = Literal["unmatched"]
 RejectCode = Literal[
     "empty",
@@ -41,6 +41,7 @@ RejectCode = Literal[
     "header_value",
     "unknown_header",
     "tags",
+    "unknown_model",
     "partition",
     "dispatch_id",
 ]
@@ -58,6 +59,13 @@ FitCode = Literal[
 
 # The request formats: Chat Completions, Responses and Completions of OpenAI, Messages of Anthropic.
 Dialect = Literal["chat", "responses", "messages", "completions"]
+
+# What an LLM may be unable to do.
+Feature = Literal["tools", "vision", "json"]
+# Why an LLM is no candidate for a query: the query rules it out, or the LLM cannot do what the query needs.
+Exclusion = Literal["denied", "not_allowed", "not_wished", "dialect", "context", "tools", "vision", "json"]
+# What is odd about what a query asks: a name that is no LLM of the settings.
+QueryRemark = Literal["unknown_model", "unknown_allowed", "unknown_denied"]
 
 # Why a call of an LLM has no answer. `refused_request`: this LLM never takes this request. `quota`: no money or
 # allowance is left, and waiting does not help. `misconfigured`: the operator has to mend a model, a region or an
@@ -114,7 +122,9 @@ class Rejection(Struct, frozen=True, omit_defaults=True):
 
 
 class Remedy(Struct, frozen=True, omit_defaults=True):
-    """What would let a deferred query be served. `lacking_micros` says how much the budget of each LLM lacks."""
+    """What would let a deferred query be served. `lacking_micros` says how much the budget of each LLM lacks, and
+    `excluded` why each LLM is no candidate."""
 
     code: RemedyCode
     lacking_micros: dict[str, int] = {}
+    excluded: dict[str, Exclusion] = {}

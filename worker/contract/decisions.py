@@ -9,7 +9,16 @@ from typing import Literal
 
 from msgspec import Struct
 
-from worker.contract.codes import MAX_DETAIL_CHARACTERS, DeferReason, IgnoreCode, RejectCode, Rejection
+from worker.contract.asks import Asks
+from worker.contract.codes import (
+    MAX_DETAIL_CHARACTERS,
+    DeferReason,
+    Exclusion,
+    IgnoreCode,
+    QueryRemark,
+    RejectCode,
+    Rejection,
+)
 from worker.contract.completions import Remark
 from worker.contract.messages import (
     AccountRow,
@@ -60,7 +69,11 @@ class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
 class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit_defaults=True):
     """One decision. `llm` None means deferred, for `reason`. The LLMs `skipped` scored higher but could not reserve:
     `lacking_micros` is what the budget of each lacked. `tried` failed or did not answer in earlier attempts. Without an
-    answer the dispatch is unanswered from `unanswered_at_ms` on (0: never)."""
+    answer the dispatch is unanswered from `unanswered_at_ms` on (0: never).
+
+    The LLMs `excluded` were no candidates, each for a reason. `asks` is what the query asks of an LLM; it is there if
+    the query names LLMs, or if what it needs excludes one. `remarks` are codes of what is odd about it.
+    """
 
     prev: bytes
     cause: Cause
@@ -80,6 +93,10 @@ class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit
     tried: tuple[str, ...] = ()
     query_deadline_ms: int | None = None
     unanswered_at_ms: int = 0
+    asks: Asks | None = None
+    excluded: dict[str, Exclusion] = {}
+    remarks: tuple[QueryRemark, ...] = ()
+    tags: dict[str, str] = {}
 
 
 class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind", omit_defaults=True):

@@ -8,6 +8,7 @@ from msgspec import Raw, Struct, json, msgpack
 
 from worker.contract import codec, dead_letters, sentences
 from worker.contract.answers import Answer, Begun, Unavailable
+from worker.contract.asks import Asks
 from worker.contract.codes import Rejection, Remedy
 from worker.contract.dead_letters import DeadLetter
 from worker.contract.decisions import (
@@ -43,6 +44,7 @@ from worker.contract.record import StoredRecord
 from worker.contract.token_costs import PriceList
 from worker.contract.usage import Usage
 
+TAGS = {"team": "search"}
 AT_MS = 1_760_000_000_000
 LLMS = ("gpt-4o", "claude-3-haiku")
 UNKNOWN_FIELD = Rejection("unknown_field", detail="txt")
@@ -86,6 +88,7 @@ def _answer() -> Answer:
         at_ms=AT_MS,
         remarks=(),
         response=Raw(json.encode(response)),
+        tags=TAGS,
     )
 
 
@@ -136,7 +139,7 @@ def _query() -> Query:
         deadline_ms=AT_MS + 60_000,
         parameters={"temperature": 0.2},
         deny=("claude-3-haiku",),
-        tags={"team": "search"},
+        tags=TAGS,
     )
 
 
@@ -153,6 +156,7 @@ def _dispatch() -> Dispatch:
         price=PRICES[0],
         deadline_ms=AT_MS + 60_000,
         query=codec.dispatched_query(Raw(msgpack.encode(_query())), "msgpack"),
+        tags=TAGS,
     )
 
 
@@ -203,7 +207,7 @@ def _account_row() -> AccountRow:
 
 
 def _reservation() -> Reservation:
-    return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000, ())
+    return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000, (), tags=TAGS)
 
 
 def _closed_dispatch() -> ClosedDispatch:
@@ -246,6 +250,10 @@ def _configuration() -> Configuration:
         price_lists={"gpt-4o": PriceList(Decimal("2.5"), Decimal(10), cached_input_usd_per_mtok=Decimal("1.25"))},
         home=_home(),
         settings="5c1f0e9ab7d2c364",
+        features={"claude-3-haiku": ("tools",)},
+        context_tokens={"claude-3-haiku": 200_000},
+        dialects={"gpt-4o": ("chat", "responses"), "claude-3-haiku": ("messages",)},
+        unknown_model="ignore",
     )
 
 
@@ -290,6 +298,9 @@ def _routed() -> Routed:
         reserved_micros=5_340,
         deadline_ms=AT_MS + 60_000,
         query_deadline_ms=AT_MS + 60_000,
+        asks=Asks(deny=("claude-3-haiku",)),
+        excluded={"claude-3-haiku": "denied"},
+        tags=TAGS,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
-from worker.contract.codes import CostWord, DeferReason, Dialect, ErrorClass, FitCode, Remedy
+from worker.contract.codes import CostWord, DeferReason, Dialect, ErrorClass, Feature, FitCode, Remedy
 from worker.contract.token_costs import PriceList
 from worker.contract.usage import MAX_TOKENS
 
@@ -33,6 +33,8 @@ FORMAT = 1
 EmbeddingDtype = Literal["float16", "float32"]
 Outcome = Literal["settled", "released", "expired"]
 Basis = Literal["cost", "usage", "limit", "reservation", "unanswered", "none"]
+# What is done with a request that names a model that is no LLM of the settings.
+UnknownModel = Literal["ignore", "refuse"]
 
 
 # Messages from outside. Unknown fields are refused, so that a misspelt field is a dead letter and not a surprise.
@@ -106,7 +108,7 @@ class Origin(Struct, frozen=True, gc=False):
     offset: int
 
 
-class Dispatch(Struct, frozen=True, gc=False):
+class Dispatch(Struct, frozen=True, gc=False, omit_defaults=True):
     """One query sent to one LLM, on `dispatch.<llm>`. `id` is `<partition>-<offset>-<attempt>`."""
 
     id: str
@@ -120,6 +122,7 @@ class Dispatch(Struct, frozen=True, gc=False):
     price: float
     deadline_ms: int
     query: Raw
+    tags: dict[str, str] = {}
 
 
 class Deferred(Struct, frozen=True):
@@ -232,6 +235,7 @@ class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
     unanswered_at_ms: int = 0
     is_unanswered: bool = False
     is_overtaken: bool = False
+    tags: dict[str, str] = {}
 
     @property
     def may_retry(self) -> bool:
@@ -284,6 +288,10 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
     costs more than `max_cost_micros` cannot be. `settings` is a hash of the settings before they are split: it is the
     same in all partitions. Records of older versions have neither `home` nor `settings`. A dispatch to LLM i is
     unanswered after `unanswered_ms[i]`, or never if the list is empty.
+
+    `features`, `context_tokens` and `dialects` are what each LLM can do; an LLM that is not in them can do all.
+    `unknown_model` says what is done with a request for a model that is no LLM. It is null for a lane of a version that
+    did not look at what a query asks.
     """
 
     llms: tuple[str, ...]
@@ -305,3 +313,7 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
     home: Home | None = None
     settings: str = ""
     unanswered_ms: tuple[int, ...] = ()
+    features: dict[str, tuple[Feature, ...]] = {}
+    context_tokens: dict[str, int] = {}
+    dialects: dict[str, tuple[Dialect, ...]] = {}
+    unknown_model: UnknownModel | None = None

@@ -137,7 +137,12 @@ def _tokens(value: Any) -> Iterator[int]:
                 pending += [value[key] for key in TEXT_KEYS if key in value]
                 pending += [value[key] for key in ("tool_calls", "function_call", "functionCall") if key in value]
             else:
-                yield approximate_tokens(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+                yield approximate_tokens(_as_text(value))
+
+
+def _as_text(value: Mapping[str, Any]) -> str:
+    """A value as JSON. MessagePack has bytes, times and keys that JSON has not."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str, skipkeys=True)
 
 
 def _figure(part: Mapping[str, Any]) -> int | None:
@@ -152,9 +157,9 @@ def _figure(part: Mapping[str, Any]) -> int | None:
     if kind == "input_audio":
         sound = part.get("input_audio")
         return _sound(sound.get("data") if isinstance(sound, Mapping) else None)
-    if kind in IMAGES:
-        return IMAGE_TOKENS
-    return FILE_TOKENS if kind in FILES else None
+    if not isinstance(kind, str):
+        return None
+    return IMAGE_TOKENS if kind in IMAGES else FILE_TOKENS if kind in FILES else None
 
 
 def _image_or_file(kind: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from worker.contract.codes import DeferReason, FitCode, Reason, Remedy, Untold
+from worker.contract.codes import DeferReason, Exclusion, FitCode, Reason, Remedy, Untold
 from worker.contract.completions import Remark
 
 REASONS = {
@@ -38,6 +38,7 @@ REASONS = {
     "and /v1/messages, or its body is not a request of that API",
     "header_value": "the value of the header {detail} cannot be read",
     "unknown_header": "there is no header {detail!r}: see the headers that begin with tollgate-",
+    "unknown_model": "the request's model {detail!r} is no LLM of the settings, and routing.unknown_model is refuse",
     "tags": "the tags cannot be used ({detail}): send at most 16 names with values, of at most 64 characters each",
     "partition": "the dispatch is of partition {detail}: send its completion to that partition",
     "dispatch_id": "dispatch_id is missing, or it is not <partition>-<offset>-<attempt>",
@@ -70,6 +71,25 @@ REMARKS: dict[Remark, str] = {
     "quality": "the quality is not a number between 0 and 1; it is left out",
     "unknown_field": "the completion has fields that Tollgate does not know; they are left out",
     "second_answer": "another dispatch of the query was answered first: both answers cost money",
+}
+EXCLUSIONS: dict[Exclusion, str] = {
+    "denied": "the query denies it",
+    "not_allowed": "the query does not allow it",
+    "not_wished": "the request names another model",
+    "dialect": "it does not take the request's format",
+    "context": "the request is longer than its context_tokens",
+    "tools": "it has no tools",
+    "vision": "it sees no images",
+    "json": "it gives no JSON",
+}
+DEFERRALS: dict[DeferReason, str] = {
+    "priced_out": "no LLM is worth its price",
+    "exhausted": "no LLM that is worth its price has enough budget",
+    "expired": "the deadline has passed",
+    "duplicate": "a dispatch of the same query id is open",
+    "failed": "every attempt failed, or the query has left its topic",
+    "unanswered": "no LLM has answered in time, and no other LLM can be asked",
+    "no_candidate": "no LLM is a candidate for the query",
 }
 FITS: dict[FitCode, str] = {
     "no_prices": "no prices were solved for yet",
@@ -112,7 +132,7 @@ def reason(why: Reason) -> str:
 
 def deferral(reason: DeferReason, what: Remedy) -> str:
     """Why a query is not served now, and what would change that."""
-    return f"{_reason(reason)}; {remedy(what)}"
+    return f"{DEFERRALS[reason]}; {remedy(what)}"
 
 
 def remedy(what: Remedy) -> str:
@@ -129,6 +149,9 @@ def remedy(what: Remedy) -> str:
             return "complete the open dispatch of this query id, or wait until it expires"
         case "send_again":
             return "send it again"
+        case "change_request":
+            why = [f"{llm}: {EXCLUSIONS[code]}" for llm, code in what.excluded.items()]
+            return f"change the request, or what it allows ({'; '.join(why)})"
     assert_never(what.code)
 
 
@@ -140,20 +163,3 @@ def untold(code: Untold) -> str:
 def fit(code: FitCode) -> str:
     """How the solver of prices ended, or why it found nothing."""
     return FITS[code]
-
-
-def _reason(reason: DeferReason) -> str:
-    match reason:
-        case "priced_out":
-            return "no LLM is worth its price"
-        case "exhausted":
-            return "no LLM that is worth its price has enough budget"
-        case "expired":
-            return "the deadline has passed"
-        case "duplicate":
-            return "a dispatch of the same query id is open"
-        case "failed":
-            return "every attempt failed, or the query has left its topic"
-        case "unanswered":
-            return "no LLM has answered in time, and no other LLM can be asked"
-    assert_never(reason)

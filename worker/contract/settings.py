@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -38,9 +37,10 @@ from typing_extensions import override
 
 from worker.contract import addresses, environment
 from worker.contract.codec import Format
-from worker.contract.codes import Dialect
+from worker.contract.codes import Dialect, Feature
 from worker.contract.errors import FixSetting
-from worker.contract.messages import MAX_WINDOW_QUERIES
+from worker.contract.messages import MAX_WINDOW_QUERIES, UnknownModel
+from worker.contract.mistakes import refuse_secrets, told
 from worker.contract.price_lists import UnknownPriceList, named_price_list
 from worker.contract.token_costs import PriceList, Tier
 from worker.contract.topic_names import TopicNames
@@ -129,7 +129,8 @@ class RoutingSettings(Section):
     """[routing]: how prices are found and how long money is held.
 
     `horizon_queries` is how many queries the budgets are to last for, over all partitions; 0 is unknown, and then, as
-    when the horizon is used up, `horizon_floor_queries` (per partition) are taken to be still to come.
+    when the horizon is used up, `horizon_floor_queries` (per partition) are taken to be still to come. `unknown_model`
+    is what is done with a request that names a model that is no LLM of the settings.
     """
 
     policy: Literal["priced", "port"] = "priced"
@@ -143,6 +144,7 @@ class RoutingSettings(Section):
     unanswered_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400)
     checkpoint_every: Positive = 1_000
     seed: int = Field(default=0, ge=0, lt=2**63)
+    unknown_model: UnknownModel = "ignore"
 
 
 class LimitSettings(Section):
@@ -225,6 +227,7 @@ class LlmSettings(Section):
     """[llms."<name>"]: one LLM's budget, its prices, and how `tollgate infer` calls it. Without `base_url` it does not
     call it.
 
+    `features` and `context_tokens` are what the LLM can do; an LLM without them can do all, for all that is known.
     `model` is the provider's name of the LLM; without it, the name in the settings. `dialects` are the request formats
     that the LLM takes, a plain text goes out in the first. `system` is the system message of plain texts.
     `timeout_seconds` is for a whole call. `answers_as` are names under which the provider answers for this model.
@@ -238,6 +241,8 @@ class LlmSettings(Section):
     """
 
     budget_usd: Dollars
+    features: tuple[Feature, ...] | None = None
+    context_tokens: Positive | None = None
     model: str | None = Field(default=None, min_length=1, max_length=256)
     base_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+\S*$")
     api_key: SecretStr | None = None
@@ -270,6 +275,12 @@ class LlmSettings(Section):
         if self.price_list is None and None in (self.input_usd_per_mtok, self.output_usd_per_mtok) and self._own:
             raise ValueError("a price list needs both input_usd_per_mtok and output_usd_per_mtok, or a price_list")
         return self
+
+    @property
+    def spoken(self) -> tuple[Dialect, ...] | None:
+        """The request formats that the LLM takes; None where they are not known, because another inference worker than
+        `tollgate infer` calls it."""
+        return self.dialects if self.base_url is not None or "dialects" in self.model_fields_set else None
 
     @property
     def _own(self) -> dict[str, Any]:
@@ -354,7 +365,7 @@ class Settings(BaseSettings):
 def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None) -> Settings:
     """Settings from flags (nested dicts), the environment and the file at `path`. Raises FixSetting."""
     if path is not None:
-        _refuse_secrets(path)
+        refuse_secrets(path)
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=path)
@@ -362,37 +373,6 @@ def load_settings(path: Path | None = None, flags: dict[str, Any] | None = None)
     try:
         settings = FromFile(**(flags or {}))
     except ValidationError as error:
-        raise FixSetting("\n".join(_problem(problem) for problem in error.errors())) from None
+        raise FixSetting("\n".join(map(told, error.errors()))) from None
     settings.topics.check(settings.llms)
     return settings
-
-
-def _refuse_secrets(path: Path) -> None:
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise FixSetting(f"{path}: {error.strerror}; name the settings file with --config") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FixSetting(f"{path}: {error}") from None
-    kafka = content.get("kafka")
-    if isinstance(kafka, dict) and "sasl_password" in kafka:
-        raise FixSetting(
-            "kafka.sasl_password: a secret does not belong in the settings file; set "
-            "TOLLGATE_KAFKA__SASL_PASSWORD or kafka.sasl_password_file"
-        )
-    llms = content.get("llms")
-    for llm, settings in llms.items() if isinstance(llms, dict) else ():
-        if isinstance(settings, dict) and "api_key" in settings:
-            raise FixSetting(
-                f"llms.{llm}.api_key: a secret does not belong in the settings file; set "
-                f"TOLLGATE_LLMS__{environment.plain(llm)}__API_KEY or llms.{llm}.api_key_file"
-            )
-
-
-def _problem(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"]) or "settings"
-    if problem["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting"
-    silent = problem["type"] in ("missing", "value_error") or name.endswith(("password", "api_key"))
-    given = "" if silent else f", not {problem['input']!r}"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')}{given}"

@@ -19,17 +19,19 @@ def remedy(routed: Routed) -> Remedy:
             return Remedy("raise_budget", dict(zip(routed.skipped, routed.lacking_micros, strict=False)))
         case "failed" | "unanswered":
             return Remedy("send_again")
+        case "no_candidate":
+            return Remedy("change_request", excluded=routed.excluded)
     return Remedy("lower_prices")
 
 
 def best(routed: Routed, llms: Sequence[str]) -> tuple[str | None, float | None]:
-    """The LLM of the highest score at the prices of the decision, affordable or not, and that score.
+    """The candidate of the highest score at the prices of the decision, affordable or not, and that score.
 
-    None without prices or estimates.
+    None without prices, estimates or candidates.
     """
-    terms = zip(routed.quality, routed.cost_micros, routed.prices, strict=False)
-    scores = [quality - cost * price for quality, cost, price in terms][: len(llms)]
+    terms = zip(llms, routed.quality, routed.cost_micros, routed.prices, strict=False)
+    scores = [(quality - cost * price, llm) for llm, quality, cost, price in terms if llm not in routed.excluded]
     if not scores:
         return None, None
-    highest = max(scores)
-    return llms[scores.index(highest)], highest
+    highest, llm = max(scores, key=lambda scored: scored[0])
+    return llm, highest

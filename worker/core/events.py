@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
+from worker.contract.asks import NOTHING, Asks
 from worker.contract.codes import Rejection
 from worker.contract.completions import UsableCompletion
 from worker.contract.decisions import ChargedAgain, Closed, Ignored, Missed
@@ -26,6 +27,8 @@ class Arrived(Struct, frozen=True, gc=False):
     cost_micros: list[float]
     deadline_ms: int | None
     query: Raw
+    asks: Asks = NOTHING
+    tags: dict[str, str] = {}
 
 
 class Completed(Struct, frozen=True, gc=False):

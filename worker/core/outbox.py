@@ -32,6 +32,7 @@ from worker.contract.messages import (
     Reservation,
     WindowBlock,
 )
+from worker.core.candidates import names_llms, remarks
 from worker.core.deferral import best, remedy
 from worker.core.events import Arrived, Completed, Effects, Refused
 from worker.core.journal import Journal, record_hash
@@ -104,10 +105,11 @@ class Outbox:
                 price=pricing.prices[i],
                 deadline_ms=reservation.deadline_ms,
                 query=query.query,
+                tags=query.tags,
             )
         )
         self._routed(
-            query, reservation.attempt, pricing.prices, pricing.reason(), lacking_micros, reservation.tried, reservation
+            query, reservation.attempt, pricing, pricing.reason(), lacking_micros, reservation.tried, reservation
         )
 
     def defer(
@@ -120,7 +122,7 @@ class Outbox:
         tried: tuple[str, ...] = (),
     ) -> None:
         """A query is not served now, for `reason`. The LLMs of `lacking_micros` could not reserve."""
-        routed = self._routed(query, attempt, pricing.prices, reason, lacking_micros, tried, None)
+        routed = self._routed(query, attempt, pricing, reason, lacking_micros, tried, None)
         llm, score = best(routed, pricing.config.llms)
         origin, what = Origin(self.partition, query.offset), remedy(routed)
         text = sentences.deferral(reason, what)
@@ -265,12 +267,13 @@ class Outbox:
         self,
         query: Arrived,
         attempt: int,
-        prices: tuple[float, ...],
+        pricing: Pricing,
         reason: Reason | DeferReason,
         lacking_micros: Mapping[str, int],
         tried: tuple[str, ...],
         reservation: Reservation | None,
     ) -> Routed:
+        excluded, odd = pricing.excluded(query), remarks(query.asks, pricing.config)
         record = Routed(
             prev=self._journal.head,
             cause=self._cause,
@@ -280,7 +283,7 @@ class Outbox:
             attempt=attempt,
             quality=query.quality,
             cost_micros=query.cost_micros,
-            prices=prices,
+            prices=pricing.prices,
             llm=None if reservation is None else reservation.llm,
             reason=reason,
             reserved_micros=0 if reservation is None else reservation.reserved_micros,
@@ -290,6 +293,10 @@ class Outbox:
             tried=tried,
             query_deadline_ms=query.deadline_ms,
             unanswered_at_ms=0 if reservation is None else reservation.unanswered_at_ms,
+            asks=query.asks if excluded or odd or names_llms(query.asks, pricing.config) else None,
+            excluded=excluded,
+            remarks=odd,
+            tags=query.tags,
         )
         self._journal.append(query.query_id, record)
         return record

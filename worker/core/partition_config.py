@@ -63,6 +63,10 @@ def configuration(
         max_cost_micros=settings.limits.max_cost_micros,
         price_lists={llm: price_lists[llm] for llm in manifest.llms if llm in price_lists},
         unanswered_ms=tuple(_unanswered_ms(settings, llm) for llm in manifest.llms),
+        features={llm: given for llm in manifest.llms if (given := settings.llms[llm].features) is not None},
+        context_tokens={llm: most for llm in manifest.llms if (most := settings.llms[llm].context_tokens) is not None},
+        dialects={llm: spoken for llm in manifest.llms if (spoken := settings.llms[llm].spoken) is not None},
+        unknown_model=routing.unknown_model,
     )
     budgets = {llm: _share(micros, partitions, partition) for llm, micros in whole.budget_micros.items()}
     horizon = _share(whole.horizon_queries, partitions, partition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -9,7 +10,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.contract.codes import Exclusion
 from worker.contract.messages import AccountRow, Configuration, Fit, WindowBlock
+from worker.core.candidates import exclusions
 from worker.core.events import Arrived
 from worker.core.ledger import Ledger
 from worker.core.policy import Policy, Reason, View
@@ -73,16 +76,32 @@ class Pricing:
         self.prices, self.fit = solution.prices, solution.fit
 
     def rank(self, query: Arrived) -> list[int]:
-        """LLMs worth trying for this query, best first."""
-        return self.policy.rank(self.seen, query.quality, query.cost_micros, self.prices)
+        """The candidates worth trying for this query, best first."""
+        excluded = self.excluded(query)
+        if not excluded:
+            return self.policy.rank(self.seen, query.quality, query.cost_micros, self.prices)
+        llms = self.config.llms
+        quality = [-math.inf if llm in excluded else q for llm, q in zip(llms, query.quality, strict=True)]
+        ranked = self.policy.rank(self.seen, quality, query.cost_micros, self.prices)
+        return [i for i in ranked if llms[i] not in excluded]
+
+    def excluded(self, query: Arrived) -> dict[str, Exclusion]:
+        """The LLMs that are no candidates for a query, and why."""
+        return exclusions(query.asks, self.config)
 
     def reason(self) -> Reason:
         """Why the query now being priced goes where it goes."""
         return self.policy.reason(self.seen)
 
     def remember(self, query: Arrived) -> None:
-        """Count a first-time query and keep its estimates for the next solution."""
-        self.window.put(self.seen, query.quality, query.cost_micros)
+        """Count a first-time query and keep its estimates for the next solution.
+
+        What an LLM that is no candidate could have answered is worth nothing: it does not compete for its budget.
+        """
+        excluded, quality = self.excluded(query), query.quality
+        if excluded:
+            quality = [0.0 if llm in excluded else q for llm, q in zip(self.config.llms, quality, strict=True)]
+        self.window.put(self.seen, quality, query.cost_micros)
         self.seen += 1
 
     def _view(self, ledger: Ledger) -> View:

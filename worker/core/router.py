@@ -26,6 +26,7 @@ from worker.contract.completions import UsableCompletion
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import FixSetting
 from worker.contract.messages import FORMAT, AccountRow, ClosedDispatch, Configuration, Offsets, Reservation
+from worker.core.candidates import refused_model
 from worker.core.causes import cause_of
 from worker.core.events import (
     Arrived,
@@ -167,6 +168,9 @@ class Router:
     def _arrived(self, query: Arrived) -> None:
         if not self._advance("queries", query.offset):
             return
+        if (unknown := refused_model(query.asks, self._config)) is not None:
+            self._outbox.rejected(Refused("queries", query.offset, query.at_ms, unknown))
+            return
         if self._ledger.is_open_query(query.query_id):
             self._defer(query, 1, "duplicate")
         elif self._is_late(query):
@@ -200,8 +204,15 @@ class Router:
                 self._outbox.dispatch(query, i, reservation, pricing, lacking_micros)
                 return
             lacking_micros[llm] = lacking
-        reason = otherwise or ("exhausted" if lacking_micros else "priced_out")
+        reason = otherwise or ("exhausted" if lacking_micros else self._nothing_left(query, tried))
         self._defer(query, attempt, reason, tried, lacking_micros)
+
+    def _nothing_left(self, query: Arrived, tried: tuple[str, ...]) -> DeferReason:
+        """Why no candidate was worth trying."""
+        candidates = set(self._config.llms) - self._in_force.excluded(query).keys()
+        if not candidates:
+            return "no_candidate"
+        return "failed" if candidates <= set(tried) else "priced_out"
 
     def _reservation(self, query: Arrived, i: int, attempt: int, tried: tuple[str, ...]) -> Reservation:
         deadline_ms = self._clock_ms + self._config.reservation_ms
@@ -218,6 +229,7 @@ class Router:
             deadline_ms=deadline_ms,
             tried=tried,
             unanswered_at_ms=self._unanswered_at_ms(query, i, deadline_ms),
+            tags=query.tags,
         )
 
     def _unanswered_at_ms(self, query: Arrived, i: int, deadline_ms: int) -> int:
@@ -381,4 +393,4 @@ class Router:
 def _gone(reservation: Reservation) -> Arrived:
     """What is left of a query that has left its topic."""
     nil = msgspec.Raw(msgspec.msgpack.encode(None))
-    return Arrived(reservation.offset, 0, reservation.query_id, [], [], None, nil)
+    return Arrived(reservation.offset, 0, reservation.query_id, [], [], None, nil, tags=reservation.tags)

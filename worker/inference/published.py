@@ -106,6 +106,7 @@ def _answers(
         at_ms=at_ms,
         remarks=completion.remarks,
         response=msgspec.Raw(answered.response or b"null"),
+        tags=dispatch.tags,
     )
     value = msgspec.json.encode(answer)
     if len(value) > limit:

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.contract import codec, rejections
+from worker.contract.asks import asks_of
 from worker.contract.codes import Rejection
+from worker.contract.extras import tags_of
 from worker.contract.messages import Query
 from worker.contract.record import Record
 from worker.contract.rejections import Limits, read_query
@@ -29,11 +31,13 @@ from worker.estimation.manifest import Manifest
 
 
 class Estimate(NamedTuple):
-    """One query's quality in [0, 1] and cost with each LLM, and its similarity to the nearest past query."""
+    """One query's quality in [0, 1] and cost with each LLM, its similarity to the nearest past query, and its input
+    tokens (nan: not known)."""
 
     quality: list[float]
     cost_micros: list[float]
     similarity: float
+    input_tokens: float
 
 
 @dataclass(slots=True)
@@ -121,9 +125,9 @@ class Preparer:
         estimates = self.estimator.predict(embeddings, said.input_tokens, nearest)
         prices = [self.prices.get(llm) for llm in self.estimator.manifest.llms]
         costs = np.ceil(bounded(estimates.cost_micros, said, prices) * COST_STEPS) / COST_STEPS
-        columns = (estimates.quality.tolist(), costs.tolist(), nearest[0][:, 0].tolist())
-        for row, quality, cost_micros, similarity in zip(rows, *columns, strict=True):
-            row.estimate = Estimate(quality, cost_micros, similarity)
+        columns = (estimates.quality.tolist(), costs.tolist(), nearest[0][:, 0].tolist(), said.input_tokens.tolist())
+        for row, *estimated in zip(rows, *columns, strict=True):
+            row.estimate = Estimate(*estimated)
 
 
 def event(row: Row, at_ms: int) -> Arrived | Refused:
@@ -141,6 +145,8 @@ def event(row: Row, at_ms: int) -> Arrived | Refused:
         cost_micros=row.estimate.cost_micros,
         deadline_ms=query.deadline_ms,
         query=codec.query_payload(record.value, query),
+        asks=asks_of(query, row.estimate.input_tokens),
+        tags=tags_of(query),
     )
 
 
