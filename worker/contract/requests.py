@@ -173,11 +173,15 @@ def _sound(data: object) -> int:
 
 
 def answers(query: Query) -> int:
-    """How many answers the request asks for: its `n` (OpenAI) or `candidateCount` (Gemini), at least 1."""
+    """How many answers the request asks for: its `n` (OpenAI) or `candidateCount` (Gemini), at least 1, for each prompt
+    of a list of prompts."""
     body = query.body or {}
     config = body.get("generationConfig", body.get("generation_config"))
     asked = body.get("n") if not isinstance(config, Mapping) else config.get("candidateCount", body.get("n"))
-    return max(1, whole_number(asked, MOST_ANSWERS) or 1)
+    prompts = body.get("prompt")
+    # A list of numbers is one prompt, as tokens.
+    several = len(prompts) if isinstance(prompts, list) and not all(isinstance(one, int) for one in prompts) else 1
+    return max(1, several) * max(1, whole_number(asked, MOST_ANSWERS) or 1)
 
 
 def most_output_tokens(query: Query) -> int | None:

@@ -13,7 +13,8 @@ REASONS = {
     "unknown_field": "there is no field {detail!r}",
     "headers": "the key and headers have {detail} bytes; the limit is {limit}",
     "header_name": "the name of a header is not UTF-8",
-    "no_text": "the query has no embedding, no text, and no body with a user message",
+    "no_text": "the query has no embedding, no text, and no body with a text of a user (an image or a sound alone has "
+    "none)",
     "empty_text": "the text has nothing that can be embedded",
     "no_embedding": "the index was built on supplied embeddings: send an embedding",
     "embedding_zero": "every number of the embedding is zero",
