@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 from worker.commands import main
 from worker.commands import send as command
 from worker.contract import codec, examples
+from worker.contract.asks import Asks
 from worker.contract.decisions import Cause, Closed, Decision, Rejected, Routed
 from worker.contract.messages import Completion, Origin, Query
 from worker.contract.record import StoredRecord
@@ -30,6 +33,8 @@ SETTLED = msgspec.structs.replace(CLOSED, dispatch_id=ID)
 FAILED = msgspec.structs.replace(SETTLED, outcome="released", error="busy", spent_micros=0)
 AGAIN = msgspec.structs.replace(ROUTED, attempt=2, llm="small")
 GIVEN_UP = msgspec.structs.replace(ROUTED, attempt=2, llm=None, reason="failed")
+NOBODY = msgspec.structs.replace(ROUTED, llm=None, reason="no_candidate", excluded={"gpt-4o": "vision"})
+WISHED = msgspec.structs.replace(ROUTED, asks=Asks(wish=("gpt-9",)), remarks=("unknown_model",))
 CANDIDATES = send.candidates(examples.LLMS, ROUTED)
 
 
@@ -60,6 +65,8 @@ SHOWN = [
         ["released  0 micro-dollars (usage); error: busy", "goes to   small (best_score, attempt 2)"],
     ),
     ("given up", reply([ROUTED, GIVEN_UP], [FAILED]), ["error: busy", "deferred  failed"]),
+    ("no candidate", reply([NOBODY], []), ["deferred  no_candidate", "gpt-4o: it sees no images"]),
+    ("an unknown model", reply([WISHED], []), ["remark    the request's model is no LLM of the settings: gpt-9"]),
 ]
 
 
@@ -123,6 +130,67 @@ def test_the_exit_code_is_1_if_something_is_missing(
     done = CliRunner().invoke(main.app, ["send", "hello", "--json"])
     assert done.exit_code == code, done.output
     assert msgspec.json.decode(done.stdout)["origin"] == {"partition": 1, "offset": ORIGIN.offset}
+
+
+# What is sent
+
+CHAT = {"model": "gpt-9", "messages": [{"role": "user", "content": "Why?"}]}
+SENT: list[tuple[str, list[str], object, Query]] = [
+    ("a text", ["Why?"], None, Query(text="Why?")),
+    ("a request", ["--request", "-"], CHAT, Query(body=CHAT)),
+    ("a query", ["--request", "-"], {"text": "Why?", "tags": ["a=b"]}, Query(text="Why?", tags={"a": "b"})),
+    (
+        "with options",
+        ["--request", "-", "--allow", "large", "--allow", "small", "--tag", "team=search", "--max-output-tokens", "5"],
+        CHAT,
+        Query(body=CHAT, allow=("large", "small"), tags={"team": "search"}, max_output_tokens=5),
+    ),
+    ("with a deny", ["Why?", "--deny", "large"], None, Query(text="Why?", deny=("large",))),
+]
+
+
+@pytest.mark.parametrize(("options", "given", "query"), [c[1:] for c in SENT], ids=[c[0] for c in SENT])
+def test_what_is_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], given: object, query: Query
+) -> None:
+    """A text or a request in any shape, with what the options add."""
+    sent: list[Query] = []
+
+    def send_query(_: object, query: Query, __: object) -> SendResult:
+        sent.append(query)
+        return ANSWERED
+
+    monkeypatch.setattr(command, "send_query", send_query)
+    done = CliRunner().invoke(main.app, ["send", *with_llms(tmp_path), *options], input=json.dumps(given))
+    assert done.exit_code == 0, done.output
+    assert sent == [query]
+
+
+WRONG: list[tuple[str, list[str], str, str]] = [
+    ("nothing", [], "", "give a TEXT, or a file with --request"),
+    ("both", ["Why?", "--request", "-"], "{}", "and not both"),
+    ("no query", ["--request", "-"], '{"txt": 1}', "there is no field 'txt'"),
+    ("an unknown LLM", ["Why?", "--deny", "gpt-9"], "", "gpt-9 is no LLM of the settings"),
+    ("a tag without a name", ["Why?", "--tag", "=x"], "", "the tags cannot be used"),
+    ("no file", ["--request", "nowhere.json"], "", "nowhere.json cannot be read: No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("options", "given", "said"), [c[1:] for c in WRONG], ids=[c[0] for c in WRONG])
+def test_what_cannot_be_sent(tmp_path: Path, options: list[str], given: str, said: str) -> None:
+    """Nothing is sent, and the option is named with what is wrong."""
+    done = CliRunner().invoke(main.app, ["send", *with_llms(tmp_path), *options], input=given)
+    assert done.exit_code == 2, done.output
+    # The message is in a frame that breaks its lines.
+    words = " ".join(done.output.replace("│", " ").split())
+    assert said in words
+
+
+def with_llms(place: Path) -> list[str]:
+    """The option that names settings with two LLMs."""
+    path = place / "tollgate.toml"
+    path.write_text("[llms.large]\nbudget_usd = 1\n[llms.small]\nbudget_usd = 1\n")
+    return ["--config", str(path)]
 
 
 # What the topics say

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 
 from worker.commands.options import ConfigOption, JsonOption, OutputOption, finite, more_help, new_app, settings_from
 from worker.commands.output import present, working
 from worker.commands.tables import Figures
+from worker.contract import codec, extras, sentences
+from worker.contract.codes import Rejection
 from worker.contract.decisions import Routed
 from worker.contract.messages import Query
 from worker.contract.settings import Settings
@@ -21,7 +26,30 @@ from worker.local.send import send as send_query
 # The best by score, and the chosen one.
 SHOWN = 8
 
-Text = Annotated[str, typer.Argument(metavar="TEXT", help="The query's text. It is never logged.")]
+Text = Annotated[str | None, typer.Argument(metavar="TEXT", help="The query's text. It is never logged.")]
+Request = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A file instead of a text, or - for standard input: a query, a request of a provider's API, a line of a "
+        "batch file or a CloudEvent.",
+        show_default=False,
+    ),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="LLM", help="An LLM that may answer. Repeat it for more.", show_default=False),
+]
+Deny = Annotated[
+    list[str] | None,
+    typer.Option("--deny", metavar="LLM", help="An LLM that must not answer. Repeat it for more.", show_default=False),
+]
+Tag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag", metavar="NAME=VALUE", help="A tag of the query. Repeat it for more, up to 16.", show_default=False
+    ),
+]
 Wait = Annotated[
     float,
     typer.Option(
@@ -39,15 +67,21 @@ app = new_app()
     epilog=more_help(
         'tollgate send "What is the capital of France?"',
         'tollgate send --config tollgate.toml --wait 60 "What is the capital of France?"',
+        'tollgate send --deny gpt-4o --tag team=search "What is the capital of France?"',
+        "tollgate send --request request.json",
         exit_0="the query was answered or deferred",
         exit_1="it was rejected, or no decision or no answer came in time",
     )
 )
 def command(
-    text: Text,
+    text: Text = None,
     config: ConfigOption = None,
     wait: Wait = 10.0,
     max_output_tokens: MaxOutputTokens = None,
+    request: Request = None,
+    allow: Allow = None,
+    deny: Deny = None,
+    tag: Tag = None,
     json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
@@ -59,8 +93,12 @@ def command(
     Without --config it uses ./tollgate.toml or the running demo (`tollgate demo --keep` in another terminal).
     """
     settings = settings_from(config)
+    query = query_of(settings, text, request)
+    named: dict[str, Any] = {"max_output_tokens": max_output_tokens, "tags": tag}
+    named |= {"allow": _llms(settings, "--allow", allow), "deny": _llms(settings, "--deny", deny)}
+    query = _checked(replace(query, **{name: value for name, value in named.items() if value}))
     with working("waiting for the decision and the answer"):
-        reply = send_query(settings, Query(text=text, max_output_tokens=max_output_tokens), wait)
+        reply = send_query(settings, query, wait)
     present(reply, json, output, lambda console: show(console, reply))
     if reply.rejected is not None:
         raise typer.Exit(1)
@@ -68,6 +106,37 @@ def command(
         for line in missing(settings, reply, wait):
             typer.echo(line, err=True)
         raise typer.Exit(1)
+
+
+def query_of(settings: Settings, text: str | None, request: Path | None) -> Query:
+    """The query of a text or of a file. Raises BadParameter."""
+    if (text is None) == (request is None):
+        raise typer.BadParameter("give a TEXT, or a file with --request, and not both", param_hint="TEXT")
+    if request is None:
+        return Query(text=text)
+    try:
+        content = sys.stdin.buffer.read() if str(request) == "-" else request.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{request} cannot be read: {error.strerror}", param_hint="--request") from None
+    read = codec.decode_query(content, settings.limits.max_query_bytes, settings.limits.max_nesting)
+    if isinstance(read, Rejection):
+        raise typer.BadParameter(sentences.reason(read), param_hint="--request")
+    return read
+
+
+def _llms(settings: Settings, option: str, names: list[str] | None) -> tuple[str, ...]:
+    if unknown := [name for name in names or () if name not in settings.llms]:
+        known = ", ".join(settings.llms)
+        raise typer.BadParameter(f"{unknown[0]} is no LLM of the settings; they are {known}", param_hint=option)
+    return tuple(names or ())
+
+
+def _checked(query: Query) -> Query:
+    """The query as a worker will read it. Raises BadParameter."""
+    read = extras.completed(query, ())
+    if isinstance(read, Rejection):
+        raise typer.BadParameter(sentences.reason(read), param_hint="--tag" if read.code == "tags" else "--request")
+    return read
 
 
 def show(console: Console, reply: SendResult) -> None:
@@ -102,8 +171,12 @@ def _show_candidates(console: Console, reply: SendResult, routed: Routed) -> Non
 
 
 def _show_attempt(console: Console, routed: Routed) -> None:
+    if "unknown_model" in routed.remarks and routed.asks is not None:
+        console.print(f"remark    the request's model is no LLM of the settings: {', '.join(routed.asks.wish)}")
     if routed.llm is None:
         console.print(f"deferred  {routed.reason}", style="yellow")
+        for llm, why in routed.excluded.items():
+            console.print(f"          {llm}: {sentences.EXCLUSIONS[why]}")
         return
     again = "" if routed.attempt == 1 else f", attempt {routed.attempt}"
     console.print(
