@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from tests.quality.instances import history
 from worker.estimation import index
-from worker.estimation.estimator import COST_STEPS, Estimates, Estimator
+from worker.estimation.estimator import COST_STEPS, Estimates, Estimator, Familiarity
 from worker.estimation.features import neighbour_weights
 from worker.estimation.history import History
 
@@ -96,6 +97,34 @@ def test_neighbours_are_the_nearest_rows(estimator: Estimator) -> None:
     exact = np.sort(past.embeddings @ past.embeddings[7])[::-1][:3]
     assert found[0][0] == past.ids[7]
     assert [near for _, near in found] == pytest.approx(exact.tolist(), abs=1e-5)
+
+
+def test_far_outside_history_quality_is_the_mean(estimator: Estimator) -> None:
+    """A query that is less like its nearest row than two rows that have nothing to do with each other is estimated by
+    each LLM's mean, and not by that row."""
+    away = -history(400, seed=1).embeddings.mean(axis=0, keepdims=True)
+    found = estimator.estimate((away / np.linalg.norm(away)).astype(np.float32), np.array([100.0]))
+    assert found.similarity[0] < estimator.familiarity.far
+    assert found.quality[0].tolist() == pytest.approx(estimator.familiarity.mean.tolist(), abs=1e-6)
+
+
+def test_what_history_knows_is_not_pulled(estimator: Estimator) -> None:
+    """Queries like those of history are estimated as if there were no mean."""
+    trusting = replace(estimator)
+    trusting.__dict__["familiarity"] = estimator.familiarity._replace(far=-3.0, near=-2.0)
+    pulled, not_pulled = (one.estimate(QUERIES.embeddings, QUERIES.input_tokens) for one in (estimator, trusting))
+    same = (pulled.quality == not_pulled.quality).all(axis=1)
+    assert same.mean() >= 0.99
+
+
+PULLED = [(0.1, 0.5), (0.2, 0.5), (0.3, 0.7), (0.4, 0.9), (0.9, 0.9)]
+
+
+@pytest.mark.parametrize(("similarity", "quality"), PULLED)
+def test_the_pull_fades(similarity: float, quality: float) -> None:
+    """Between far and near, an estimate moves from the mean to what is predicted."""
+    known = Familiarity(far=0.2, near=0.4, mean=np.array([0.5]))
+    assert known.pulled(np.array([[0.9]]), np.array([similarity], np.float32))[0, 0] == pytest.approx(quality, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
 An estimate has two parts. A ridge predicts quality and log cost from kernel features of the embedding and from the
 input tokens. The ridge's residuals on the nearest rows of history are added, weighted by exp(similarity / temperature).
 PORT (arXiv 2509.02718, section 4.1) uses the neighbours alone. A query gets the same bits alone and in any batch.
+
+Far outside history, neighbours and ridge say nothing about a query's quality: it is pulled to the mean of each LLM
+(`Familiarity`). Costs are not pulled: a query's tokens tell more about them than any mean.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +26,9 @@ BLOCK_ROWS = 128
 QUALITY_STEPS = float(2**20)
 # A cost below a micro-dollar keeps a fraction; a reservation is rounded up.
 COST_STEPS = 1024.0
+# One row of history in a hundred has no neighbour nearer than this quantile of similarities.
+RARELY_FARTHER = 0.01
+LEAST_WIDTH = 1e-3
 COST_CEILING_MICROS = float(2**45)
 
 
@@ -55,6 +62,32 @@ class Estimates:
         return Estimates(
             np.hstack([self.quality, self.quality[:, columns]]), np.hstack([self.cost_micros, cost]), self.similarity
         )
+
+
+class Familiarity(NamedTuple):
+    """How similar a query must be to its nearest row of history to be estimated by it.
+
+    From `near` on, estimates are trusted; up to `far`, quality is its `mean` float64 [M] over history. `far` is the
+    similarity of two rows of history that have nothing to do with each other, `near` is half way from there to that
+    of a row and its nearest neighbour, of which one row in a hundred has no nearer one.
+    """
+
+    far: float
+    near: float
+    mean: Float64
+
+    def pulled(self, quality: Float64, similarity: Float32) -> Float64:
+        """Predicted quality [n, M] of queries with these similarities [n], less of what is not trusted."""
+        trust = np.clip((similarity.astype(np.float64) - self.far) / (self.near - self.far), 0.0, 1.0)[:, None]
+        pulled: Float64 = self.mean + trust * (quality - self.mean)
+        return np.where(trust < 1.0, pulled, quality)
+
+
+def familiarity(prior: Estimates, unrelated: float, llms: int) -> Familiarity:
+    """From the leave-one-out estimates of history, its first `llms` columns, and the similarity of unrelated rows."""
+    nearest = float(np.quantile(prior.similarity, RARELY_FARTHER)) if len(prior.similarity) else 1.0
+    far = min(unrelated, nearest - LEAST_WIDTH)
+    return Familiarity(far, (far + nearest) / 2, prior.quality[:, :llms].mean(axis=0))
 
 
 @dataclass(frozen=True)
@@ -102,8 +135,15 @@ class Estimator:
             block = slice(start, start + BLOCK_ROWS)
             predicted[block] = self.ridge(embeddings[block], tokens[block])
             predicted[block] += weighted_rows(weights[block], rows[block], self.residuals)
+        llms = len(self.cost_bias)
+        predicted[:, :llms] = self.familiarity.pulled(predicted[:, :llms], similarity[:, 0])
         found = postprocessed(predicted, self.cost_bias, similarity[:, 0], tokens / self.ridge.token_reach)
         return found.with_copies(self.copied) if self.copied else found
+
+    @cached_property
+    def familiarity(self) -> Familiarity:
+        """How similar a query must be to history."""
+        return familiarity(self.prior, self.ridge.unrelated, len(self.cost_bias))
 
     def neighbours(self, embedding: Float32, k: int) -> list[tuple[str, float]]:
         """The k nearest rows of history to one embedding float32 [d]: (row id, similarity), best first."""

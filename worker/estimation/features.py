@@ -49,6 +49,13 @@ class LinearMap:
         """The largest token count that the map was fitted for: beyond it, `t` does not grow."""
         return float(min(self.token_most, np.exp(self.token_mean + STANDARD_REACH * self.token_spread)))
 
+    @property
+    def unrelated(self) -> float:
+        """The mean similarity of two landmarks: rows of history that have nothing to do with each other."""
+        units = self.landmarks.astype(np.float64) / UNIT_SCALE
+        count, total = units.shape[1], units.sum(axis=1)
+        return float((total @ total - count) / max(1, count * (count - 1)))
+
     def __call__(self, embeddings: Float32, input_tokens: Float64) -> Float64:
         """embeddings [n, d] and input tokens [n] (nan: unknown) -> predictions float64 [n, V]."""
         mapped = (kernel(embeddings, self.landmarks, self.kernel_width) @ self.weights) * self.scales
