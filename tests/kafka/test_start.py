@@ -17,9 +17,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.kafka.commands import PATIENCE_SECONDS, run
 from tests.kafka.load import problems
 from worker.audit import run_verify
-from worker.contract.settings import Settings, load_settings
+from worker.contract.settings import KafkaSettings, Settings, load_settings
 from worker.estimation.history import History
-from worker.kafka import clients
+from worker.kafka import admin, clients
+from worker.kafka.reader import KafkaReader
 from worker.local.broker import Broker
 from worker.local.follower import DecisionFollower
 from worker.local.load import LoadGenerator
@@ -88,6 +89,18 @@ def small_broker(tmp_path: Path) -> Iterator[Broker]:
     """A Kafka of its own, for a test that breaks it."""
     with Broker(tmp_path / "kafka") as running:
         yield running
+
+
+def test_a_reader_outlives_a_broker(small_broker: Broker) -> None:
+    """A reader that stays open answers again when its broker has come back, as the leader of another epoch."""
+    settings = Settings(kafka=KafkaSettings(bootstrap_servers=small_broker.bootstrap_servers, partitions=1))
+    admin.create(settings)
+    place = settings.topics.queries, 0
+    with KafkaReader(settings) as reader:
+        assert reader.ends([place]) == {place: 0}
+        small_broker.kill()
+        small_broker.start()
+        assert reader.ends([place]) == {place: 0}
 
 
 def test_an_end_without_a_broker(small_broker: Broker, tmp_path: Path, index_directory: Path, rows: Rows) -> None:

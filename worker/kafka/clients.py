@@ -26,7 +26,11 @@ ANY_PARTITION, NOW_MS = -1, 0
 # What the clients of Java, Go and Node do by default. librdkafka's own default is CRC32, which puts the same key in
 # another partition.
 PARTITIONER = "murmur2_random"
-PASSING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+PASSING = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+)
 Delivered = Callable[[KafkaError | None, Message], None]
 # For a name that is not UTF-8, confluent-kafka returns a list with holes *and* sets an exception. A call that Python
 # has specialised does not look for that exception, and the list crashes its reader; this call looks, and raises

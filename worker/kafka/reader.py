@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from functools import cached_property, partial
 from typing import Protocol
 
@@ -158,6 +158,8 @@ class KafkaReader:
         passing: list[KafkaException] = []
 
         def ask() -> dict[Place, ListOffsetsResultInfo]:
+            if passing:
+                self._look_for_leaders()
             found = self._admin.list_offsets(asked, request_timeout=TIMEOUT_SECONDS, isolation_level=isolation)
             try:
                 return {(where.topic, where.partition): future.result() for where, future in found.items()}
@@ -172,6 +174,12 @@ class KafkaReader:
         if len(offsets) < len(asked):
             raise CheckBroker(f"{what}: {passing[-1].args[0].str()}") from passing[-1]
         return offsets
+
+    def _look_for_leaders(self) -> None:
+        """librdkafka keeps the leaders and epochs that it knew before a broker came back, and would ask with them for
+        ever; to list the topics brings the new ones."""
+        with suppress(KafkaException):
+            self._admin.list_topics(timeout=TIMEOUT_SECONDS)
 
     # Records
 
