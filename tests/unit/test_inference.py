@@ -149,6 +149,13 @@ def test_an_unknown_cost_is_told_as_unknown() -> None:
     assert value["cost_micros"] is None
 
 
+def test_a_lower_bound_is_not_told_as_the_cost() -> None:
+    """Usage with a detail that has no price costs more than its tokens: the lane books the reservation at least."""
+    usage = {**USAGE, "server_tool_use": {"web_search_requests": 3}}
+    _, answer = published(replace(OK, usage=usage))
+    assert json.loads(answer.value or b"")["cost_micros"] is None
+
+
 def test_an_error_has_no_answer() -> None:
     """An error is a completion with its class, its cost and its wait."""
     (completed,) = published(Outcome("rate_limited", "zero", retry_after_ms=700, error="429"))

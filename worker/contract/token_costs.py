@@ -89,11 +89,19 @@ def cost_of(given: object, prices: PriceList) -> Cost | UnusableUsage:
     usage = read_usage(given)
     if isinstance(usage, UnusableUsage):
         return Cost(0) if usage.code == "zero" and prices.is_free else usage
-    return price(usage, prices) if usage.stated_micros is None else Cost(usage.stated_micros)
+    return price(usage, prices)
+
+
+def stated(usage: Usage) -> Cost | None:
+    """The cost that the provider states itself, which wins over every price list; None where it states none."""
+    return None if usage.stated_micros is None else Cost(usage.stated_micros)
 
 
 def price(usage: Usage, prices: PriceList) -> Cost:
-    """What this usage cost by a price list."""
+    """What this usage cost, by the provider's own statement or by the price list."""
+    said = stated(usage)
+    if said is not None:
+        return said
     micros = exact_micros(usage, prices)
     return Cost(int(micros.to_integral_value(ROUND_HALF_UP)), _unpriced(usage, prices.at(usage.all_input_tokens)))
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from worker.contract.completions import Remark, UsableCompletion
 from worker.contract.messages import Basis, Outcome
-from worker.contract.token_costs import PriceList, UnpricedDetail, price
+from worker.contract.token_costs import PriceList, UnpricedDetail, price, stated
 from worker.contract.usage import Usage
 
 UNPRICED: dict[UnpricedDetail, Remark] = {
@@ -86,12 +86,12 @@ def second(charge: Charge) -> Charge:
 def _spent(
     reserved: int, answer: UsableCompletion, prices: PriceList | None, most_micros: int, remarks: list[Remark]
 ) -> tuple[int, Basis]:
-    stated, used = answer.stated_micros, _used(reserved, answer, prices, remarks)
-    if stated and stated <= most_micros:
-        return (max(stated, reserved) if answer.cost == "unknown" and used is None else stated), "cost"
+    said, used = answer.stated_micros, _used(reserved, answer, prices, remarks)
+    if said and said <= most_micros:
+        return (max(said, reserved) if answer.cost == "unknown" and used is None else said), "cost"
     if used is not None and used <= most_micros and (used > 0 or answer.ok):
         return used, "usage"
-    if (stated or 0) > most_micros or (used or 0) > most_micros:
+    if (said or 0) > most_micros or (used or 0) > most_micros:
         remarks.append("cost_above_limit")
         return most_micros, "limit"
     if _is_free(answer, prices):
@@ -104,13 +104,10 @@ def _used(reserved: int, answer: UsableCompletion, prices: PriceList | None, rem
     usage = answer.usage
     if usage is None:
         return None
-    if usage.stated_micros is not None:
-        # The provider's own statement wins over the price list.
-        return usage.stated_micros
-    if prices is None:
+    cost = stated(usage) if prices is None else price(usage, prices)
+    if cost is None:
         remarks.append("no_price_list")
         return None
-    cost = price(usage, prices)
     remarks += [UNPRICED[detail] for detail in cost.unpriced]
     return max(cost.micros, reserved) if cost.unpriced else cost.micros
 

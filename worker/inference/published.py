@@ -127,7 +127,8 @@ def _micros(completion: Completion, llm: LlmSettings | None, at_ms: int) -> int 
     except UnknownPriceList:
         return None
     cost = None if prices is None else cost_of(completion.usage, prices)
-    return cost.micros if isinstance(cost, Cost) else None
+    # A detail without a price makes the sum a lower bound, and the lane books more.
+    return cost.micros if isinstance(cost, Cost) and not cost.unpriced else None
 
 
 def _reply_topic(headers: Headers, settings: Settings, topics: Collection[str]) -> tuple[str | None, list[str]]:
