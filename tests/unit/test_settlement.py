@@ -96,6 +96,31 @@ def test_a_case_is_booked(name: str) -> None:
     assert charged.outcome == "settled"
 
 
+BARE = [
+    ("rate_limited", 0),
+    ("overloaded", 0),
+    ("quota", 0),
+    ("auth", 0),
+    ("refused_request", 0),
+    ("context_length", RESERVED),
+    ("misconfigured", RESERVED),
+    ("content_filter", RESERVED),
+    ("timeout", RESERVED),
+    ("unreachable", RESERVED),
+    ("bad_answer", RESERVED),
+]
+
+
+@pytest.mark.parametrize(("error_class", "booked"), BARE)
+@pytest.mark.parametrize("field", ["error", "error_class"])
+def test_an_error_that_says_nothing_of_its_cost(field: str, error_class: str, booked: int) -> None:
+    """Only a refusal before any work is free. What may have cost something is booked as reserved, unless `cost` says
+    zero."""
+    assert charge(HELD, answer({"status": "error", field: error_class}), BIG, LIMIT).spent_micros == booked
+    free = {"status": "error", field: error_class, "cost": "zero"}
+    assert charge(HELD, answer(free), BIG, LIMIT).spent_micros == 0
+
+
 CHARGES: list[tuple[str, dict[str, Any], PriceList | None, tuple[Outcome, int, Basis], tuple[Remark, ...]]] = [
     ("a stated cost", {"cost_micros": 500}, BIG, ("settled", 500, "cost"), ()),
     ("more than was held", {"cost_micros": 9_000}, None, ("settled", 9_000, "cost"), ()),

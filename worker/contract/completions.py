@@ -58,16 +58,9 @@ MOST_NAME_CHARACTERS = 256
 OK_WORDS = {"ok", "success", "succeeded", "successful", "completed", "complete", "done", "finished", "stop", "200"}
 ERROR_WORDS = {"error", "err", "failed", "failure", "fail", "exception", "timeout", "cancelled", "canceled", "rejected"}
 COST_WORDS: tuple[CostWord, ...] = ("known", "zero", "unknown")
-# Errors of a provider that refuses a call before it works, and takes no money for that.
-FREE_ERRORS = {
-    "rate_limited",
-    "overloaded",
-    "quota",
-    "auth",
-    "context_length",
-    "refused_request",
-    "misconfigured",
-}
+# Errors of a provider that refuses a call before it works, and takes no money for that. Not among them: some providers
+# charge for a request that is too long, and a page that is no API (`misconfigured`) says nothing of money.
+FREE_ERRORS = {"rate_limited", "overloaded", "quota", "auth", "refused_request"}
 FIELDS = frozenset(Completion.__struct_fields__)
 USAGE_REMARKS: dict[UsageProblemCode, Remark] = {
     "absent": "usage_absent",
