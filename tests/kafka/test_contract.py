@@ -123,7 +123,7 @@ def test_completions(system: System, prepare: Prepare, rows: Rows) -> None:
 
 def test_reservations_expire(system: System, prepare: Prepare, rows: Rows) -> None:
     """A dispatch that nobody answers gives its money back at its deadline. An answer after that is booked as late."""
-    settings = prepare(routing={"reservation_seconds": 1})
+    settings = prepare(routing={"reservation_seconds": 1, "max_attempts": 1})
     system.start_workers(1)
     talk = Talk(settings)
     talk.query(pack(query_of(rows[1], 0)))
