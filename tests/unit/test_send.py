@@ -238,7 +238,7 @@ def test_the_reason_is_read_from_the_topics(
 
     monkeypatch.setattr(send, "_produce", produce)
     monkeypatch.setattr(send, "_llms", lambda *_: examples.LLMS)
-    monkeypatch.setattr(send, "_has_workers", lambda *_: False)
+    monkeypatch.setattr(clients, "has_members", lambda *_: False)
     monkeypatch.setattr(clients, "admin_client", lambda _: None)
     assert send.send(Settings(), Query(text="hello"), 0.0, broker.reader).missing == missing
 

@@ -77,6 +77,15 @@ def admin_client(settings: Settings) -> AdminClient:
     return admin
 
 
+def has_members(admin: AdminClient, group: str) -> bool:
+    """Whether a consumer group has a member. True if the broker does not say."""
+    try:
+        found = admin.describe_consumer_groups([group], request_timeout=TIMEOUT_SECONDS)[group].result()
+    except KafkaException:
+        return True
+    return bool(found.members)
+
+
 def _ssl_config(kafka: KafkaSettings) -> dict[str, Any]:
     # Files that hold no certificate are refused here, in one way for both clients.
     ssl_context(kafka)

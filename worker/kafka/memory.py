@@ -222,6 +222,9 @@ class MemoryReader:
     def ends(self, places: Iterable[Place]) -> dict[Place, int]:
         return {place: self._log.last_stable(place) for place in places}
 
+    def newest(self, places: Iterable[Place]) -> dict[Place, int]:
+        return {place: self._log.ends[place] for place in places}
+
     def at(self, places: Iterable[Place], timestamp_ms: int) -> dict[Place, int]:
         return {place: self._at(place, timestamp_ms) for place in places}
 

@@ -58,6 +58,9 @@ class Reader(Protocol):
     def ends(self, places: Iterable[Place]) -> dict[Place, int]:
         """The offset after the last committed record of each place."""
 
+    def newest(self, places: Iterable[Place]) -> dict[Place, int]:
+        """The offset after the last record of each place, committed or not."""
+
     def at(self, places: Iterable[Place], timestamp_ms: int) -> dict[Place, int]:
         """The first offset of each place from this time on; -1 if it has none."""
 
@@ -124,6 +127,9 @@ class KafkaReader:
     def ends(self, places: Iterable[Place]) -> dict[Place, int]:
         return self._offsets(places, OffsetSpec.latest())
 
+    def newest(self, places: Iterable[Place]) -> dict[Place, int]:
+        return self._offsets(places, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+
     def at(self, places: Iterable[Place], timestamp_ms: int) -> dict[Place, int]:
         return self._offsets(places, OffsetSpec.for_timestamp(timestamp_ms))
 
@@ -142,7 +148,7 @@ class KafkaReader:
     def open_transactions(self, topics: Sequence[str], partition: int) -> set[str]:
         places = [(topic, partition) for topic in topics]
         stable = self.ends(places)
-        last = self._offsets(places, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+        last = self.newest(places)
         return {place[0] for place in places if stable[place] < last[place]}
 
     def _offsets(

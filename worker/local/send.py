@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
-from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, Producer
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -86,7 +85,8 @@ def send(settings: Settings, query: Query, wait_seconds: float, open_reader: Ope
         origin = _produce(settings, query)
         follow = _Follow(settings, reader, origin, decisions[topics.decisions, origin.partition])
         if not follow.until(lambda reply: bool(reply.attempts or reply.rejected is not None), wait_seconds):
-            return follow.reply(Missing("not_decided" if _has_workers(admin, settings.kafka.group) else "no_worker"))
+            has_workers = clients.has_members(admin, settings.kafka.group)
+            return follow.reply(Missing("not_decided" if has_workers else "no_worker"))
         if not follow.until(lambda reply: reply.open is None, wait_seconds):
             return follow.reply(_unanswered(reader, follow, completions))
         reply = follow.reply()
@@ -130,15 +130,6 @@ def _produce(settings: Settings, query: Query) -> Origin:
         reason = delivered[0] if delivered else "no answer"
         raise CheckBroker(f"{settings.topics.queries}: the broker did not accept the query: {reason}")
     return delivered[0]
-
-
-def _has_workers(admin: AdminClient, group: str) -> bool:
-    """Whether a worker is a member of the consumer group. True if the broker does not say."""
-    try:
-        found = admin.describe_consumer_groups([group], request_timeout=clients.TIMEOUT_SECONDS)[group].result()
-    except KafkaException:
-        return True
-    return bool(found.members)
 
 
 def _unanswered(reader: Reader, follow: _Follow, starts: Mapping[Place, int]) -> Missing:
