@@ -2,7 +2,7 @@
 
 The model in a request names the behaviour; `BEHAVIOURS` has them all, by the ids of the cases. An answer costs 3
 micro-dollars an input token and 15 an output token. `user` in a request (for Anthropic `metadata.user_id`) is the
-query, and without it the idempotency key, so that what happens once happens to its first request only.
+query, so that what happens once happens to its first request only.
 """
 
 from __future__ import annotations
@@ -330,8 +330,7 @@ class Provider:
         return await self._send(writer, play)
 
     def _note(self, path: str, headers: dict[str, str], body: dict[str, Any], earlier: int) -> Asked:
-        named = body.get("user") or (body.get("metadata") or {}).get("user_id") or headers.get("idempotency-key")
-        model, query = str(body["model"]), str(named)
+        model, query = str(body["model"]), str(body.get("user") or (body.get("metadata") or {}).get("user_id"))
         self._counts[model, query] += 1
         key = headers.get("idempotency-key", "")
         asked = Asked(model, query, path, headers, body, self._counts[model, query], earlier, key in self._keys)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.kafka.commands import run
+import numpy as np
+import pytest
+
+from tests.kafka.commands import run_here
 from tests.kafka.test_infer import PRICES
 from tests.provider import provided
 from worker.audit.run_verify import verify
 from worker.contract.settings import Settings
+from worker.estimation import index
+from worker.estimation.history import History
 from worker.local.processes import Child, wait_for
 from worker.local.system import System
 
 WAIT_SECONDS = 120.0
 COUNT, KILLED_EVERY = 400, 80
+CASES = Path(__file__).parents[1] / "cases/batches"
 
 
 def requests(path: Path, count: int, **fields: Any) -> Path:
@@ -46,7 +54,7 @@ def results_of(path: Path) -> list[bytes]:
 
 def summary_of(system: System, *arguments: str, code: int = 0) -> Any:
     """Run a batch to its end, and read its summary."""
-    ended, said = run(system, "batch", *arguments, "--json")
+    ended, said = run_here(system, "batch", *arguments, "--json")
     assert ended == code, said
     return json.loads(said[said.index("{\n") :])
 
@@ -56,6 +64,33 @@ def spent_micros(settings: Settings) -> int:
     report = verify(settings)
     assert report.ok, report
     return sum(llm.spent_micros for llm in report.llms.values())
+
+
+@pytest.fixture
+def start(
+    system: System, rows: tuple[History, History], tmp_path: Path, request: pytest.FixtureRequest
+) -> Callable[..., Settings]:
+    """Starts a system of these LLMs, each with the settings of its calls."""
+
+    def started(calls: Mapping[str, Mapping[str, object]], **sections: Mapping[str, object]) -> Settings:
+        past, names = rows[0].rows(np.arange(100)), tuple(calls)
+        own = replace(
+            past,
+            llms=names,
+            quality=np.repeat(past.quality[:, :1], len(names), axis=1),
+            cost_micros=np.repeat(past.cost_micros[:, :1], len(names), axis=1),
+        )
+        index.build(own, tmp_path / "own", "wordllama")
+        name = re.sub(r"[^a-z0-9]+", "-", request.node.name)
+        kafka = {"partitions": 2, "topic_prefix": f"{name}.", "group": name, "session_timeout_ms": 3_000}
+        place = {"directory": str(tmp_path / "own")}
+        budgets = dict.fromkeys(names, 10.0)
+        settings = system.prepare(own, budgets, "wordllama", calls, kafka=kafka, index=place, **sections)
+        system.start_workers(1)
+        system.start_calling()
+        return settings
+
+    return started
 
 
 def test_killed_and_resumed(system: System, prepare: Callable[..., Settings], tmp_path: Path) -> None:
@@ -80,3 +115,76 @@ def test_killed_and_resumed(system: System, prepare: Callable[..., Settings], tm
     assert (summary["answered"], summary["failed"], summary["unbooked"]) == (COUNT, {}, 0)
     assert summary["spent_micros"] == provider.billed.total() == books == COUNT * 486
     assert not (tmp_path / "out.jsonl.state").exists()
+
+
+# What becomes of each line: its id and its code, None for a result. Lines with the same id have the same code.
+Ends = set[tuple[str | None, str | None]]
+TWO = ("big/model-a:1", "small/model-b")
+SPEAKS = ["chat", "responses", "completions"]
+FILES: list[tuple[str, Ends]] = [
+    ("b01-plain", {("a", None), ("b", None), ("c", None)}),
+    ("b03-mixed-models", {(name, None) for name in "abcde"}),
+    ("b04-blank-lines", {("a", None), ("b", None), ("c", "invalid_body")}),
+    ("b05-bom-crlf", {("a", None), ("b", None), ("c", None)}),
+    ("b06-broken-lines", {("a", None), (None, "invalid_json_line"), ("d", None)}),
+    (
+        "b07-urls",
+        {
+            *((name, None) for name in ("chat", "responses", "legacy", "no-url", "whole-url", "mismatch")),
+            *((name, "unsupported_url") for name in ("embed", "moderate")),
+            ("get", "unsupported_method"),
+        },
+    ),
+    ("b08-stream", {("a", None), ("b", None), ("c", None), ("d", "invalid_body")}),
+    (
+        "b09-odd-ids",
+        {
+            *((name, None) for name in ("0007", "7", "x" * 600, "HumanEval/0", "zeile 1\nzeile 2", "ключ-9")),
+            ("", "custom_id"),
+            (None, "custom_id"),
+        },
+    ),
+    (
+        "b13-other-formats",
+        {
+            *((name, None) for name in ("1", "anthropic", "bedrock", "ours")),
+            ("gemini", "unsupported_format"),
+            (None, "unsupported_format"),
+        },
+    ),
+    ("b15-line-separators", {(name, None) for name in ("u2028", "u0085", "vt-ff", "u001e", "plain")}),
+]
+
+
+def ends_of(results: Path) -> Ends:
+    """What became of each line."""
+    told: Ends = {(line["custom_id"], None) for line in lines_of(results)}
+    for line in lines_of(results.with_name("out.errors.jsonl")):
+        error = line["error"] or line["response"]["body"]["error"]
+        told.add((line["custom_id"], error["code"]))
+    return told
+
+
+def test_files_of_two_llms(system: System, start: Callable[..., Settings], tmp_path: Path) -> None:
+    """Each file of the cases that names two LLMs, or any, ends as its row says; the exit code too."""
+    with provided() as provider:
+        call = {"base_url": provider.base_url, "model": "01", "dialects": SPEAKS, **PRICES}
+        start(dict.fromkeys(TWO, call))
+        for name, right in FILES:
+            place = tmp_path / name
+            place.mkdir()
+            source = (CASES / f"{name}.jsonl").read_bytes()
+            if name == "b03-mixed-models":
+                source = b"".join(line for line in source.splitlines(True) if b"nobody/knows-it" not in line)
+            (place / "in.jsonl").write_bytes(source)
+            code = 1 if any(code for _, code in right) else 0
+            summary = summary_of(system, str(place / "in.jsonl"), str(place / "out.jsonl"), code=code)
+            assert ends_of(place / "out.jsonl") == right, name
+            content = [line for line in source.split(b"\n") if line.strip()]
+            assert summary["lines"] == summary["answered"] + sum(summary["failed"].values()) == len(content), name
+    texts = [one.body["messages"][0]["content"] for one in provider.asked if "messages" in one.body]
+    assert {"Two\nlines in the text.", "one\u2028two", "one\x85two", "one\x0b\x0ctwo", "one\x1etwo"} <= set(texts)
+    assert not any("stream" in one.body or "stream_options" in one.body for one in provider.asked)
+    by_path = {one["custom_id"]: one["response"]["body"] for one in lines_of(tmp_path / "b07-urls/out.jsonl")}
+    assert "output" in by_path["responses"]
+    assert "text" in by_path["legacy"]["choices"][0]

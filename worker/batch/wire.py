@@ -20,7 +20,7 @@ from worker.contract.record import Headers, StoredRecord
 from worker.contract.settings import Settings
 from worker.kafka import clients
 from worker.kafka.clock import poll_until
-from worker.kafka.reader import KafkaReader
+from worker.kafka.reader import KafkaReader, Place
 
 JSON_TYPE: Headers = (("content-type", b"application/json"),)
 CONSUMED_RECORDS = 500
@@ -76,22 +76,14 @@ class Wire(Protocol):
 
 
 class KafkaWire:
-    """The Wire of a Kafka cluster. `name` is the batch's."""
+    """The Wire of a Kafka cluster. `name` is the batch's. It connects when the batch begins."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        self._settings, self._topics = settings, settings.topics
+        self._settings, self._topics, self._name = settings, settings.topics, name
         self._partitions = range(settings.kafka.partitions)
-        self._admin = clients.admin_client(settings)
         self._reader = KafkaReader(settings)
-        config = clients.producer_config(settings) | {
-            "transactional.id": f"{settings.kafka.group}-batch-{name}",
-            "transaction.timeout.ms": settings.kafka.transaction_timeout_ms,
-            "socket.timeout.ms": min(clients.SOCKET_TIMEOUT_MS, settings.kafka.transaction_timeout_ms),
-            "linger.ms": 0,
-        }
-        self._producer = Producer(config)
         self._consumer: Consumer | None = None
-        self._left: set[tuple[str, int]] = set()
+        self._left: set[Place] = set()
         self._at_end: set[int] = set()
 
     def __enter__(self) -> KafkaWire:
@@ -102,6 +94,8 @@ class KafkaWire:
             self._consumer.close()
 
     def begin(self, state: BatchState | None, everything: bool) -> BatchState:
+        self._admin = clients.admin_client(self._settings)
+        self._producer = Producer(clients.batch_config(self._settings, self._name))
         try:
             self._producer.init_transactions(COMMIT_SECONDS)
         except KafkaException as error:

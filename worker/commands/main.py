@@ -23,7 +23,7 @@ from worker.contract.errors import CheckBroker, FixSetting, TollgateError
 VERBS = {
     "demo": "Run the whole system on this machine and prove its books.",
     "send": "Send one query, and show its decision and its answer.",
-    "batch": "Answer a file of requests.",
+    "batch": "Answer a file of requests in OpenAI's batch format.",
     "run": "Run a worker that routes queries.",
     "infer": "Run an inference worker: it calls LLMs and publishes their answers.",
     "llm": "Serve a small LLM on this machine, without a key.",

@@ -151,6 +151,16 @@ def transactional_config(settings: Settings, partition: int) -> dict[str, Any]:
     }
 
 
+def batch_config(settings: Settings, name: str) -> dict[str, Any]:
+    """The producer of one batch: a transactional id of its name, so that who resumes it fences the process before."""
+    return producer_config(settings) | {
+        "transactional.id": f"{settings.kafka.group}-batch-{name}",
+        "transaction.timeout.ms": settings.kafka.transaction_timeout_ms,
+        "socket.timeout.ms": min(SOCKET_TIMEOUT_MS, settings.kafka.transaction_timeout_ms),
+        "linger.ms": 0,
+    }
+
+
 def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
     """A read_committed consumer that stores no offsets by itself."""
     return common_config(settings) | {
