@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from confluent_kafka import Producer
 
 from tests.kafka.commands import run_here
 from tests.kafka.test_infer import PRICES
 from tests.provider import provided
 from worker.audit.run_verify import verify
+from worker.batch.wire import KafkaWire, Outgoing
+from worker.contract.errors import LeaveProcess
 from worker.contract.settings import Settings
 from worker.estimation import index
 from worker.estimation.history import History
+from worker.kafka import clients
 from worker.local.processes import Child, wait_for
 from worker.local.system import System
 
@@ -115,6 +120,43 @@ def test_killed_and_resumed(system: System, prepare: Callable[..., Settings], tm
     assert (summary["answered"], summary["failed"], summary["unbooked"]) == (COUNT, {}, 0)
     assert summary["spent_micros"] == provider.billed.total() == books == COUNT * 486
     assert not (tmp_path / "out.jsonl.state").exists()
+
+
+QUERY = Outgoing(0, "batch-id", b'{"text": "One?"}')
+
+
+def test_who_resumes_stops_the_process_before(prepare: Callable[..., Settings]) -> None:
+    """A process that was only stopped sends nothing once another process runs its batch."""
+    settings = prepare()
+    old, new = KafkaWire(settings, "same"), KafkaWire(settings, "same")
+    begun = old.begin(None, everything=True)
+    assert len(old.send([QUERY])) == 1
+    assert new.begin(begun, everything=True) == begun
+    assert [key for _, key in new.sent(begun)] == ["batch-id"]
+    with pytest.raises(LeaveProcess, match="another process"):
+        old.send([QUERY])
+    assert len(new.send([QUERY])) == 1
+
+
+def test_a_transaction_of_another_hides_nothing(prepare: Callable[..., Settings]) -> None:
+    """Queries behind another producer's open transaction are there: a batch that begins waits until it sees them."""
+    settings = prepare(kafka={"partitions": 1})
+    other = Producer(clients.batch_config(settings, "other"))
+    other.init_transactions(30)
+    other.begin_transaction()
+    clients.produce(other, settings.topics.queries, b"{}", "other")
+    other.flush(30)
+    batch = KafkaWire(settings, "same")
+    with ThreadPoolExecutor(1) as beginning:
+        # Without this transaction, the query after it would be seen at once.
+        written = Producer(clients.producer_config(settings))
+        clients.produce(written, settings.topics.queries, QUERY.value, QUERY.query_id)
+        written.flush(30)
+        begun = beginning.submit(batch.begin, None, True)
+        with pytest.raises(TimeoutError):
+            begun.result(1.0)
+        other.abort_transaction(30)
+        assert [key for _, key in batch.sent(begun.result(60))] == ["batch-id"]
 
 
 # What becomes of each line: its id and its code, None for a result. Lines with the same id have the same code.

@@ -31,7 +31,7 @@ LIMITS = Limits(1_000_000, 49_152, 64)
 TOPICS = TopicNames()
 
 # What the world does with a question, by its first word.
-Fate = Literal["answer", "defer", "reject", "filter", "retry", "expire", "lose", "silent"]
+Fate = Literal["answer", "defer", "reject", "filter", "retry", "expire", "late", "lose", "silent"]
 
 
 class Killed(BaseException):
@@ -70,12 +70,13 @@ class World:
         elif fate == "defer":
             self._route(query_id, origin, 1, None, "priced_out")
         elif fate != "silent":
-            self._route(query_id, origin, 1, "big", "best_score")
+            self._route(query_id, origin, 1, "big", "best_score", 0 if fate == "late" else None)
             called: dict[str, Callable[[str, Origin], None]] = {
                 "answer": self._answer,
                 "filter": self._filter,
                 "retry": self._retry,
                 "expire": self._expire,
+                "late": self._expire,
                 "lose": self._lose,
             }
             called[fate](query_id, origin)
@@ -105,11 +106,30 @@ class World:
     def _lose(self, query_id: str, origin: Origin) -> None:
         self._close(query_id, origin, 1)
 
-    def _route(self, query_id: str, origin: Origin, attempt: int, llm: str | None, reason: Any) -> None:
-        cause = Cause("queries", origin.offset)
-        self._note(
-            origin, Routed(b"", cause, 0, query_id, origin.offset, attempt, [0.5], [1.0], (0.0,), llm, reason, 100)
+    def _route(
+        self,
+        query_id: str,
+        origin: Origin,
+        attempt: int,
+        llm: str | None,
+        reason: Any,
+        deadline_ms: int | None = None,
+    ) -> None:
+        routed = Routed(
+            prev=b"",
+            cause=Cause("queries", origin.offset),
+            at_ms=0,
+            query_id=query_id,
+            offset=origin.offset,
+            attempt=attempt,
+            quality=[0.5],
+            cost_micros=[1.0],
+            prices=(0.0,),
+            llm=llm,
+            reason=reason,
+            query_deadline_ms=deadline_ms,
         )
+        self._note(origin, routed)
 
     def _close(
         self,

@@ -46,6 +46,7 @@ FATES: dict[str, Fate] = {
     "filter": "filter",
     "retry": "retry",
     "expire": "expire",
+    "late": "late",
     "lose": "lose",
 }
 ENDS = [
@@ -55,6 +56,7 @@ ENDS = [
     ("reject", "dead_letter", None, 0),
     ("filter", "content_filter", 400, 99),
     ("expire", "unanswered", None, 0),
+    ("late", "batch_expired", None, 0),
     ("lose", "answer_lost", None, COST_MICROS),
 ]
 

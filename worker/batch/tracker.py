@@ -27,8 +27,9 @@ class Followed(Struct):
     """A query that was sent. `turn` counts how often its line was asked.
 
     `spent_micros` is over all its dispatches. `failure` is why the last of them failed. `closed_at` is when it closed
-    without an answer, in monotonic seconds. `is_closed`: no dispatch is open. `answer_of` is the dispatch whose answer
-    came, `charged` the last that was charged: a lane's records may be read long after the answer, or before it.
+    without an answer, in monotonic seconds; `expired` says that it expired, and how. `is_closed`: no dispatch is open.
+    `answer_of` is the dispatch whose answer came, `charged` the last that was charged: a lane's records may be read
+    long after the answer, or before it.
     """
 
     index: int
@@ -37,7 +38,8 @@ class Followed(Struct):
     dispatch_id: str | None = None
     llm: str | None = None
     failure: str | None = None
-    expired: bool = False
+    deadline_ms: int | None = None
+    expired: Literal["", "unanswered", "batch_expired"] = ""
     closed_at: float | None = None
     answer_of: str | None = None
     charged: str | None = None
@@ -146,8 +148,7 @@ class Tracker:
         ]
         for origin in late:
             one = self._silent.pop(origin)
-            code: FailureCode = "unanswered" if one.expired else "answer_lost"
-            yield self._end(origin, one, self._failed(one, code))
+            yield self._end(origin, one, self._failed(one, one.expired or "answer_lost"))
 
     def _routed(self, origin: Origin, routed: Routed) -> End | None:
         one = self._followed.get(origin)
@@ -155,7 +156,7 @@ class Tracker:
             return None
         self._silent.pop(origin, None)
         if routed.llm is not None:
-            one.is_closed, one.expired, one.llm = False, False, routed.llm
+            one.is_closed, one.expired, one.llm, one.deadline_ms = False, "", routed.llm, routed.query_deadline_ms
             one.dispatch_id = str(DispatchId(origin.partition, origin.offset, routed.attempt))
             return None
         one.is_closed = True
@@ -164,7 +165,7 @@ class Tracker:
             return None
         reason = cast(DeferReason, routed.reason)
         code: FailureCode = "batch_expired" if reason == "expired" else reason
-        if one.failure in ERROR_CLASSES:
+        if one.failure in ERROR_CLASSES and reason != "expired":
             code = cast(ErrorClass, one.failure)
         return self._end(origin, one, self._failed(one, code, reason, remedy(routed)))
 
@@ -185,7 +186,10 @@ class Tracker:
         if closed.dispatch_id == one.dispatch_id:
             one.is_closed = True
             if isinstance(closed, Closed) and not one.has_ended:
-                one.expired, one.failure, one.closed_at = is_expiry, closed.error, now
+                is_late = one.deadline_ms is not None and one.deadline_ms <= closed.at_ms
+                if is_expiry:
+                    one.expired = "batch_expired" if is_late else "unanswered"
+                one.failure, one.closed_at = closed.error, now
                 self._silent[origin] = one
         self._forget(origin, one)
 

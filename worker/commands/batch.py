@@ -66,7 +66,9 @@ Model = Annotated[
 Deadline = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME", help="Lines without an answer after this time fail: 90s, 30m, 24h or 7d.", show_default=False
+        metavar="TIME",
+        help="Lines without an answer this long after the start fail: 90s, 30m, 24h or 7d.",
+        show_default=False,
     ),
 ]
 Open = Annotated[
@@ -117,6 +119,7 @@ def command(
 
     Without --config it uses ./tollgate.toml or the running demo (`tollgate demo --keep` in another terminal).
     """
+    _check_files(requests, results)
     failed = errors_file or results.with_name(f"{results.stem}.errors{results.suffix}")
     if len({path.absolute().resolve() for path in (requests, results, failed)}) < 3:
         raise typer.BadParameter("the files of requests, results and errors must be three files")
@@ -149,6 +152,13 @@ def command(
     present(summary, json, output, lambda console: show(console, summary))
     if summary.failed:
         raise typer.Exit(1)
+
+
+def _check_files(requests: Path, results: Path) -> None:
+    """A batch reads its file twice, and goes on in it: a pipe is neither of them."""
+    for path in (requests, results):
+        if path.exists() and not path.is_file():
+            raise typer.BadParameter(f"{path} is not a file on a disk: save it to a file first")
 
 
 def _run(settings: Settings, plan: Plan, outputs: Outputs, options: Options) -> Summary:
