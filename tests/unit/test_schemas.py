@@ -17,6 +17,7 @@ from worker.contract import codec, descriptions, examples, schemas, sentences
 from worker.contract.answers import Begun, Unavailable
 from worker.contract.codes import Rejection
 from worker.contract.decisions import Decision
+from worker.contract.judgements import read_judgement
 from worker.contract.messages import ClosedDispatch, Completion, Configuration, Query, WindowBlock
 from worker.contract.settings import Settings
 from worker.contract.shape_schemas import SHAPES
@@ -45,6 +46,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "query": decode_query,
     "completion": decode_completion,
     "unavailable": msgspec.msgpack.Decoder(Unavailable).decode,
+    "judgement": lambda value: read_judgement(value, 10_000),
     "answer": codec.decode_answer,
     "begun": msgspec.msgpack.Decoder(Begun).decode,
     "dispatch": codec.decode_dispatch,

@@ -1,4 +1,4 @@
-"""`tollgate history convert|ask`."""
+"""`tollgate history convert|ask|from-topics`; the last is in `history_topics`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from worker.commands import history_topics
 from worker.commands.options import (
     ConfigOption,
     JsonOption,
@@ -163,6 +164,7 @@ Seed = Annotated[int, typer.Option(metavar="N", min=0, help="The seed by which p
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether to go on.")]
 
 app = new_app(no_args_is_help=True)
+app.command("from-topics", epilog=history_topics.EPILOG)(history_topics.command)
 
 
 @app.callback(epilog=more_help("tollgate history convert spend_logs.csv --to history.csv", exit_3=""))

@@ -121,6 +121,14 @@ TOPICS = (
         (Message("begun", "begun", DISPATCH_ID, "A call that may cost money"),),
     ),
     Topic(
+        "judgements",
+        "judgements",
+        "receive",
+        "delete",
+        "Scores of answers that come later. `tollgate history from-topics` reads them; workers do not.",
+        (Message("judgement", "judgement", None, "A score of an answer", (JSON, MSGPACK)),),
+    ),
+    Topic(
         "deferred",
         "deferred",
         "send",

@@ -23,6 +23,7 @@ from worker.contract.decisions import (
     Rejected,
     Routed,
 )
+from worker.contract.judgements import Judgement
 from worker.contract.messages import (
     FORMAT,
     Account,
@@ -52,6 +53,7 @@ QUERY, ANSWER = Cause("queries", 1_234), Cause("completions", 980)
 PRICES = (0.00004, 0.000125)
 PREV = bytes(range(16))
 FIT = Fit(status="converged", objective=412.5, gap=0.0003, iterations=18, code="solved")
+JUDGEMENT = Judgement(0.8, dispatch_id="1-1234-2", by="support-team")
 ACCOUNTS = {"gpt-4o": Account(2_500_000, 5_340, 128_770, 310), "claude-3-haiku": Account(1_250_000, 0, 9_410)}
 
 
@@ -62,7 +64,12 @@ def messages() -> dict[str, Struct]:
 
 def inputs() -> dict[str, Struct]:
     """What is read from outside."""
-    return {"query": _query(), "completion": _completion(), "unavailable": Unavailable("gpt-4o", "auth", "host-0")}
+    return {
+        "query": _query(),
+        "completion": _completion(),
+        "unavailable": Unavailable("gpt-4o", "auth", "host-0"),
+        "judgement": JUDGEMENT,
+    }
 
 
 def outputs() -> dict[str, Struct]:

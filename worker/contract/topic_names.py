@@ -50,13 +50,17 @@ class TopicNames:
     def begun(self) -> str:
         return f"{self.prefix}begun"
 
+    @property
+    def judgements(self) -> str:
+        return f"{self.prefix}judgements"
+
     def dispatch(self, llm: str) -> str:
         """The topic of one LLM."""
         return f"{self.prefix}dispatch.{_ILLEGAL.sub('-', llm)}"
 
     def all(self, llms: Iterable[str]) -> list[str]:
         """Every topic of a system with these LLMs."""
-        return [self.queries, self.completions, self.answers, self.begun, *self.written(llms)]
+        return [self.queries, self.completions, self.answers, self.begun, self.judgements, *self.written(llms)]
 
     def written(self, llms: Iterable[str]) -> list[str]:
         """Every topic that lanes write to."""

@@ -89,6 +89,16 @@ def kept_ms(settings: Settings) -> dict[str, int]:
     return {**inputs, **dispatched, names.decisions: LONGEST_RESERVATION_MS}
 
 
+def optional(settings: Settings) -> dict[str, dict[str, str]]:
+    """Topics without which workers run as well. Judgements are few, and are kept as long as decisions."""
+    return {settings.topics.judgements: {"cleanup.policy": "delete", "retention.ms": FOREVER}}
+
+
+def has_topic(settings: Settings, topic: str) -> bool:
+    """Whether a topic exists. Raises CheckBroker."""
+    return topic in partitions(clients.admin_client(settings))
+
+
 def create(settings: Settings) -> list[str]:
     """Create what is missing and return it; what exists, or is made by another meanwhile, is left as it is.
 
@@ -96,7 +106,8 @@ def create(settings: Settings) -> list[str]:
     """
     admin = clients.admin_client(settings)
     found = partitions(admin)
-    missing = {topic: config for topic, config in wanted(settings).items() if topic not in found}
+    topics = wanted(settings) | optional(settings)
+    missing = {topic: config for topic, config in topics.items() if topic not in found}
     _keep_books(admin, settings, found)
     return make(admin, settings, missing)
 
