@@ -22,9 +22,9 @@ from worker.inference import outcomes
 from worker.inference.calls import Caller, Ended
 from worker.inference.outcomes import Fate, Next, Outcome
 
-SLOW_SECONDS = 3.0
+SLOW_SECONDS = 12.0
 # Of the cases that are cut, and of all others: long, so that a busy machine changes no outcome.
-CUT_SECONDS, LONG_SECONDS = 1.0, 60.0
+CUT_SECONDS, LONG_SECONDS = 4.0, 60.0
 CUT = ("33", "34", "35", "67")
 # Less than the shortest pause before a repeat, 0.5 s, and more than a busy machine takes to begin a call.
 HURRIED_MS, PATIENT_MS = 400, 60_000
