@@ -169,7 +169,7 @@ def _run(settings: Settings, plan: Plan, outputs: Outputs, options: Options) -> 
             if file.unreadable:
                 typer.echo(f"{file.path}: {file.unreadable} cut line(s) moved to {file.aside.name}", err=True)
         if plan.streams:
-            typer.echo(f"{plan.streams:,} lines ask for a stream; they are answered whole", err=True)
+            typer.echo(f"stream: true is in {_lines(plan.streams)}; all answers are whole", err=True)
         try:
             with KafkaWire(settings, plan.name) as wire, _progress() as told:
                 batch = Batch(plan, outputs, wire, settings.topics, options, told, lambda *what: _warn(settings, *what))
@@ -268,13 +268,17 @@ def _warn(settings: Settings, silence: Silence, count: int) -> None:
     typer.echo(f"{count:,} lines are open, and nothing has ended for a while: {meanings[silence]}", err=True)
 
 
+def _lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count:,} lines"
+
+
 def show(console: Console, summary: Summary) -> None:
     """Where the lines are, and what they cost."""
     console.print(f"answered  {summary.answered:,} of {summary.lines:,} lines, in {summary.results}")
     if summary.failed:
         codes = ", ".join(f"{count:,} {code}" for code, count in sorted(summary.failed.items()))
         console.print(
-            f"failed    {sum(summary.failed.values()):,} lines ({codes}), in {summary.errors}", style="yellow"
+            f"failed    {_lines(sum(summary.failed.values()))} ({codes}), in {summary.errors}", style="yellow"
         )
     if summary.earlier:
         console.print(f"earlier   {summary.earlier:,} of these lines had ended before this run")
