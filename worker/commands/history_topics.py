@@ -21,6 +21,7 @@ from worker.commands.options import (
 from worker.commands.output import present, reading
 from worker.commands.tables import Figures
 from worker.exports.from_topics import FromTopics, read_topics
+from worker.exports.records import Reason
 from worker.exports.write import write_left_out, write_table
 from worker.kafka import admin
 from worker.kafka.reader import KafkaReader
@@ -62,7 +63,7 @@ class TopicsReport(Struct, frozen=True):
     queries: int
     judged: int
     costs: int
-    left_out: dict[str, int]
+    left_out: dict[Reason, int]
     judges: dict[str, int]
 
 
@@ -99,7 +100,7 @@ def report_of(found: FromTopics, rows: int) -> TopicsReport:
         queries=rows,
         judged=found.judged,
         costs=sum(one.cost_usd is not None for one in found.results),
-        left_out={**found.reasons()},
+        left_out=found.reasons(),
         judges=found.judges,
     )
 
