@@ -164,7 +164,6 @@ Seed = Annotated[int, typer.Option(metavar="N", min=0, help="The seed by which p
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask whether to go on.")]
 
 app = new_app(no_args_is_help=True)
-app.command("from-topics", epilog=history_topics.EPILOG)(history_topics.command)
 
 
 @app.callback(epilog=more_help("tollgate history convert spend_logs.csv --to history.csv", exit_3=""))
@@ -368,3 +367,20 @@ def show(console: Console, report: Report, to: Path, rows: int | None) -> None:
 def _row(one: OfLlm) -> tuple[str, ...]:
     mean = "" if one.mean_score is None else f"{one.mean_score:.3f}"
     return one.llm, f"{one.answers:,}", f"{one.scored:,}", f"{one.priced:,}", mean, f"{one.cost_usd:.6f}"
+
+
+@app.command("from-topics", epilog=history_topics.EPILOG)
+def from_topics(
+    to: history_topics.To,
+    config: ConfigOption = None,
+    by: history_topics.By = None,
+    left_out: history_topics.LeftOut = None,
+    json: JsonOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Make history out of what a running system answered, so that history grows with use.
+
+    Prompts come from `queries`, LLMs and costs from `decisions`, and scores from the topic `judgements` or from the
+    completions. An answer without a score keeps its cost. A cost that nobody told is empty.
+    """
+    history_topics.run(settings_from(config), to, by, left_out, json, output)

@@ -1,4 +1,4 @@
-"""`tollgate history from-topics`."""
+"""What `tollgate history from-topics` does and shows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,10 @@ import typer
 from msgspec import Struct
 from rich.console import Console
 
-from worker.commands.options import (
-    ConfigOption,
-    JsonOption,
-    OutputOption,
-    more_help,
-    replaceable_file,
-    settings_from,
-    writable_file,
-)
+from worker.commands.options import more_help, replaceable_file, writable_file
 from worker.commands.output import present, reading
 from worker.commands.tables import Figures
+from worker.contract.settings import Settings
 from worker.exports.from_topics import FromTopics, read_topics
 from worker.exports.records import Reason
 from worker.exports.write import write_left_out, write_table
@@ -67,20 +60,8 @@ class TopicsReport(Struct, frozen=True):
     judges: dict[str, int]
 
 
-def command(
-    to: To,
-    config: ConfigOption = None,
-    by: By = None,
-    left_out: LeftOut = None,
-    json: JsonOption = False,
-    output: OutputOption = None,
-) -> None:
-    """Make history out of what a running system answered, so that history grows with use.
-
-    Prompts come from `queries`, LLMs and costs from `decisions`, and scores from the topic `judgements` or from the
-    completions. An answer without a score keeps its cost. A cost that nobody told is empty.
-    """
-    settings = settings_from(config)
+def run(settings: Settings, to: Path, by: str | None, left_out: Path | None, json: bool, output: Path | None) -> None:
+    """Write the table, and show what is in it."""
     has_judgements = admin.has_topic(settings, settings.topics.judgements)
     with reading() as progress, KafkaReader(settings, progress) as reader:
         found = read_topics(settings, reader, has_judgements, by)
