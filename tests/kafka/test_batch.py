@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -230,3 +231,70 @@ def test_files_of_two_llms(system: System, start: Callable[..., Settings], tmp_p
     by_path = {one["custom_id"]: one["response"]["body"] for one in lines_of(tmp_path / "b07-urls/out.jsonl")}
     assert "output" in by_path["responses"]
     assert "text" in by_path["legacy"]["choices"][0]
+
+
+# Of the lines that fail: what they cost, None for what was reserved.
+FAILING: dict[str, tuple[str | None, int | None]] = {
+    "good": (None, 486),
+    "filtered": ("content_filter", None),
+    "too-long": ("context_length", 0),
+    "hidden-error": (None, 486),
+    "empty": ("bad_answer", 111),
+    "no-usage": (None, None),
+    "no-money": ("quota", 0),
+    "no-messages": ("refused_request", 0),
+    "cut": ("bad_answer", None),
+}
+PLAYED = ("01", "08", "19", "21", "26", "29", "33", "45", "53")
+
+
+def test_files_of_misbehaving_llms(system: System, start: Callable[..., Settings], tmp_path: Path) -> None:
+    """Failed lines have their class and cost, a slow line holds up none, and a resumed file is not asked again.
+
+    What was answered and judged becomes history.
+    """
+    for name in ("b10", "b11", "b12", "b14"):
+        (tmp_path / name).mkdir()
+    with provided(slow=3) as provider:
+        calls = {
+            f"case-{one}": {"base_url": provider.base_url, "model": one, "max_open": 8, **PRICES} for one in PLAYED
+        }
+        settings = start(calls, routing={"max_attempts": 1})
+
+        failing = summary_of(system, str(CASES / "b10-failing-lines.jsonl"), str(tmp_path / "b10/out.jsonl"), code=1)
+        assert ends_of(tmp_path / "b10/out.jsonl") == {(name, code) for name, (code, _) in FAILING.items()}
+        errors = lines_of(tmp_path / "b10/out.errors.jsonl")
+        costs = {
+            one["custom_id"]: (one["error"] or one["response"]["body"]["error"]).get("cost_micros", 0) for one in errors
+        }
+        for name, (code, cost) in FAILING.items():
+            if code is not None:
+                assert costs[name] == cost if cost is not None else costs[name] > 0, name
+        assert failing["spent_micros"] == spent_micros(settings)
+
+        summary_of(system, str(CASES / "b11-slow-first.jsonl"), str(tmp_path / "b11/out.jsonl"))
+        assert [one["custom_id"] for one in lines_of(tmp_path / "b11/out.jsonl")][-1] == "slow"
+
+        before = len(provider.asked)
+        (tmp_path / "b12/out.jsonl").write_bytes((CASES / "b12-resume.out.jsonl").read_bytes())
+        summary_of(system, str(CASES / "b12-resume.jsonl"), str(tmp_path / "b12/out.jsonl"))
+        asked = {one.body["messages"][0]["content"] for one in provider.asked[before:]}
+        assert asked == {f"What is {number} and {number}?" for number in (2, 4, 5)}
+        assert [one["custom_id"] for one in lines_of(tmp_path / "b12/out.jsonl")][:2] == ["q-3", "q-1"]
+        assert ends_of(tmp_path / "b12/out.jsonl") == {(f"q-{number}", None) for number in range(1, 6)}
+
+        before = len(provider.asked)
+        summary = summary_of(system, str(CASES / "b14-same-question.jsonl"), str(tmp_path / "b14/out.jsonl"))
+        assert [one.body.get("n") for one in provider.asked[before:]].count(3) == 1
+        assert (len(provider.asked) - before, summary["spent_micros"]) == (4, 4 * 486)
+
+        first = lines_of(tmp_path / "b14/out.jsonl")[0]["id"]
+        judged = Producer(clients.producer_config(settings))
+        clients.produce(judged, settings.topics.judgements, json.dumps({"query_id": first, "quality": 0.5}).encode())
+        judged.flush(30)
+        ended, said = run_here(system, "history", "from-topics", "--to", str(tmp_path / "history.csv"))
+    assert ended == 0, said
+    with (tmp_path / "history.csv").open(newline="") as table:
+        [row] = [row for row in csv.DictReader(table) if row["query_id"] == first]
+    assert (row["prompt"], row["case-01"]) == ("What is two and two?", "0.5")
+    assert float(row["case-01|total_cost"]) == 486e-6

@@ -144,6 +144,12 @@ FAULTS: list[tuple[str, Any, str, str | None]] = [
     ("an evaluation", {"input": "a", "ideal": "b"}, "unsupported_format", None),
     ("a result", {"id": "x", "custom_id": "a", "response": None, "error": None}, "unsupported_format", "a"),
     ("a row of a table", {"question": "a", "score": 1}, "unsupported_format", None),
+    (
+        "a wrong word to Tollgate",
+        {"custom_id": "a", "body": {**CHAT, "metadata": {"tollgate-alow": "x"}}},
+        "invalid_body",
+        "a",
+    ),
     ("an integer of 65 bits", {"custom_id": "a", "body": {**CHAT, "seed": 2**64}}, "invalid_body", "a"),
 ]
 
@@ -244,6 +250,48 @@ def test_model_of_the_command_line(tmp_path: Path) -> None:
     lines = [plan.read(index) for index in range(len(plan))]
     assert {line.models for line in lines if isinstance(line, BatchLine)} == {("small/model-b",)}
     assert {line.fields["body"]["model"] for line in lines if isinstance(line, BatchLine)} == {"small/model-b"}
+
+
+DIALECTS = [
+    ("/v1/chat/completions", {**CHAT, "max_tokens": 5}, "chat"),
+    ("/v1/messages", {**CHAT, "max_tokens": 5}, "messages"),
+    ("/v1/chat/completions", CHAT, None),
+    ("/v1/chat/completions", {"input": "One?"}, None),
+    (None, {**CHAT, "max_tokens": 5}, None),
+]
+
+
+@pytest.mark.parametrize(("url", "body", "dialect"), DIALECTS)
+def test_the_url_names_the_format_of_what_could_be_two(url: str | None, body: Any, dialect: str | None) -> None:
+    """Where the shape of a request fits one API only, it is of that API."""
+    line = read_line(json.dumps({"custom_id": "a", "body": body, **({"url": url} if url else {})}).encode(), 1, LIMITS)
+    assert isinstance(line, BatchLine), line
+    assert line.fields.get("dialect") == dialect
+
+
+NAMED: list[tuple[str, Any, tuple[str, ...]]] = [
+    ("model", {"custom_id": "a", "body": {**CHAT, "model": "x"}}, ("x",)),
+    ("models", {"custom_id": "a", "body": {**CHAT, "model": ["x", "y"]}}, ("x", "y")),
+    ("AUTO", {"custom_id": "a", "body": {**CHAT, "model": "AUTO"}}, ()),
+    ("auto among others", {"custom_id": "a", "body": {**CHAT, "model": ["x", "auto"]}}, ()),
+    ("allow of our query", {"text": "One?", "allow": ["x"]}, ("x",)),
+    ("allow in metadata", {"custom_id": "a", "body": {**CHAT, "metadata": {"tollgate-allow": "x"}}}, ("x",)),
+]
+
+
+@pytest.mark.parametrize(("value", "models"), [row[1:] for row in NAMED], ids=[row[0] for row in NAMED])
+def test_the_llms_that_a_line_names(value: Any, models: tuple[str, ...]) -> None:
+    """All of them are checked before anything is sent."""
+    line = read_line(json.dumps(value).encode(), 1, LIMITS)
+    assert isinstance(line, BatchLine), line
+    assert line.models == models
+
+
+def test_model_of_the_command_line_holds_for_a_text() -> None:
+    """A text has no `model`, so only these LLMs are allowed."""
+    line = read_line(b'{"text": "One?"}', 1, LIMITS, ("x",))
+    assert isinstance(line, BatchLine), line
+    assert (line.fields["allow"], line.models) == (["x"], ("x",))
 
 
 def test_ids_are_the_same_in_every_run() -> None:

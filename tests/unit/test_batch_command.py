@@ -91,6 +91,8 @@ MISTAKES = [
     (["in.jsonl", "in.jsonl"], "must be three files"),
     (["in.jsonl", "out.jsonl", "--errors", "out.jsonl"], "must be three files"),
     (["in.jsonl", "out.jsonl", "--deadline", "tomorrow"], "30m"),
+    (["in.jsonl", "out.jsonl", "--tags", "=x"], "the tags cannot be used"),
+    (["in.jsonl", "out.jsonl", "--config", "tollgate.toml", "--model", "gpt"], "there is no LLM 'gpt'"),
     (["none.jsonl", "out.jsonl"], "does not exist"),
 ]
 

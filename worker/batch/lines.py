@@ -9,7 +9,8 @@
 | a request without an envelope | `custom_id`, else the line's number | the line |
 | Tollgate's own query | `id`, else the line's number | the line |
 
-The shape of a request says which API it is of, and not its `url`. Answers are whole: `stream` is left out.
+The shape of a request says which API it is of. Its `url` counts where the shape fits two. Answers are whole: `stream`
+is left out.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ import msgspec
 from msgspec import Struct
 
 from worker.batch.faults import LineFault
-from worker.contract import codec, sentences
+from worker.contract import codec, extras, sentences
+from worker.contract.asks import AUTO, wish_of
+from worker.contract.codes import Dialect
+from worker.contract.dialects import dialects_of
 from worker.contract.messages import Query
 from worker.contract.rejections import Limits
 from worker.contract.requests import ASKED_IN, is_blank, question
-from worker.inference.dialects import PATHS, dialects_of
+from worker.inference.dialects import PATHS
 
 BOM = b"\xef\xbb\xbf"
 BLANKS = b" \t\r\n\x0b\x0c"
-AUTO = "auto"
 DIGEST_BYTES = 8
 ID_PREFIX = "batch-"
 # Fields of examples to train on or to grade, which nobody is asked.
@@ -48,12 +51,12 @@ _sorted = msgspec.json.Encoder(order="sorted").encode
 class BatchLine(Struct, frozen=True):
     """A line that can be sent. `fields` are the fields of its query but for the id: a `body`, or a `text`.
 
-    `models` are the LLMs that it wishes; none for any. `was_stream`: it asked for a stream.
+    `models` are the LLMs that it names; none for any. `was_stream`: it asked for a stream.
     """
 
     custom_id: str
     fields: dict[str, Any]
-    models: tuple[str, ...]
+    models: tuple[str, ...] = ()
     was_stream: bool = False
 
 
@@ -123,11 +126,15 @@ def read_line(raw: bytes, number: int, limits: Limits, model: tuple[str, ...] = 
 
 
 class _Found(NamedTuple):
-    """The id and the request in a line. `is_query`: the request is Tollgate's own query, and not a body."""
+    """The id and the request in a line. `is_query`: the request is Tollgate's own query, and not a body.
+
+    `dialect` is the format that its address names.
+    """
 
     custom_id: str
     request: dict[str, Any]
     is_query: bool = False
+    dialect: Dialect | None = None
 
 
 def _enveloped(value: dict[str, Any], number: int) -> _Found | LineFault:
@@ -170,16 +177,22 @@ def _of_openai(value: dict[str, Any]) -> _Found | LineFault:
     method, url = value.get("method"), value.get("url")
     if method is not None and (not isinstance(method, str) or method.upper() != "POST"):
         return LineFault("unsupported_method", _named(method), param="method")
-    if url is not None and not (isinstance(url, str) and _path(url).endswith(tuple(PATHS.values()))):
+    if url is None:
+        return found
+    dialect = _dialect(url) if isinstance(url, str) else None
+    if dialect is None:
         return LineFault("unsupported_url", _named(url), param="url")
-    return found
+    return found._replace(dialect=dialect)
 
 
-def _path(url: str) -> str:
+def _dialect(url: str) -> Dialect | None:
+    """The format that the end of an address names; its host does not matter."""
     try:
-        return urlsplit(url).path.rstrip("/")
+        path = urlsplit(url).path.rstrip("/")
     except ValueError:
-        return ""
+        return None
+    # The path of chat completions ends as that of completions does, and comes first.
+    return next((dialect for dialect, end in PATHS.items() if path.endswith(end)), None)
 
 
 def _found(value: dict[str, Any], name: str, request: Any, number: int | None = None) -> _Found | LineFault:
@@ -207,21 +220,24 @@ def _asked(found: _Found, model: tuple[str, ...]) -> BatchLine | LineFault:
     """The request as it is sent: without a stream, with the models that are wished."""
     body = found.request.get("body") if found.is_query else found.request
     if body is None:
-        return BatchLine(found.custom_id, found.request, model)
+        allowed = {} if AUTO in model or not model else {"allow": list(model)}
+        return BatchLine(found.custom_id, found.request | allowed)
     if not isinstance(body, dict):
         return LineFault("invalid_body", "it is not an object", param="body")
-    if not dialects_of(body):
+    dialects = dialects_of(Query(body=body))
+    if not dialects:
         return _shapeless(body)
     if not isinstance(body.get("stream"), bool | None):
         return LineFault("invalid_body", "stream is neither true nor false", param="stream")
-    models = model or _models(body.get("model"))
-    if models is None:
+    if not _is_wish(body.get("model")):
         return LineFault("invalid_body", "model is neither the name of an LLM nor a list of names", param="model")
     sent = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
     if model:
         sent["model"] = model[0] if len(model) == 1 else list(model)
-    fields = {**found.request, "body": sent} if found.is_query else {"body": sent}
-    return BatchLine(found.custom_id, fields, models, body.get("stream") is True)
+    fields: dict[str, Any] = {**found.request, "body": sent} if found.is_query else {"body": sent}
+    if found.dialect in dialects and len(dialects) > 1:
+        fields["dialect"] = found.dialect
+    return BatchLine(found.custom_id, fields, was_stream=body.get("stream") is True)
 
 
 def _shapeless(body: dict[str, Any]) -> LineFault:
@@ -230,23 +246,21 @@ def _shapeless(body: dict[str, Any]) -> LineFault:
     return LineFault("invalid_body", "it has neither messages nor input nor prompt", param="body")
 
 
-def _models(given: Any) -> tuple[str, ...] | None:
-    """The LLMs that a request wishes, none for any; None where they cannot be understood."""
-    if given is None or given == AUTO:
-        return ()
-    names = [given] if isinstance(given, str) else given
-    if not isinstance(names, list) or not names or not all(isinstance(one, str) and one.strip() for one in names):
-        return None
-    return () if AUTO in names else tuple(names)
+def _is_wish(given: Any) -> bool:
+    """Whether a `model` can be understood: the name of an LLM, a list of names, or none."""
+    names = given if isinstance(given, list) and given else [given]
+    return given is None or all(isinstance(one, str) and one.strip() for one in names)
 
 
 def _taken(line: BatchLine, limits: Limits) -> BatchLine | LineFault:
-    """The line, if the router will take its query."""
+    """The line with the LLMs that it names, if the router will take its query."""
     try:
         value = query_value(line, Digests(0, 0).query_id(1), None)
     except (ValueError, TypeError, RecursionError, OverflowError, UnicodeEncodeError):
         return LineFault("invalid_body", "it cannot be written as JSON", param="body")
     query = codec.decode_query(value, limits.max_bytes, limits.max_nesting)
+    if isinstance(query, Query):
+        query = extras.completed(query, ())
     if not isinstance(query, Query):
         size = f"it has {query.detail} bytes, and limits.max_query_bytes is {query.limit}"
         is_large = query.code == "too_large"
@@ -254,4 +268,4 @@ def _taken(line: BatchLine, limits: Limits) -> BatchLine | LineFault:
     asked = question(query)
     if query.embedding is None and (asked is None or is_blank(asked)):
         return LineFault("refused_request", "no message of a user has a text", param="body")
-    return line
+    return msgspec.structs.replace(line, models=(*wish_of(query), *(query.allow or ())))

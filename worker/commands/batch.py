@@ -31,6 +31,10 @@ from worker.commands.options import (
 )
 from worker.commands.output import errors, present, working
 from worker.commands.tables import Figures, usd
+from worker.contract import extras, sentences
+from worker.contract.asks import AUTO
+from worker.contract.codes import Rejection
+from worker.contract.messages import Query
 from worker.contract.rejections import Limits
 from worker.contract.settings import Settings
 
@@ -83,6 +87,15 @@ Open = Annotated[
         show_default=False,
     ),
 ]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tags",
+        metavar="NAME=VALUE,...",
+        help="Tags of every query: `tollgate status` sums what they cost. May be repeated.",
+        show_default=False,
+    ),
+]
 Retry = Annotated[bool, typer.Option("--retry", help="Ask the lines in the file of errors again.")]
 
 app = new_app()
@@ -104,6 +117,7 @@ def command(
     config: ConfigOption = None,
     model: Model = None,
     deadline: Deadline = None,
+    tags: Tags = None,
     most_open: Open = None,
     retry: Retry = False,
     json: JsonOption = False,
@@ -128,7 +142,7 @@ def command(
         signal.signal(end, signal.default_int_handler)
     seconds = None if deadline is None else _seconds(deadline)
     settings = settings_from(config)
-    wished = tuple(model or ())
+    wished, headers = _wished(settings, model or []), _headers(tags or [])
     with working("checking the file") as told:
         plan = check(
             Source(requests),
@@ -146,12 +160,28 @@ def command(
     options = Options(
         most_open=most_open or _most_open(settings),
         deadline_ms=None if seconds is None else time.time_ns() // 1_000_000 + seconds * 1000,
+        headers=headers,
         retry=retry,
     )
     summary = _run(settings, plan, Outputs(plan, results, failed), options)
     present(summary, json, output, lambda console: show(console, summary))
     if summary.failed:
         raise typer.Exit(1)
+
+
+def _wished(settings: Settings, models: list[str]) -> tuple[str, ...]:
+    if unknown := [name for name in models if name not in (*settings.llms, AUTO)]:
+        raise typer.BadParameter(f"--model: there is no LLM {unknown[0]!r}; the LLMs are {', '.join(settings.llms)}")
+    return tuple(models)
+
+
+def _headers(tags: list[str]) -> tuple[tuple[str, bytes], ...]:
+    """The headers of every query: its tags."""
+    headers = (("tollgate-tags", ",".join(tags).encode()),) if tags else ()
+    read = extras.completed(Query(text="-"), headers)
+    if isinstance(read, Rejection):
+        raise typer.BadParameter(f"--tags: {sentences.reason(read)}")
+    return headers
 
 
 def _check_files(requests: Path, results: Path) -> None:
