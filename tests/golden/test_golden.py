@@ -29,7 +29,17 @@ BYTES_TRIED = 20
 MOST_BYTES = 300_000
 LETTER = re.compile(r"\{[^}]*\}|([A-Za-z])")
 # The embedder of the package makes an embedding of every text that is not blank.
-UNMET = {"empty_text", "beside_request", "batch_url", "header_value", "unknown_header", "tags", "unknown_model"}
+# No broker refused a record of the run.
+UNMET = {
+    "empty_text",
+    "beside_request",
+    "batch_url",
+    "header_value",
+    "unknown_header",
+    "tags",
+    "unknown_model",
+    "unpublishable",
+}
 UNMET_REASONS, UNMET_REMEDIES = {"no_candidate"}, {"change_request"}
 
 

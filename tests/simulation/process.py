@@ -132,14 +132,14 @@ class Watched:
         check = self.check
 
         class WatchedCommitter(self.committer):  # type: ignore[misc, name-defined]
-            def commit(self, inputs: Sequence[Input]) -> None:
+            def _commit_once(self, inputs: Sequence[Input]) -> None:
                 self.decided = [each.event for each in inputs]
-                super().commit(inputs)
+                super()._commit_once(inputs)
                 check(self)
 
-            def _publish(self, effects: Any, records: Any) -> None:
+            def _publish(self, *arguments: Any) -> None:
                 self._producer.events = self.decided
-                super()._publish(effects, records)
+                super()._publish(*arguments)
 
         return WatchedCommitter
 
@@ -261,6 +261,8 @@ class Process:
     def fetch(self, place: Place) -> None:
         """One call of the consumer, as Faust makes while the lanes are ready."""
         if self.lanes.ready.is_set():
+            if self.lanes.has_opened():
+                self.consumer.positions.lose()
             self.consumer.poll(place, self._applied, lambda place, batch: self.fetched[place[0]].put((place, batch)))
 
     def _applied(self) -> dict[Place, int]:

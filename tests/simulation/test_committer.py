@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Any, NamedTuple
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 from structlog.testing import capture_logs
 
 from tests.drive import LLMS, NOT_A_QUERY, PRIOR, config, query
@@ -80,7 +81,8 @@ def test_a_new_owner_goes_on_where_the_old_one_stopped() -> None:
     first.commit(inputs(START, query(0)))
     second = partition.owner()
     second.commit(inputs(query(0), query(1)))
-    assert (second.view.sequence, sorted(partition.dispatched())) == (2, [b"0-0-1", b"0-1-1"])
+    # A lane begins with transactions of one input.
+    assert (second.view.sequence, sorted(partition.dispatched())) == (4, [b"0-0-1", b"0-1-1"])
 
 
 def test_an_old_owner_is_fenced() -> None:
@@ -217,3 +219,113 @@ def test_a_broker_that_does_not_say_its_time_is_no_opinion(monkeypatch: pytest.M
     owner = partition.owner()
     owner.commit(inputs(START))
     assert (owner.clock.is_old(0.0), owner.clock.drift_ms) == (True, 0)
+
+
+class ChoosyProducer(SimulatedProducer):
+    """A producer whose broker does not take some records: `refuses` says which, by topic, key and value."""
+
+    def __init__(self, broker: Broker, options: dict[str, Any], refuses: Callable[[str, Any, Any], int | None]) -> None:
+        super().__init__(broker, options)
+        self.refuses, self.refused = refuses, False
+
+    def produce(self, topic: str, value: Any, key: Any, partition: int, **options: Any) -> None:
+        code = self.refuses(topic, key, value)
+        super().produce(topic, value, key, partition, **{**options, "on_delivery": None})
+        if code is not None:
+            self.refused = True
+            options["on_delivery"](KafkaError(code), Message(topic=topic))
+
+    def commit_transaction(self, timeout: float) -> None:
+        if self.refused:
+            raise KafkaException(KafkaError(KafkaError._FAIL, "not delivered", False, False, True))
+        super().commit_transaction(timeout)
+
+    def abort_transaction(self, timeout: float) -> None:
+        self.refused = False
+        super().abort_transaction(timeout)
+
+
+def choosy(refuses: Callable[[str, Any, Any], int | None]) -> tuple[Partition, Committer]:
+    """A partition on such a broker, and its owner, which has its configuration."""
+    partition = Partition()
+    kafka = Kafka(SimulatedReader(partition.broker), lambda options: ChoosyProducer(partition.broker, options, refuses))
+    owner = open_committer(0, settings_for(LLMS), PRIOR, METRICS, kafka)
+    owner.commit(inputs(START))
+    return partition, owner
+
+
+def of_record(event: Event, value: bytes = b"value") -> Input:
+    """An input with the record that it came from."""
+    topic = event.topic if isinstance(event, Refused) else "queries"
+    return Input(event, StoredRecord(topic, 0, getattr(event, "offset", 0), 5_000, b"key", value, [("h", b"1")]))
+
+
+def test_a_poison_record_is_alone() -> None:
+    """A query whose dispatch no topic takes becomes a dead letter that names the topic; all others are dispatched, and
+    the lane goes on. Nothing is decided twice."""
+    too_large = KafkaError.MSG_SIZE_TOO_LARGE
+    partition, owner = choosy(lambda topic, key, _: too_large if key == "0-5-1" else None)
+    with capture_logs() as logs:
+        owner.commit([of_record(query(offset)) for offset in range(12)])
+    assert sorted(partition.dispatched()) == sorted(f"0-{offset}-1".encode() for offset in range(12) if offset != 5)
+    [letter] = partition.log.read(("dead-letters", 0))
+    headers = dict(letter.headers)
+    assert headers["__connect.errors.exception.class.name"] == b"tollgate.unpublishable"
+    assert (headers["tollgate.detail"] or b"").startswith(b"dispatch.")
+    assert (letter.value, headers["tollgate.timestamp.ms"]) == (b"value", b"5000")
+    [named] = [each for each in logs if each["event"] == "record_unpublishable"]
+    assert (named["topic"], named["partition"], named["offset"]) == ("queries", 0, 5)
+
+
+def test_a_dead_letter_that_is_not_taken_is_written_without_the_record() -> None:
+    """Its headers still say where the record lies and why it is there. Before, one such record ended every worker that
+    took its lane."""
+
+    def refuses(topic: str, _: Any, value: Any) -> int | None:
+        return KafkaError.INVALID_RECORD if topic == "dead-letters" and value else None
+
+    partition, owner = choosy(refuses)
+    owner.commit([of_record(Refused("queries", 0, 0, NOT_A_QUERY)), of_record(query(1))])
+    [letter] = partition.log.read(("dead-letters", 0))
+    headers = dict(letter.headers)
+    assert (letter.key, letter.value, "h" in headers) == (b"", b"", False)
+    assert headers["__connect.errors.offset"] == b"0"
+    assert headers["tollgate.truncated.bytes"] == b"5"
+    assert partition.dispatched() == [b"0-1-1"]
+
+
+def test_an_error_of_the_broker_is_no_poison() -> None:
+    """A transaction that fails for another reason than its record, even alone, ends the process with the topic and the
+    reason; nothing is rejected for it."""
+    partition, owner = choosy(lambda topic, *_: KafkaError.TOPIC_AUTHORIZATION_FAILED if "dispatch" in topic else None)
+    with pytest.raises(LeaveProcess, match=r"queries/0 at offset 0 .* writing to dispatch\.\w+: .* forbids the topic"):
+        owner.commit([of_record(query(0)), of_record(query(1))])
+    assert partition.seen("dead-letters") == 0
+
+
+def test_a_transaction_that_did_not_fit_is_smaller_the_next_time() -> None:
+    """Under a quota, records do not arrive in time. Before, the same batch was tried again for ever."""
+    partition, seen = Partition(), list[int]()
+
+    class Throttled(SimulatedProducer):
+        def flush(self, timeout: float) -> int:
+            transaction = self._log.open.get("tollgate-ledger-0")
+            dispatched = [one for one in (transaction.records if transaction else ()) if "dispatch" in one.topic]
+            seen.append(len(dispatched))
+            return max(0, len(dispatched) - 4)
+
+    kafka = Kafka(SimulatedReader(partition.broker), lambda options: Throttled(partition.broker, options))
+    owner = open_committer(0, settings_for(LLMS), PRIOR, METRICS, kafka)
+    owner.commit(inputs(START, *(query(offset) for offset in range(40))))
+    assert len(partition.dispatched()) == len(set(partition.dispatched())) == 40
+    assert max(seen) == 8
+
+
+def test_a_lane_that_was_forgotten_takes_a_new_epoch() -> None:
+    """Kafka forgets a transactional id that rests. Before, that ended the process at the first query after a week."""
+    partition = Partition()
+    owner = partition.owner()
+    owner.commit(inputs(START))
+    partition.outcomes.append(Outcome(KafkaError.INVALID_PRODUCER_ID_MAPPING, committed=False))
+    owner.commit(inputs(query(0)))
+    assert partition.dispatched() == [b"0-0-1"]

@@ -29,7 +29,7 @@ class Client:
         self.assign()
 
     def assign(self, committed: int = 0) -> None:
-        self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=object()))
+        self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=SimpleNamespace(tps=())))
         self.positions[PLACE] = committed
 
     def assignment(self) -> set[TP]:
@@ -59,6 +59,7 @@ class Reader:
         self.applied: list[int] = []
         self.lost: list[tuple[int, int]] = []
         self.waiting: list[Handover] = []
+        self.has_opened = False
         self.thread = CommittedConsumerThread.__new__(CommittedConsumerThread)
         self.thread.counter = FetchCounter()
         self.consumer: Any = LaneConsumer.__new__(LaneConsumer)
@@ -69,6 +70,7 @@ class Reader:
             ready=ready,
             applied=lambda p, _: self.last if p == PLACE.partition else None,
             fail=self.failed.append,
+            has_opened=lambda: self.has_opened,
         )
         fakes = {
             "lanes": lanes,

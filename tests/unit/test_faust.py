@@ -10,19 +10,28 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any, cast
 
+import aiokafka.client
 import pytest
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.protocol.metadata import MetadataRequest_v5
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from tests.topics import record
 from worker.contract.settings import KafkaSettings, Settings
 from worker.service.app import make_app
-from worker.service.consumer import FETCH_WAIT_MS, CommittedConsumerThread, LaneApp, LaneConsumer, _assignment
+from worker.service.consumer import (
+    FETCH_WAIT_MS,
+    CommittedConsumerThread,
+    LaneApp,
+    LaneConsumer,
+    _assignment,
+    create_no_topics,
+)
 from worker.service.lanes import Lanes
 from worker.service.metrics import Metrics
-from worker.service.positions import Handover
+from worker.service.positions import Fetch, Handover, Positions
 
 PARTITIONS = 4
 INPUTS = ["completions", "queries"]
@@ -117,12 +126,39 @@ def test_faust_forgets_the_last_offset_that_it_read() -> None:
     assert message.offset == 5
 
 
-def test_the_offset_for_lag_monitors_follows_the_last_acknowledged() -> None:
-    """Acknowledgements come in order, so the last one stands for all; then they are forgotten."""
+@pytest.mark.parametrize(
+    ("applied", "fetched", "reads_next", "committed"),
+    [
+        (-1, [], {}, 0),
+        (4, [], {}, 5),
+        (9, [8, 9], {PLACE: 12}, 12),
+        (8, [8, 9], {PLACE: 12}, 9),
+        (4, [], {PLACE: 7}, 7),
+    ],
+    ids=["nothing came yet", "a lane that has just opened", "past markers", "not all is applied", "only markers"],
+)
+def test_the_offset_for_lag_monitors(
+    applied: int, fetched: list[int], reads_next: dict[TP, int], committed: int
+) -> None:
+    """It follows what the lane has applied, and goes past markers once everything before them is applied."""
     consumer = bare_consumer()
-    consumer._acked[PLACE] += [4, 9]
-    assert consumer._new_offset(PLACE) == 10
-    assert consumer._new_offset(PLACE) is None, "nothing was acknowledged since"
+    consumer.positions = Positions()
+    consumer.lanes = SimpleNamespace(applied=lambda partition, topic: applied)
+    consumer.assignment = lambda: {PLACE}
+    began = min(fetched, default=applied + 1) - 1
+    sought = consumer.positions.seek({PLACE: began})
+    records = {PLACE: [record("queries", offset, None, b"") for offset in fetched]} if fetched else {}
+    consumer.positions.take(Fetch(records, sought.number, len(records), reads_next))
+    assert list(consumer._filter_tps_with_pending_acks()) == [PLACE]
+    assert consumer._new_offset(PLACE) == committed
+
+
+def test_no_topic_is_made_by_asking_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiokafka's own requests would have the broker make topics that are missing."""
+    monkeypatch.setattr(aiokafka.client, "MetadataRequest", aiokafka.client.MetadataRequest)
+    create_no_topics()
+    request = aiokafka.client.MetadataRequest(["queries"]).build(MetadataRequest_v5)
+    assert request.allow_auto_topic_creation is False
 
 
 def test_faust_looks_for_no_gaps() -> None:
@@ -139,7 +175,16 @@ def test_no_directory_is_made(tmp_path: Any) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("name", ["_new_consumer_thread", "_new_offset", "_add_gap", "_get_active_partitions"])
+OVERRIDDEN = (
+    "_new_consumer_thread",
+    "_new_offset",
+    "_add_gap",
+    "_get_active_partitions",
+    "_filter_tps_with_pending_acks",
+)
+
+
+@pytest.mark.parametrize("name", OVERRIDDEN)
 def test_faust_still_has_what_the_consumer_overrides(name: str) -> None:
     """An override of a method that Faust no longer calls would do nothing."""
     assert hasattr(driver.Consumer, name)

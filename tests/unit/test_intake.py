@@ -73,7 +73,7 @@ def record(offset: int, topic: str = "queries", **fields: Any) -> StoredRecord:
 def events(intake: Intake, records: list[StoredRecord], open_ids: Iterable[str] = ()) -> list[Any]:
     """The events of one batch, without the time."""
     inputs = intake.prepare(records, set(open_ids).__contains__)
-    return [msgspec.structs.replace(event, at_ms=0) for event, _, _ in inputs]
+    return [msgspec.structs.replace(event, at_ms=0) for event, *_ in inputs]
 
 
 def code(event: Any) -> str | None:

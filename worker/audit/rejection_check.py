@@ -37,6 +37,9 @@ def can_reject_query(record: Record, rejection: Rejection) -> bool:
     query = read_query(record, limits_of(rejection))
     if isinstance(query, Rejection):
         return query == rejection
+    if rejection.code == "unpublishable":
+        # Only the broker of that day knows.
+        return bool(rejection.detail)
     if query.embedding is None:
         return rejection in (NO_EMBEDDING, EMPTY_TEXT if question(query) else NO_TEXT)
     problems = (

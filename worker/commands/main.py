@@ -141,6 +141,8 @@ def main() -> None:
         if not log_json("crashed", exc_info=True):
             raise
         sys.exit(1)
+    finally:
+        drain_log()
 
 
 def log_json(event: str, **fields: Any) -> bool:
@@ -151,6 +153,12 @@ def log_json(event: str, **fields: Any) -> bool:
         return False
     structlog.get_logger().critical(event, **fields)
     return True
+
+
+def drain_log() -> None:
+    """Wait a moment until the last lines of a verb that logs are written."""
+    if (log := sys.modules.get("worker.service.log")) is not None:
+        log.drain()
 
 
 def without_debug(arguments: list[str]) -> tuple[bool, list[str]]:

@@ -136,8 +136,9 @@ def settings_from(config: Path | None, flags: dict[str, Any] | None = None) -> S
 
 def logging_settings_from(config: Path | None, flags: dict[str, Any] | None = None) -> Settings:
     """The same for a verb that runs on and logs. An error in the settings is logged as [log] says, too."""
-    from worker.service import log
+    from worker.service import log, signals
 
+    signals.ignore()
     log.configure(_log_settings(config or _found()))
     settings = settings_from(config, flags)
     log.configure(settings.log)

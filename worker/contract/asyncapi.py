@@ -141,7 +141,8 @@ TOPICS = (
         "dead-letters",
         "send",
         "delete",
-        "Records that could not be used: key, value, timestamp and headers as received, with headers that say why.",
+        "Records that could not be used: key, value and headers as received, with headers that say why. The timestamp "
+        "is that of the writing; tollgate.timestamp.ms has the record's own.",
         (
             Message(
                 "dead-letter", None, {"description": "as received"}, "A record that could not be used", (AS_RECEIVED,)

@@ -44,6 +44,7 @@ RejectCode = Literal[
     "unknown_model",
     "partition",
     "dispatch_id",
+    "unpublishable",
 ]
 FitCode = Literal[
     "no_prices",

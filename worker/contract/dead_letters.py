@@ -15,6 +15,8 @@ LETTER_TOPIC, LETTER_PARTITION, LETTER_OFFSET, LETTER_CODE = (
 )
 REQUIRED = (LETTER_TOPIC, LETTER_PARTITION, LETTER_OFFSET, LETTER_CODE)
 LETTER_LIMIT, LETTER_DETAIL = "tollgate.limit", "tollgate.detail"
+# The timestamp of the record. The dead letter has that of its writing, so that it is kept as long as its topic says.
+LETTER_TIME = "tollgate.timestamp.ms"
 CUT_VALUE, CUT_KEY = "tollgate.truncated.bytes", "tollgate.truncated.key.bytes"
 
 IGNORED = get_args(IgnoreCode)
@@ -25,7 +27,6 @@ class DeadLetter(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    timestamp: int
     headers: list[tuple[str, bytes | None]]
 
 
@@ -42,6 +43,7 @@ def dead_letter(record: Record, why: Reason, max_bytes: int, max_header_bytes: i
         LETTER_OFFSET: str(record.offset),
         "__connect.errors.stage": "TASK_PUT" if why.code in IGNORED else "VALUE_CONVERTER",
         "__connect.errors.exception.message": sentences.reason(why),
+        LETTER_TIME: str(record.timestamp),
         **reason_headers(why),
     }
     key, headers, cut = _cut_headers(record, max_header_bytes)
@@ -50,7 +52,7 @@ def dead_letter(record: Record, why: Reason, max_bytes: int, max_header_bytes: i
         cut[CUT_VALUE] = str(len(value))
         value = value[:max_bytes]
     headers += [(name, text.encode()) for name, text in (said | cut).items()]
-    return DeadLetter(key, value, max(record.timestamp, 0), headers)
+    return DeadLetter(key, value, headers)
 
 
 def reason_headers(why: Reason) -> dict[str, str]:

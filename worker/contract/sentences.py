@@ -43,6 +43,7 @@ REASONS = {
     "tags": "the tags cannot be used ({detail}): send at most 16 names with values, of at most 64 characters each",
     "partition": "the dispatch is of partition {detail}: send its completion to that partition",
     "dispatch_id": "dispatch_id is missing, or it is not <partition>-<offset>-<attempt>",
+    "unpublishable": "the topic {detail} does not take what follows from this record (Kafka's answer {limit})",
     "number": "{detail} has an integer of more than 64 bits, which MessagePack cannot hold",
     "unmatched": "the lane knows no dispatch of this id: it was never made, or it closed long ago",
 }

@@ -70,6 +70,7 @@ class KafkaSettings(Section):
 
     bootstrap_servers: Annotated[str, AfterValidator(addresses.checked)] = "127.0.0.1:9092"
     group: str = Field(default="tollgate", pattern=r"^[A-Za-z0-9._-]+$", max_length=100)
+    instance_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$", max_length=200)
     topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=100)
     partitions: int = Field(default=4, ge=1, le=1024)
     replication_factor: int = Field(default=1, ge=1, le=10)

@@ -32,8 +32,7 @@ OVERRUN_SHARE = 0.01
 # Prices that are solved leave 0.1 to 2 %: the share that the smoothing of the solver costs.
 WIDE_GAP = 0.05
 
-# The meaning of each alarm and its remedy, as the log shows them (docs/reference/alarms.md says more). The first two
-# concern the index, the next four all queries of a worker, the next four what is around a worker, the rest one lane.
+# The meaning of each alarm and its remedy, as the log shows them (docs/reference/alarms.md says more).
 MEANINGS = {
     "tiny_history": "the index has too few rows for good estimates; build it from more rows",
     "new_llm": "the index has few answers of an LLM; record more of its answers and build the index again",
@@ -53,10 +52,13 @@ MEANINGS = {
     "fit_kept": "the last price solution did not certify, older prices stay in force; look at fit in the account row",
     "wide_gap": "prices leave more than 5 % of the quality that the budgets allow; look at fit in the account row",
     "overrun": "more than 1 % was spent beyond the budgets; raise llms.<name>.margin",
+    "no_broker": "the broker does not answer this worker; look at the broker and at the network",
+    "stalled": "records wait and nothing is decided though the broker answers; restart this worker",
+    "quarantined": "a lane cannot be opened, its records wait; do what the detail says, the lane is tried again",
 }
 INDEX_ALARMS = ("tiny_history", "new_llm")
 QUERY_ALARMS = ("outside_history", "cost_drift", "quality_drift", "answers_unusable")
-SYSTEM_ALARMS = ("records_lost", "clock_drift", "two_settings", "topics_changed")
+SYSTEM_ALARMS = ("records_lost", "clock_drift", "two_settings", "topics_changed", "no_broker", "stalled")
 LANE_ALARMS = tuple(name for name in MEANINGS if name not in INDEX_ALARMS + QUERY_ALARMS + SYSTEM_ALARMS)
 
 

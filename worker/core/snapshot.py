@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -22,6 +22,16 @@ _reservation = msgspec.msgpack.Decoder(Reservation).decode
 _closed = msgspec.msgpack.Decoder(ClosedDispatch).decode
 _block = msgspec.msgpack.Decoder(WindowBlock).decode
 
+Kind = TypeVar("Kind")
+
+
+class ForeignRow(ValueError):
+    """A row that no lane has written, or that is missing. `key` is its key."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"row {key!r}: {problem}")
+        self.key = key
+
 
 class LaneState(NamedTuple):
     """All that `Router.restored` makes a router of. `window` has the blocks that were written, by number."""
@@ -34,17 +44,32 @@ class LaneState(NamedTuple):
 
 
 def read_rows(rows: Mapping[str, bytes]) -> LaneState | None:
-    """The state that a ledger partition holds; None if nothing was written. `rows` has the last value of each key."""
+    """The state that a ledger partition holds; None if nothing was written. `rows` has the last value of each key.
+
+    Raises ForeignRow.
+    """
     if ACCOUNT_KEY not in rows:
         return None
     return LaneState(
-        row=_account(rows[ACCOUNT_KEY]),
-        config=_configuration(rows[CONFIGURATION_KEY]),
-        reservations=[_reservation(row) for key, row in rows.items() if key.startswith(RESERVATION_PREFIX)],
-        closed=[_closed(row) for key, row in rows.items() if key.startswith(CLOSED_PREFIX)],
-        window={
-            int(key.removeprefix(WINDOW_PREFIX)): _block(row)
-            for key, row in rows.items()
-            if key.startswith(WINDOW_PREFIX)
-        },
+        row=_read(_account, rows, ACCOUNT_KEY),
+        config=_read(_configuration, rows, CONFIGURATION_KEY),
+        reservations=[_read(_reservation, rows, key) for key in rows if key.startswith(RESERVATION_PREFIX)],
+        closed=[_read(_closed, rows, key) for key in rows if key.startswith(CLOSED_PREFIX)],
+        window={_number(key): _read(_block, rows, key) for key in rows if key.startswith(WINDOW_PREFIX)},
     )
+
+
+def _read(decode: Callable[[bytes], Kind], rows: Mapping[str, bytes], key: str) -> Kind:
+    if key not in rows:
+        raise ForeignRow(key, "missing")
+    try:
+        return decode(rows[key])
+    except msgspec.MsgspecError as error:
+        raise ForeignRow(key, f"no lane has written it: {error}") from error
+
+
+def _number(key: str) -> int:
+    number = key.removeprefix(WINDOW_PREFIX)
+    if not number.isdecimal():
+        raise ForeignRow(key, "no lane has written it: its key has no number")
+    return int(number)

@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from worker.contract.errors import CheckBroker
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
-from worker.kafka import clients
+from worker.kafka import answers, clients
 from worker.kafka.reader import Place
 
 POLL_SECONDS = 0.1
@@ -44,6 +43,7 @@ class DispatchConsumer:
             config
             | {
                 "session.timeout.ms": settings.kafka.session_timeout_ms,
+                **({} if settings.kafka.instance_id is None else {"group.instance.id": settings.kafka.instance_id}),
                 # At its default of 3 seconds, one late heartbeat would end a session of 3 seconds.
                 "heartbeat.interval.ms": settings.kafka.session_timeout_ms // 3,
                 # Partitions that stay with their worker keep their open calls.
@@ -109,7 +109,7 @@ def _is_record(message: Message) -> bool:
     error = message.error()
     if error is None:
         return True
-    if error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-        raise CheckBroker(f"{message.topic()}/{message.partition()}: {error.str()}")
+    if error.fatal() or error.code() in answers.MEANINGS:
+        raise answers.of_client(error, f"{message.topic()}/{message.partition()}" if message.topic() else "inference")
     logger.debug("poll_error", error=error.str())
     return False

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
 
 from worker.contract.errors import CheckBroker, FixSetting
 from worker.contract.settings import Settings
-from worker.kafka import clients, demands
+from worker.kafka import answers, clients, demands, permissions
 from worker.kafka.demands import APPEND_TIME, FOREVER, Problem
 
 TIMEOUT_SECONDS = 15.0
@@ -152,7 +152,7 @@ def _is_made(future: Future[None]) -> bool:
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
             return False
-        raise CheckBroker(f"the topics could not be created: {error.args[0].str()}") from error
+        raise answers.of_client(error.args[0], "the topics could not be created") from error
     return True
 
 
@@ -160,8 +160,13 @@ def check(settings: Settings) -> list[Problem]:
     """What about the topics would lose, tear or refuse records; empty when all is well. Raises CheckBroker."""
     admin = clients.admin_client(settings)
     found, topics = partitions(admin), wanted(settings)
+    absent = [topic for topic in topics if topic not in found]
+    unseen = permissions.forbidden(admin, absent) if absent else set()
     problems = [
-        Problem(topic, "missing", "create it with `tollgate topics create`") for topic in topics if topic not in found
+        Problem(topic, f"forbidden, or missing: {answers.MAY_NOT}", "add the ACL DESCRIBE for this topic")
+        if topic in unseen
+        else Problem(topic, "missing", "create it with `tollgate topics create`")
+        for topic in absent
     ]
     problems += [
         Problem(topic, f"{found[topic]} partitions, not {settings.kafka.partitions}", _of_partitions(topic, settings))
@@ -222,5 +227,5 @@ def _config(admin: AdminClient, topic: str) -> dict[str, str]:
     try:
         entries = admin.describe_configs([resource], request_timeout=TIMEOUT_SECONDS)[resource].result()
     except KafkaException as error:
-        raise CheckBroker(f"{topic}: its settings could not be read: {error.args[0].str()}") from error
+        raise answers.of_client(error.args[0], f"{topic}: its settings could not be read") from error
     return {name: entry.value for name, entry in entries.items()}

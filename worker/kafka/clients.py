@@ -6,6 +6,7 @@ security settings differently. Here every such setting is given to both, so that
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable
 from operator import methodcaller
@@ -17,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 from worker.contract.errors import CheckBroker, FixSetting
 from worker.contract.record import UNREADABLE_HEADERS, Headers, StoredRecord
 from worker.contract.settings import KafkaSettings, Settings
+from worker.kafka import answers, security
 
 TIMEOUT_SECONDS = 15.0
 SOCKET_TIMEOUT_MS = 10_000
@@ -26,11 +28,6 @@ ANY_PARTITION, NOW_MS = -1, 0
 # What the clients of Java, Go and Node do by default. librdkafka's own default is CRC32, which puts the same key in
 # another partition.
 PARTITIONER = "murmur2_random"
-PASSING = (
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.FENCED_LEADER_EPOCH,
-)
 Delivered = Callable[[KafkaError | None, Message], None]
 # For a name that is not UTF-8, confluent-kafka returns a list with holes *and* sets an exception. A call that Python
 # has specialised does not look for that exception, and the list crashes its reader; this call looks, and raises
@@ -49,6 +46,8 @@ def common_config(settings: Settings) -> dict[str, Any]:
         "security.protocol": kafka.security_protocol,
         "socket.timeout.ms": SOCKET_TIMEOUT_MS,
         "log_level": 2,
+        # A topic is made by `tollgate topics create`, with its settings, or by nobody.
+        "allow.auto.create.topics": False,
     }
     if kafka.security_protocol.startswith("SASL"):
         config |= {
@@ -73,6 +72,8 @@ def admin_client(settings: Settings) -> AdminClient:
         # certificate.
         reason = met[0].str() if met else error.args[0].str()
         servers = settings.kafka.bootstrap_servers
+        if (wrong := security.mismatch(settings.kafka)) is not None:
+            raise FixSetting(f"kafka.security_protocol: {wrong}") from error
         raise CheckBroker(f"kafka.bootstrap_servers: {servers} does not answer: {reason}") from error
     return admin
 
@@ -124,6 +125,9 @@ def ssl_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
 def producer_config(settings: Settings) -> dict[str, Any]:
     """An idempotent producer. A record with a key and no partition goes where a Java client sends that key."""
     return common_config(settings) | {
+        # Else librdkafka writes lines of its own to standard error, and waits for its reader. (Not for an admin client:
+        # nothing there polls the log.)
+        "logger": logging.getLogger("librdkafka"),
         "enable.idempotence": True,
         "partitioner": PARTITIONER,
         "linger.ms": 5,
@@ -144,6 +148,8 @@ def transactional_config(settings: Settings, partition: int) -> dict[str, Any]:
         # The commit flushes at once; until then a batch gathers into one request per partition.
         "linger.ms": 0,
         "compression.type": "none",
+        # Only what fails is told: a call for each record that arrives would cost more than the record.
+        "delivery.report.only.error": True,
         # No limits on what waits to be sent: a transaction is as large as what was decided (0: no limit), and a limit
         # that one meets, it meets again after every restart. The second is librdkafka's greatest.
         "queue.buffering.max.messages": 0,
@@ -221,6 +227,15 @@ def produce(
             producer.poll(QUEUE_SECONDS)
 
 
+def flush(producer: TransactionalProducer, seconds: float) -> int:
+    """Wait until all records are acknowledged or have failed, for `seconds` at most; how many are neither."""
+    try:
+        return producer.flush(seconds)
+    except SystemError:
+        # confluent-kafka loses the error of a producer that has failed for good. Its next request tells it.
+        return 0
+
+
 class Block(NamedTuple):
     """Records that were consumed together, and the partitions whose end was reached."""
 
@@ -231,8 +246,8 @@ class Block(NamedTuple):
 def consume(consumer: Consumer, count: int, seconds: float, is_patient: bool = False) -> Block:
     """Up to `count` records, after `seconds` at most.
 
-    Raises CheckBroker for an error of the broker. If `is_patient`, errors that end when the broker comes back are
-    skipped.
+    Raises CheckBroker for an error of the broker, but for one that passes. If `is_patient`, errors that end when the
+    broker comes back are skipped too.
     """
     records: list[StoredRecord] = []
     ended: set[tuple[str, int]] = set()
@@ -242,9 +257,14 @@ def consume(consumer: Consumer, count: int, seconds: float, is_patient: bool = F
             records.append(stored(message))
         elif error.code() == KafkaError._PARTITION_EOF:
             ended.add((message.topic() or "", message.partition() or 0))
-        elif not is_patient or error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise CheckBroker(f"{message.topic()}/{message.partition()}: {error.str()}")
+        elif error.fatal() or error.code() in answers.MEANINGS or not (is_patient or passes(error)):
+            raise answers.of_client(error, f"{message.topic()}/{message.partition()}")
     return Block(records, ended)
+
+
+def passes(error: KafkaError) -> bool:
+    """Whether the same request may succeed a moment later, in a cluster that answers."""
+    return error.code() in answers.PASSING or error.retriable()
 
 
 def place_of(message: Message) -> tuple[int, int]:

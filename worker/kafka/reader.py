@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, closing, suppress
 from functools import cached_property, partial
 from typing import Protocol
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     ListOffsetsResultInfo,
@@ -17,7 +17,7 @@ from confluent_kafka.admin import (
 from worker.contract.errors import CheckBroker
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
-from worker.kafka import admin, clients
+from worker.kafka import admin, answers, clients
 from worker.kafka.clients import TIMEOUT_SECONDS
 from worker.kafka.clock import SYSTEM_CLOCK, Clock, poll_until
 
@@ -160,25 +160,28 @@ class KafkaReader:
         self, places: Iterable[Place], which: OffsetSpec, isolation: IsolationLevel = IsolationLevel.READ_COMMITTED
     ) -> dict[Place, ListOffsetsResultInfo]:
         asked = {TopicPartition(*place): which for place in places}
-        what = ", ".join(sorted({where.topic for where in asked}))
-        passing: list[KafkaException] = []
+        passing: dict[Place, KafkaError] = {}
 
         def ask() -> dict[Place, ListOffsetsResultInfo]:
             if passing:
                 self._look_for_leaders()
+            passing.clear()
+            offsets: dict[Place, ListOffsetsResultInfo] = {}
             found = self._admin.list_offsets(asked, request_timeout=TIMEOUT_SECONDS, isolation_level=isolation)
-            try:
-                return {(where.topic, where.partition): future.result() for where, future in found.items()}
-            except KafkaException as error:
-                # A broker that comes back needs a moment until its partitions have leaders.
-                if error.args[0].code() not in clients.PASSING:
-                    raise CheckBroker(f"{what}: {error.args[0].str()}") from error
-                passing.append(error)
-                return {}
+            for where, future in found.items():
+                place = where.topic, where.partition
+                try:
+                    offsets[place] = future.result()
+                except KafkaException as error:
+                    # A broker that comes back needs a moment until its partitions have leaders.
+                    if not clients.passes(error.args[0]):
+                        raise answers.of_client(error.args[0], "/".join(map(str, place))) from error
+                    passing[place] = error.args[0]
+            return {} if passing else offsets
 
         offsets = poll_until(ask, TIMEOUT_SECONDS, RETRY_SECONDS, self._clock) if asked else {}
-        if len(offsets) < len(asked):
-            raise CheckBroker(f"{what}: {passing[-1].args[0].str()}") from passing[-1]
+        for place, error in passing.items():
+            raise answers.of_client(error, "/".join(map(str, place)))
         return offsets
 
     def _look_for_leaders(self) -> None:

@@ -90,11 +90,15 @@ class System:
     def start_workers(self, count: int) -> None:
         """Start workers and return when each has its partitions."""
         for _ in range(count):
-            name = f"worker-{len(self.workers) + 1}"
-            self._ports[name] = free_port()
-            options = ["--web-port", str(self._ports[name])]
-            self.workers.append(self.processes.start(self._child(name, ["run", *options])))
+            self.start_worker()
         wait_for("the workers to be ready", lambda: all(map(self.is_ready, self.workers)), START_SECONDS)
+
+    def start_worker(self) -> Child:
+        """Start a worker."""
+        name = f"worker-{len(self.workers) + 1}"
+        self._ports[name] = free_port()
+        self.workers.append(self.processes.start(self._child(name, ["run", "--web-port", str(self._ports[name])])))
+        return self.workers[-1]
 
     def start_inference(self, latency_ms: float, error_rate: float = 0.0, options: Sequence[str] = ()) -> Child:
         """Start an inference worker for all LLMs."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
+import signal
 import sys
 import threading
 from datetime import UTC, datetime
@@ -21,21 +21,23 @@ import structlog
 from faust.types import StreamT
 from faust.web import Request, Response, View
 
-from worker.contract.errors import FixSetting, LeaveProcess, TollgateError
+from worker.contract.errors import CheckBroker, FixSetting, LeaveProcess
 from worker.contract.settings import KafkaSettings, Settings
 from worker.core.partition_config import configuration
 from worker.core.router import Prior
 from worker.estimation.embedder import load_embedder
 from worker.estimation.estimator import Estimator
-from worker.kafka import admin, clients
-from worker.kafka.clock import SystemClock
+from worker.kafka import admin, clients, permissions
+from worker.kafka.clock import SYSTEM_CLOCK, SystemClock
 from worker.kafka.reader import KafkaReader
 from worker.service import index_in_use
 from worker.service.committer import Committer, Kafka, open_committer
-from worker.service.consumer import LaneApp, LaneAssignor, LaneConsumer
+from worker.service.consumer import LaneApp, LaneAssignor, LaneConsumer, create_no_topics
+from worker.service.health import ASK_SECONDS, Health
 from worker.service.home import opening_events
 from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes
+from worker.service.leaving import leave
 from worker.service.metrics import AlarmLog, Metrics
 from worker.service.ports import web_port
 from worker.service.positions import Positions
@@ -65,6 +67,11 @@ class LaneWorker(faust.Worker):  # type: ignore[misc]
         self.spinner = None
         return super().on_init_dependencies()
 
+    def _install_signal_handlers_unix(self) -> None:
+        # No others: Faust's own open a debugger, print all stacks, and write a line that is no event.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.loop.add_signal_handler(number, self._schedule_shutdown, number)
+
 
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT. Raises FixSetting and CheckBroker at start; a failure later ends the process."""
@@ -74,6 +81,7 @@ def run(settings: Settings) -> None:
     metrics.describe(version("tollgate"), settings.routing.policy, estimator.manifest)
     lanes = make_lanes(settings, estimator, metrics)
     check_topics(settings)
+    create_no_topics()
     app = make_app(settings, lanes, metrics)
     # What is loaded now stays: the collector need not walk it again and again.
     gc.collect()
@@ -86,7 +94,10 @@ def run(settings: Settings) -> None:
 
 
 def check_topics(settings: Settings) -> None:
-    """Raise FixSetting if a topic is not what the lanes need, and warn of what may lose records."""
+    """Raise FixSetting if a topic is not what the lanes need, and CheckBroker if a worker may not do what it has to.
+    Warn of what may lose records."""
+    if denied := permissions.denied(settings):
+        raise CheckBroker("\n".join(denied))
     problems = admin.check(settings)
     if stopping := [str(problem) for problem in problems if problem.stops]:
         raise FixSetting("\n".join(stopping))
@@ -120,15 +131,6 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
     return lanes
 
 
-def leave(error: BaseException) -> None:
-    """End this process now: what is true is in Kafka, and the next owner restores it."""
-    log.critical(
-        "leaving", error=str(error) or repr(error), remedy="the next owner restores from Kafka; restart this one"
-    )
-    sys.stderr.flush()
-    os._exit(error.exit_code if isinstance(error, TollgateError) else 1)
-
-
 def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
     """The application with its agents and pages."""
     kafka = settings.kafka
@@ -150,6 +152,8 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         broker_rebalance_timeout=max(REBALANCE_SECONDS, kafka.session_timeout_ms / 1000),
         # One record batch becomes one transaction; 1,000 queries are about a tenth of a second of searching.
         broker_max_poll_records=1_000,
+        # A static member keeps its partitions while it restarts.
+        consumer_group_instance_id=kafka.instance_id,
         stream_buffer_maxsize=64,
         # Lanes finish their own transactions before a rebalance; Faust would wait for batches that nobody will decide.
         stream_wait_empty=False,
@@ -159,20 +163,27 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         web_port=web_port(settings.web),
         debug=False,
     )
-    read = staticmethod(KafkaReader(settings).read_partition)
-    positions = Positions()
-    members = {"lanes": lanes, "positions": positions, "read": read}
+    reader, positions, health = KafkaReader(settings), Positions(), Health(kafka, SYSTEM_CLOCK.monotonic)
+    members = {
+        "lanes": lanes,
+        "positions": positions,
+        "read": staticmethod(reader.read_partition),
+        "refused": staticmethod(leave),
+    }
     app.transport.Consumer = type("Consumer", (LaneConsumer,), members)
     _add_agents(app, settings, lanes, positions)
-    _add_pages(app, lanes, metrics)
+    _add_pages(app, lanes, metrics, health)
+    _add_health(app, settings, reader, health)
+    metrics.watch_service(health, lambda: lanes.quarantined)
     alarm_log = AlarmLog()
     committers = partial(_committers, lanes)
-    watch = Watch(settings, KafkaReader(settings), metrics, committers, lanes.fail)
+    watch = Watch(settings, KafkaReader(settings), metrics, committers, leave)
 
     @app.timer(interval=ALARM_SECONDS)  # type: ignore[untyped-decorator]
     async def log_alarms(*_: Any) -> None:
-        await asyncio.to_thread(watch.look)
+        # Without a broker, a look takes long.
         alarm_log.update(metrics.alarms())
+        await asyncio.to_thread(watch.look)
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def finish(*_: Any, **__: Any) -> None:
@@ -210,15 +221,39 @@ def _add_agents(app: faust.App, settings: Settings, lanes: Lanes, positions: Pos
         app.agent(topic, name=name, concurrency=1)(hand_over)
 
 
-def _add_pages(app: faust.App, lanes: Lanes, metrics: Metrics) -> None:
+def _add_health(app: faust.App, settings: Settings, reader: KafkaReader, health: Health) -> None:
+    inputs = (settings.topics.queries, settings.topics.completions)
+
+    @app.timer(interval=ASK_SECONDS)  # type: ignore[untyped-decorator]
+    async def ask(*_: Any) -> None:
+        settled = app.consumer.settled()
+        # A worker that owns no lane asks too, or it would not know of the broker.
+        places = settled.keys() or {(topic, 0) for topic in inputs}
+        try:
+            ends = await asyncio.to_thread(reader.ends, places)
+        except CheckBroker as error:
+            log.debug("broker_unanswered", error=str(error))
+        else:
+            health.answered(ends, settled)
+
+
+def _add_pages(app: faust.App, lanes: Lanes, metrics: Metrics, health: Health) -> None:
     @app.page("/healthz")  # type: ignore[untyped-decorator]
     async def healthz(view: View, _: Request) -> Response:
-        return view.text("ok\n")
+        stalled = health.stalled()
+        return view.text("".join(f"{line}\n" for line in stalled) or "ok\n", status=503 if stalled else 200)
 
     @app.page("/readyz")  # type: ignore[untyped-decorator]
     async def readyz(view: View, _: Request) -> Response:
-        partitions, ready = sorted(lane.partition for lane in lanes.open), lanes.ready.is_set()
-        return view.json({"ready": ready, "partitions": partitions}, status=200 if ready else 503)
+        quarantined, answers = lanes.quarantined, health.broker_answers
+        ready = lanes.ready.is_set() and answers and not quarantined
+        state = {
+            "ready": ready,
+            "partitions": sorted(lane.partition for lane in lanes.open),
+            "broker": "ok" if answers else health.absent,
+            "quarantined": {str(partition): reason for partition, reason in sorted(quarantined.items())},
+        }
+        return view.json(state, status=200 if ready else 503)
 
     @app.page("/metrics")  # type: ignore[untyped-decorator]
     async def exposition(view: View, _: Request) -> Response:

@@ -2,7 +2,7 @@
 
 The protocol (docs/ARCHITECTURE.md): `open_committer` fences the previous owner by `init_transactions` and only then
 restores the ledger. A commit that did not end cleanly raises LeaveProcess: memory may be ahead of Kafka, so the process
-ends and the next owner restores.
+ends and the next owner restores. A transaction that was cleanly aborted is tried again in smaller ones.
 
 librdkafka speaks the transaction protocol from before KIP-890 and retries a timed-out EndTxn inside, so a late EndTxn
 could end the *next* transaction. After a transaction in which the producer reported an error or that took suspiciously
@@ -19,44 +19,61 @@ they are not, it was decided, and the next commit to the partition shows what is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from worker.contract import codec, dead_letters
 from worker.contract.codec import Format
 from worker.contract.codes import Reason
 from worker.contract.errors import CheckBroker, FixSetting, LeaveProcess
-from worker.contract.record import Record
+from worker.contract.record import Headers, Record
 from worker.contract.settings import Settings
-from worker.core import snapshot
 from worker.core.events import Effects, Event
 from worker.core.lane_view import LaneView
 from worker.core.ledger import BrokenInvariant
 from worker.core.outbox import ACCOUNT_KEY
 from worker.core.router import Prior, Router
-from worker.kafka import clients
+from worker.kafka import answers, clients
 from worker.kafka.clients import TransactionalProducer, produce
 from worker.kafka.clock import SYSTEM_CLOCK, Clock
 from worker.kafka.reader import Reader
+from worker.service.hanging import end_hanging
 from worker.service.home import wrong_group
 from worker.service.intake import Input
 from worker.service.lane_clock import LaneClock
 from worker.service.metrics import Metrics
-from worker.service.rows import last_account, read_rows
+from worker.service.poison import Undelivered, refusal, replacement
+from worker.service.rows import last_account, restored
+from worker.service.transaction_size import TransactionSize
 
 logger = structlog.get_logger()
 
 # No request times out sooner (librdkafka's request timeouts are whole seconds), so a faster commit was not retried.
 SUSPICIOUS_SECONDS = 1.0
+# Of the transaction timeout: what a transaction should take at most, and when it is given up.
+SLOW_SHARE, FLUSH_SHARE = 0.1, 0.4
+# Records that were not sent because of an error of another.
+PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
+# A transactional id that rested for longer than the broker remembers (transactional.id.expiration.ms).
+FORGOTTEN = (KafkaError.INVALID_PRODUCER_ID_MAPPING, KafkaError.UNKNOWN_PRODUCER_ID)
 
 # The broker's time is run on by the monotonic clock for so long.
 TIME_SECONDS = 10.0
 
 Records = Mapping[tuple[str, int], Record]
+
+
+class Aborted(Exception):
+    """A transaction failed, and nothing of it is in Kafka. `may_fit`: the same may succeed with a new producer."""
+
+    def __init__(self, problem: str, may_fit: bool) -> None:
+        super().__init__(problem)
+        self.may_fit = may_fit
 
 
 class Kafka(NamedTuple):
@@ -77,7 +94,7 @@ def open_committer(
     """Fence the previous owner of `partition`, then restore its ledger.
 
     Raises CheckBroker if the broker does not answer, FixSetting if the ledger belongs to another consumer group, and
-    BrokenInvariant if the ledger does not add up.
+    CheckFailed if the ledger is not one that lanes wrote.
     """
     committer = Committer(partition, settings, Router(partition, prior), metrics, kafka, clock)
     committer.check_group()
@@ -110,6 +127,9 @@ class Committer:
         self._producer: TransactionalProducer | None = None
         self._account_row: bytes | None = None
         self._suspicious = False
+        self._prior: Prior | None = None
+        self._size = TransactionSize(SLOW_SHARE * self._timeout_seconds)
+        self._undelivered: list[Undelivered] = []
 
     def may_retry(self, dispatch_id: str) -> bool:
         """Whether a query waits for this dispatch (as of the last decided batch)."""
@@ -134,31 +154,10 @@ class Committer:
         self._producer = producer = self._kafka.producer({**config, "error_cb": self._on_error})
         try:
             producer.init_transactions(self._timeout_seconds)
-            self._end_hanging(producer)
+            end_hanging(producer, self._kafka.reader, self._settings, self.partition)
             self._ask_time(producer)
         except KafkaException as error:
-            raise CheckBroker(f"partition {self.partition}: init_transactions: {error.args[0]}") from error
-
-    def _end_hanging(self, producer: TransactionalProducer) -> None:
-        topics, ledger = self._topics.written(self._settings.llms), self._topics.ledger
-        hanging = self._open_transactions(topics)
-        if hanging >= {ledger, self._topics.decisions}:
-            producer.begin_transaction()
-            for topic in topics:
-                produce(producer, topic, None, "hanging", self.partition)
-            # The abort marker ends what is open only where a record of ours arrived.
-            producer.flush(self._timeout_seconds)
-            producer.abort_transaction(self._timeout_seconds)
-            logger.warning("hanging_transaction_aborted", partition=self.partition)
-            hanging = self._open_transactions(topics)
-        if ledger in hanging:
-            raise CheckBroker(
-                f"{ledger}/{self.partition}: holds a hanging transaction that no producer will end; "
-                "find it with `kafka-transactions.sh find-hanging`, and end it with `kafka-transactions.sh abort`"
-            )
-        if hanging:
-            remedy = "its readers wait until the next record there, which ends it; Kafka 4.1 does not lose end markers"
-            logger.warning("hanging_transaction", partition=self.partition, topics=sorted(hanging), remedy=remedy)
+            raise answers.of_client(error.args[0], f"transactional id {config['transactional.id']}") from error
 
     def _ask_time(self, producer: TransactionalProducer) -> None:
         """Let the broker append to the ledger: what it appends has its time. Nobody sees an aborted record."""
@@ -174,23 +173,41 @@ class Committer:
         if appended_ms > 0:
             self.clock.hear(appended_ms, asked)
 
-    def _open_transactions(self, topics: Sequence[str]) -> set[str]:
-        return self._kafka.reader.open_transactions(topics, self.partition)
-
     @property
     def _timeout_seconds(self) -> float:
         return self._settings.kafka.transaction_timeout_ms / 1000
 
     def restore(self, prior: Prior) -> None:
-        """Make the router anew from the ledger; nobody else writes to it after `fence`. Raises BrokenInvariant."""
-        rows = read_rows(self._kafka.reader, self._topics.ledger, self.partition)
-        self.router = Router.restored(self.partition, prior, snapshot.read_rows(rows))
-        self._account_row = rows.get(ACCOUNT_KEY)
+        """Make the router anew from the ledger; nobody else writes to it after `fence`. Raises CheckFailed."""
+        self._prior = prior
+        self.router, self._account_row = restored(self._kafka.reader, self._topics.ledger, self.partition, prior)
         if self._account_row is not None:
             self.clock.decided(self.view.clock_ms)
 
     def commit(self, inputs: Sequence[Input]) -> None:
-        """Decide the inputs and publish every effect of them in one transaction.
+        """Decide the inputs and publish every effect of them, in as many transactions as the broker takes.
+
+        A transaction that was cleanly aborted leaves nothing in Kafka: the router is restored, and the inputs are tried
+        again in smaller transactions. An input that is refused alone is decided in another form (`poison`).
+
+        Raises LeaveProcess if a transaction neither ended nor was aborted cleanly: the next owner restores from Kafka.
+        """
+        waiting = list(inputs)
+        while waiting:
+            count = self._size.take(each.bytes for each in waiting)
+            try:
+                self._commit_once(waiting[:count])
+            except Aborted as problem:
+                if problem.may_fit:
+                    continue
+                self._size.failed(count)
+                if count == 1:
+                    waiting[0] = self._without_poison(waiting[0], problem)
+            else:
+                del waiting[:count]
+
+    def _commit_once(self, inputs: Sequence[Input]) -> None:
+        """One transaction.
 
         1. Replace the producer if it reported an error or was slow (`_replace_producer` says why).
         2. The router decides. From here on, memory is ahead of Kafka.
@@ -198,19 +215,21 @@ class Committer:
         4. Commit the transaction. The account row holds the offsets of the inputs, so they are applied with it.
         5. Remember the account row, and whether this commit was slow. Count the effects.
 
-        Raises LeaveProcess if step 1, 3 or 4 fails: the next owner restores from Kafka.
+        Raises Aborted if step 3 or 4 failed and nothing of it is left, and LeaveProcess if nobody knows.
         """
         if self._suspicious:
             self._replace_producer()
         started = self.clock.monotonic()
         effects = self.router.handle([each.event for each in inputs])
         try:
-            self._publish(effects, _records(inputs))
+            self._publish(effects, _records(inputs), _bare(inputs))
         except KafkaException as error:
-            raise LeaveProcess(f"partition {self.partition}: {error.args[0]}") from error
+            self._undo(error.args[0])
+            raise Aborted(str(self._named(error.args[0])), error.args[0].code() in FORGOTTEN) from error
         self._account_row = effects.rows[ACCOUNT_KEY]
         seconds = self.clock.monotonic() - started
         self._suspicious = self._suspicious or seconds > SUSPICIOUS_SECONDS
+        self._size.committed(len(inputs), seconds)
         self._metrics.committed(effects, len(inputs), seconds)
         self.clock.decided(self.view.clock_ms)
         if self.clock.is_old(TIME_SECONDS):
@@ -232,6 +251,46 @@ class Committer:
         except KafkaException as error:
             raise CheckBroker(f"partition {self.partition}: {error.args[0]}") from error
 
+    def _undo(self, error: KafkaError) -> None:
+        """Leave nothing of a failed transaction in Kafka, and restore. Raises LeaveProcess if that fails."""
+        assert self._producer is not None, "a transaction has a producer"
+        try:
+            if error.code() in FORGOTTEN:
+                # Nothing was written: the broker no longer knew who we are.
+                self._replace_producer()
+            elif error.txn_requires_abort():
+                self._producer.abort_transaction(self._timeout_seconds)
+            else:
+                raise LeaveProcess(str(self._named(error)))
+        except KafkaException as problem:
+            raise LeaveProcess(f"{self._named(error)}; and then {problem.args[0].str()}") from problem
+        assert self._prior is not None, "a lane is restored before it decides"
+        self.restore(self._prior)
+        logger.warning("transaction_aborted", partition=self.partition, error=str(self._named(error)))
+
+    def _named(self, error: KafkaError) -> Exception:
+        """The error, and the topic that did not take a record, if one did not."""
+        if self._undelivered:
+            topic, cause = self._undelivered[0]
+            return answers.of_client(cause, f"partition {self.partition}, writing to {topic}")
+        return answers.of_client(error, f"partition {self.partition}")
+
+    def _without_poison(self, poison: Input, problem: Aborted) -> Input:
+        """What to decide instead of an input that was refused alone. Raises LeaveProcess if it is not its own fault."""
+        refused = refusal(self._undelivered)
+        lesser = None if refused is None else replacement(poison, refused)
+        if lesser is None:
+            if poison.record is None:
+                raise LeaveProcess(str(problem)) from problem
+            place = f"{poison.record.topic}/{poison.record.partition} at offset {poison.record.offset}"
+            raise LeaveProcess(f"{place} could not be committed: {problem}") from problem
+        if poison.record is not None:
+            topic, offset = poison.record.topic, poison.record.offset
+            logger.error(
+                "record_unpublishable", topic=topic, partition=self.partition, offset=offset, error=str(problem)
+            )
+        return lesser
+
     def _replace_producer(self) -> None:
         # Before, so that a successor at work is not fenced. Kafka answers EndTxn before it writes the end markers, so
         # a row older than our last says nothing.
@@ -251,17 +310,21 @@ class Committer:
     def _last_row(self) -> bytes | None:
         return self._kafka.reader.last_value(self._topics.ledger, self.partition, ACCOUNT_KEY.encode())
 
-    def _publish(self, effects: Effects, records: Records) -> None:
+    def _publish(self, effects: Effects, records: Records, bare: Set[tuple[str, int]] = frozenset()) -> None:
         producer = self._producer
         if producer is None:
             raise BrokenInvariant("fence() comes first")
+        self._undelivered = []
         producer.begin_transaction()
         self._produce_queries(producer, effects, records)
-        self._produce_dead_letters(producer, effects, records)
+        self._produce_dead_letters(producer, effects, records, bare)
         for key, value in effects.decisions:
-            produce(producer, self._topics.decisions, value, key or None, self.partition, headers=codec.CONTENT_TYPE)
+            self._produce(producer, self._topics.decisions, value, key or None, codec.CONTENT_TYPE)
         for key, row in effects.rows.items():
-            produce(producer, self._topics.ledger, row, key, self.partition, headers=codec.CONTENT_TYPE)
+            self._produce(producer, self._topics.ledger, row, key, codec.CONTENT_TYPE)
+        # We abort what does not arrive, before the broker does: then nobody doubts how it ended.
+        if clients.flush(producer, FLUSH_SHARE * self._timeout_seconds) and not self._undelivered:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the records did not arrive", False, False, True))
         producer.commit_transaction(self._timeout_seconds)
         producer.poll(0)
 
@@ -270,31 +333,43 @@ class Committer:
         for dispatch in effects.dispatches:
             headers = self._headers(dispatch.origin.offset, records, form)
             topic, value = self._topics.dispatch(dispatch.llm), codec.encode_dispatch(dispatch, form)
-            produce(producer, topic, value, dispatch.id, self.partition, headers=headers)
+            self._produce(producer, topic, value, dispatch.id, headers)
         for deferred in effects.deferred:
             headers = self._headers(deferred.origin.offset, records)
             value = codec.encode(deferred)
-            produce(producer, self._topics.deferred, value, deferred.query_id, self.partition, headers=headers)
+            self._produce(producer, self._topics.deferred, value, deferred.query_id, headers)
 
-    def _produce_dead_letters(self, producer: TransactionalProducer, effects: Effects, records: Records) -> None:
+    def _produce(
+        self,
+        producer: TransactionalProducer,
+        topic: str,
+        value: bytes | None,
+        key: str | bytes | None,
+        headers: Headers,
+    ) -> None:
+        delivered = partial(self._on_delivery, topic)
+        produce(producer, topic, value, key, self.partition, headers=headers, on_delivery=delivered)
+
+    def _on_delivery(self, topic: str, error: KafkaError | None, _: Message) -> None:
+        # Of a producer that has failed for good, confluent-kafka sets an exception and calls us; the commit tells it.
+        with suppress(SystemError):
+            if error is not None and error.code() not in PURGED:
+                self._undelivered.append(Undelivered(topic, error))
+
+    def _produce_dead_letters(
+        self, producer: TransactionalProducer, effects: Effects, records: Records, bare: Set[tuple[str, int]]
+    ) -> None:
         refused = [(event.topic, event.offset, event.rejection) for event in effects.refused]
         ignored = [("completions", record.cause.number, record) for record in effects.ignored]
         letters: list[tuple[str, int, Reason]] = [*refused, *ignored]
         for topic, offset, why in letters:
-            record = records.get((self._topics.prefix + topic, offset))
-            if record is None:
+            place = self._topics.prefix + topic, offset
+            if (record := records.get(place)) is None:
                 continue
             limits = self._settings.limits
-            letter = dead_letters.dead_letter(record, why, limits.max_dead_letter_bytes, limits.max_header_bytes)
-            produce(
-                producer,
-                self._topics.dead_letters,
-                letter.value,
-                letter.key,
-                self.partition,
-                timestamp_ms=letter.timestamp,
-                headers=letter.headers,
-            )
+            most = (0, 0) if place in bare else (limits.max_dead_letter_bytes, limits.max_header_bytes)
+            letter = dead_letters.dead_letter(record, why, *most)
+            self._produce(producer, self._topics.dead_letters, letter.value, letter.key, letter.headers)
 
     def _headers(self, offset: int, records: Records, form: Format = "msgpack") -> list[tuple[str, bytes | None]]:
         record = records.get((self._topics.queries, offset))
@@ -306,5 +381,10 @@ class Committer:
 
 def _records(inputs: Iterable[Input]) -> Records:
     """The records by topic and offset: an effect names the record that it follows from in this way."""
-    found = [record for _, record, retried in inputs for record in (record, retried) if record is not None]
+    found = [record for each in inputs for record in (each.record, each.retried) if record is not None]
     return {(record.topic, record.offset): record for record in found}
+
+
+def _bare(inputs: Iterable[Input]) -> set[tuple[str, int]]:
+    """The records whose dead letters carry none of their bytes, by topic and offset."""
+    return {(each.record.topic, each.record.offset) for each in inputs if each.is_bare and each.record is not None}

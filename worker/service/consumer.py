@@ -8,8 +8,11 @@ This is the only module that uses private attributes of Faust and aiokafka.
   must not be routed.
 - Positions. The ledger says which offsets are applied; `positions` decides where to read. The group's committed offsets
   are for lag monitors only.
-- Acknowledgement. A lane acknowledges its batches in their order, by the last offset of each. Faust would look for gaps
-  between acknowledged offsets on the event loop, record by record.
+- Lag. What is committed for lag monitors follows from what the lanes have applied, also when a lane opens. It goes past
+  markers and aborted records: a drained partition has no lag. Faust would commit what was acknowledged, one by one.
+- Answers that end membership. aiokafka gives them to the next fetch, and none comes before the group has assigned
+  partitions; `_watch_the_group` looks for them.
+- Topics. aiokafka asks for its topics in a way that makes a broker create those that are missing, with one partition.
 - Headers. aiokafka can neither read a record with a header whose name is not UTF-8, nor go past it; librdkafka can. So
   librdkafka reads those records again, with the records next to them and those that the failed call had taken of other
   partitions. A batch with a wrong checksum still ends the process: nobody can read it.
@@ -24,19 +27,24 @@ This is the only module that uses private attributes of Faust and aiokafka.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import aiokafka
+import aiokafka.client
 import faust
 import structlog
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.protocol.metadata import MetadataRequest
 from faust.assignor import PartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
+from mode import Service
 
 from worker.contract.errors import LeaveProcess
 from worker.contract.record import Record
+from worker.kafka import answers
 from worker.service.lanes import Lanes
 from worker.service.positions import Fetch, FetchCounter, Handover, Positions, Seek
 
@@ -47,6 +55,7 @@ FETCH_WAIT_MS = 20
 AGAIN_RECORDS = 500
 # While no partition may be read, this is how often that is looked at again.
 PAUSED_SECONDS = 0.1
+WATCH_SECONDS = 1.0
 
 OUT_OF_RANGE = (
     "is not in the topic: its records were removed before they were read, or the topic was made anew. The worker that "
@@ -57,6 +66,11 @@ log = structlog.get_logger()
 
 # Committed records of a topic's partition, from an offset to before another.
 Read = Callable[[str, int, int, int], Iterable[Record]]
+
+
+def create_no_topics() -> None:
+    """Make aiokafka ask for topics without having a missing one created. It has no setting for this."""
+    aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 
 
 class LaneApp(faust.App):  # type: ignore[misc]
@@ -119,20 +133,37 @@ class CommittedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[mi
 
     async def _fetch_records(self, consumer: aiokafka.AIOKafkaConsumer, *args: Any, **options: Any) -> Fetch:
         records = await super()._fetch_records(consumer, *args, **options)
-        return self.counter.count(records, _assignment(consumer))
+        assignment = _assignment(consumer)
+        states = {TP(*tp): assignment.state_value(tp) for tp in assignment.tps} if assignment is not None else {}
+        positions = {tp: state.position for tp, state in states.items() if state.has_valid_position}
+        return self.counter.count(records, assignment, positions)
+
+    def refusal(self) -> BaseException | None:
+        """The answer that keeps this worker out of the group and that no fetch has been told, if there is one."""
+        coordinator = getattr(self._consumer, "_coordinator", None)
+        task = getattr(coordinator, "_coordination_task", None)
+        if task is not None and task.done() and not task.cancelled():
+            ended: BaseException | None = task.exception()
+            return ended
+        pending: BaseException | None = getattr(coordinator, "_pending_exception", None)
+        return pending
 
 
-def _assignment(consumer: aiokafka.AIOKafkaConsumer) -> object:
-    """Another object for each time that the group assigns partitions."""
+def _assignment(consumer: aiokafka.AIOKafkaConsumer) -> Any:
+    """Another object for each time that the group assigns partitions; None before the first time."""
     return consumer._subscription.subscription.assignment
 
 
 class LaneConsumer(driver.Consumer):  # type: ignore[misc]
-    """Hands whole fetched batches to the agents and asks the lanes for positions. `read` reads with librdkafka."""
+    """Hands whole fetched batches to the agents and asks the lanes for positions. `read` reads with librdkafka.
+
+    `refused` is told the answer with which the broker has kept this worker out of the group.
+    """
 
     lanes: Lanes
     positions: Positions
     read: Read
+    refused: Callable[[BaseException], None]
 
     def _new_consumer_thread(self) -> Any:
         return CommittedConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -171,7 +202,7 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
                 await self.wait(event)
         if self.should_stop:
             return
-        if self.positions.needs_seek:
+        if self.positions.needs_seek or self.lanes.has_opened():
             await self._thread.seek_and_count(self.positions.seek(self._applied()))
         for tp, batch in (await self._fetch(timeout)).items():
             yield tp, self._message(tp, batch)
@@ -181,8 +212,13 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
         offsets = {tp: self.lanes.applied(tp.partition, tp.topic) for tp in self.assignment()}
         return {tp: offset for tp, offset in offsets.items() if offset is not None}
 
+    def settled(self) -> dict[TP, int]:
+        """The offset of each assigned input below which everything is decided, where its lane is open."""
+        return {TP(*place): offset for place, offset in self.positions.settled(self._applied()).items()}
+
     async def _fetch(self, timeout: float) -> Mapping[TP, Handover]:
-        active = self._get_active_partitions()
+        # A lane that is not open takes no records: they are fetched when it is.
+        active = self._get_active_partitions() & self._applied().keys()
         if not active:
             await self.sleep(PAUSED_SECONDS)
             return {}
@@ -235,13 +271,25 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
             generation_id=self.app.consumer_generation_id,
         )
 
+    def _filter_tps_with_pending_acks(self, _: Any = None) -> Iterator[TP]:
+        """The inputs whose offsets may be committed for lag monitors: all whose lanes are open."""
+        return iter(self._applied())
+
     def _new_offset(self, tp: TP) -> int | None:
-        """The offset to commit for lag monitors: the one after the last batch that the lane has acknowledged."""
-        acked: list[int] = self._acked[tp]
-        last = max(acked, default=None)
-        acked.clear()
+        """The offset to commit for lag monitors."""
+        self._acked[tp].clear()
         self._acked_index[tp].clear()
-        return None if last is None else last + 1
+        return self.settled().get(tp)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """The offsets between two acknowledged ones were acknowledged with the later one."""
+        """The offsets between two acknowledged ones are of no interest."""
+
+    @Service.task
+    async def _watch_the_group(self) -> None:
+        heard: BaseException | None = None
+        async for _ in self.itertimer(WATCH_SECONDS, name="group"):
+            refusal = self._thread.refusal()
+            # A fetch may be about to take it; the second time, none has.
+            if refusal is not None and (refusal is heard or not self.lanes.ready.is_set()):
+                self.refused(answers.of_group(refusal, self.app.conf.id))
+            heard = refusal

@@ -15,7 +15,7 @@ from worker.contract.codes import Rejection
 from worker.contract.completions import UsableCompletion
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Reservation
-from worker.contract.record import Record
+from worker.contract.record import Record, headers_bytes
 from worker.contract.rejections import Limits, read_completion
 from worker.contract.settings import Settings
 from worker.core.events import Arrived, Completed, Event, Refused, Unanswered
@@ -31,12 +31,20 @@ MayRetry = Callable[[str], bool]
 class Input(NamedTuple):
     """An event and the record that it was made from; None for an event that the lane made itself.
 
-    `retried` is the record of the query that a failed dispatch brings back.
+    `retried` is the record of the query that a failed dispatch brings back. With `is_bare`, a dead letter of the record
+    carries none of its bytes, because Kafka did not take them.
     """
 
     event: Event
     record: Record | None = None
     retried: Record | None = None
+    is_bare: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """About what its effects publish."""
+        records = [record for record in (self.record, self.retried) if record is not None]
+        return sum(len(record.value or b"") + headers_bytes(record) for record in records)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,8 @@
 Records that arrive while a transaction commits become the next transaction (group commit), so batches grow under load.
 A lane has one transaction at a time. Anything but a clean commit ends the process (LeaveProcess): the next owner
 restores from Kafka.
+
+A lane that cannot open is quarantined: the other lanes go on, and it is tried again. Its records wait in Kafka.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import NamedTuple
 
 import structlog
 
-from worker.contract.errors import LeaveProcess
+from worker.contract.errors import LeaveProcess, TollgateError
 from worker.contract.record import Record
 from worker.service.committer import Committer
 from worker.service.intake import Input, Intake
@@ -32,6 +34,8 @@ PREPARED_BATCHES = 2
 # As many as one fetch brings. The records that wait become one batch. Otherwise the small fetches of a lane that was
 # held up would stay a queue of batches with one record each.
 WAITING_RECORDS = 1_000
+# A lane that could not open is tried again so often.
+REOPEN_SECONDS = 15.0
 
 
 class SkippedRecords(LeaveProcess):
@@ -173,7 +177,8 @@ class Lane:
 class Lanes:
     """The lanes that this worker owns. The consumer group decides which partitions these are.
 
-    `open_committer` fences and restores a partition. `on_failure` is called with the first error.
+    `open_committer` fences and restores a partition. `on_failure` is called with the first error that ends the process:
+    one of an open lane, or that no lane could be opened at all.
     """
 
     def __init__(
@@ -187,6 +192,10 @@ class Lanes:
         self._open_committer = open_committer
         self._on_failure = on_failure
         self._lanes: dict[int, Lane] = {}
+        # Why each lane that the group has assigned to this worker is not open.
+        self._quarantined: dict[int, str] = {}
+        self._reopening: asyncio.Task[None] | None = None
+        self._opened_late = False
         self._searchers = ThreadPoolExecutor(search_threads, thread_name_prefix="search")
         self._committers = ThreadPoolExecutor(thread_name_prefix="commit", max_workers=64)
         # Set while the open lanes are those that the group has assigned; cleared when it rebalances.
@@ -199,6 +208,16 @@ class Lanes:
         """The lanes that this worker owns now."""
         return list(self._lanes.values())
 
+    @property
+    def quarantined(self) -> dict[int, str]:
+        """The partitions that this worker owns and whose lanes could not be opened, with the reason of each."""
+        return dict(self._quarantined)
+
+    def has_opened(self) -> bool:
+        """Whether a lane has come out of quarantine since the last call: its inputs are to be sought."""
+        opened, self._opened_late = self._opened_late, False
+        return opened
+
     async def assign(self, partitions: set[int]) -> None:
         """Own exactly these partitions: stop the lanes of others, keep lanes that stay, fence and restore new ones."""
         pauses = self._pauses
@@ -207,12 +226,9 @@ class Lanes:
                 await self._lanes.pop(partition).stop()
             for lane in self.open:
                 lane.resume()
-            try:
-                await asyncio.gather(*(self._open(partition) for partition in sorted(partitions - self._lanes.keys())))
-            except Exception as error:
-                self._on_failure(error)
-                raise
-        log.info("lanes_assigned", partitions=sorted(self._lanes))
+            self._quarantined = {}
+            await self._open_all(partitions - self._lanes.keys())
+        log.info("lanes_assigned", partitions=sorted(self._lanes), quarantined=sorted(self._quarantined))
         # If the group has begun to rebalance again in the meantime, it will assign again.
         if pauses == self._pauses:
             self.ready.set()
@@ -224,11 +240,13 @@ class Lanes:
         """
         self._pauses += 1
         self.ready.clear()
+        await self._stop_reopening()
         async with self._changing:
             await asyncio.gather(*(lane.pause() for lane in self.open))
 
     async def stop(self) -> None:
         """Finish the open transactions and end all lanes."""
+        await self._stop_reopening()
         await asyncio.gather(*(lane.stop() for lane in self.open))
         self._lanes.clear()
 
@@ -251,11 +269,52 @@ class Lanes:
         if lane := self._lanes.get(partition):
             await lane.submit(records, after, acknowledge)
 
+    async def _open_all(self, partitions: set[int]) -> None:
+        """Open these lanes. Those that cannot open are quarantined. If no lane is open then, the process ends."""
+        opening = sorted(partitions)
+        results = await asyncio.gather(*map(self._open, opening), return_exceptions=True)
+        failed = {number: result for number, result in zip(opening, results, strict=True) if result is not None}
+        for partition, error in failed.items():
+            if not isinstance(error, TollgateError):
+                self._on_failure(error)
+                raise error
+            self._quarantined[partition] = str(error)
+            log.error("lane_quarantined", partition=partition, error=str(error), again_seconds=REOPEN_SECONDS)
+        if failed and not self._lanes:
+            error = failed[min(failed)]
+            self._on_failure(error)
+            raise error
+        if failed:
+            self._reopening = asyncio.ensure_future(self._reopen())
+            self._reopening.add_done_callback(lambda done: _report(done, self._on_failure))
+
     async def _open(self, partition: int) -> None:
         committer = await asyncio.get_running_loop().run_in_executor(self._committers, self._open_committer, partition)
         lane = Lane(committer, replace(self._intake, clock=committer.clock), self._searchers, self._committers)
         lane.start(self._on_failure)
         self._lanes[partition] = lane
+
+    async def _reopen(self) -> None:
+        """Try the quarantined lanes again and again, until all are open."""
+        while self._quarantined:
+            await asyncio.sleep(REOPEN_SECONDS)
+            async with self._changing:
+                for partition in sorted(self._quarantined):
+                    try:
+                        await asyncio.shield(self._open(partition))
+                    except TollgateError as error:
+                        self._quarantined[partition] = str(error)
+                        continue
+                    del self._quarantined[partition]
+                    self._opened_late = True
+                    log.info("lane_opened", partition=partition)
+
+    async def _stop_reopening(self) -> None:
+        task, self._reopening = self._reopening, None
+        if task is not None:
+            async with self._changing:
+                task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def _by_topic(submitted: Sequence[Submitted]) -> Iterator[tuple[list[Record], list[Callable[[], None]]]]:

@@ -24,6 +24,7 @@ from worker.core.drift import Drift
 from worker.core.events import Effects
 from worker.core.lane_view import LaneView
 from worker.estimation.manifest import Manifest
+from worker.service.health import Health
 
 log = structlog.get_logger()
 
@@ -45,6 +46,8 @@ class Metrics:
         self._warned: set[tuple[str, str]] = set()
         self._manifest: Manifest | None = None
         self._lanes: Callable[[], Sequence[LaneView]] = tuple
+        self._health: Health | None = None
+        self._quarantined: Callable[[], Mapping[int, str]] = dict
         counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry)
         self._decisions = counter("tollgate_decisions", "Decisions by LLM and outcome", ["llm", "outcome"])
@@ -77,6 +80,10 @@ class Metrics:
         self._lanes = lanes
         self.registry.register(_Ledgers(lanes, self.alarms))
 
+    def watch_service(self, health: Health, quarantined: Callable[[], Mapping[int, str]]) -> None:
+        """Raise the alarms of a broker that does not answer, of inputs that stand still, and of quarantined lanes."""
+        self._health, self._quarantined = health, quarantined
+
     def alarms(self) -> dict[tuple[str, str], str]:
         """What is wrong now: (name, partition) -> detail; the partition is empty for what concerns the whole worker."""
         found = {(name, ""): detail for name, detail in alarms.of_queries(self.outside_share) + self._drift.alarms()}
@@ -85,6 +92,12 @@ class Metrics:
         found |= {(name, ""): detail for name, detail in self._noticed.copy().items()}
         for lane in self._lanes():
             found |= {(name, str(lane.partition)): detail for name, detail in alarms.of_lane(lane)}
+        found |= {("quarantined", str(partition)): reason for partition, reason in self._quarantined().items()}
+        if self._health is not None:
+            if (absent := self._health.absent) is not None:
+                found["no_broker", ""] = absent
+            if stalled := self._health.stalled():
+                found["stalled", ""] = "; ".join(stalled)
         return found
 
     def notice(self, name: str, detail: str) -> None:
@@ -193,9 +206,13 @@ class _Ledgers(Collector):
     def _alarms(self, lanes: Sequence[LaneView]) -> Metric:
         family = GaugeMetricFamily("tollgate_alarm", "1: in force; docs/reference/alarms.md", labels=ALARM)
         now, partitions = self._alarms_now(), [str(lane.partition) for lane in lanes]
-        for name in alarms.MEANINGS:
-            for partition in partitions if name in alarms.LANE_ALARMS else [""]:
-                family.add_metric([name, partition], float((name, partition) in now))
+        shown = {
+            (name, partition)
+            for name in alarms.MEANINGS
+            for partition in (partitions if name in alarms.LANE_ALARMS else [""])
+        }
+        for name, partition in sorted(shown | now.keys()):
+            family.add_metric([name, partition], float((name, partition) in now))
         return family
 
 

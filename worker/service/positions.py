@@ -12,6 +12,7 @@ arrive.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from worker.contract.record import Record
@@ -29,12 +30,14 @@ class Fetch(NamedTuple):
     """The records of one fetch by place, each in their order.
 
     `seek` is the number of the last seek before it. `number` counts the fetches since that seek that brought records.
-    It is 0 if the group has assigned partitions since then, because the client began at the group's offsets.
+    It is 0 if the group has assigned partitions since then, because the client began at the group's offsets. `next` are
+    the offsets that the client reads next: beyond the last record, it has gone past markers and aborted records.
     """
 
     records: Mapping[Place, Sequence[Record]]
     seek: int
     number: int
+    next: Mapping[Place, int] = MappingProxyType({})
 
 
 class Handover(NamedTuple):
@@ -59,10 +62,15 @@ class FetchCounter:
         """The client was sought by the seek of this number: count from here."""
         self._seek, self._assignment, self._number = seek, assignment, 0
 
-    def count(self, records: Mapping[Place, Sequence[Record]], assignment: object) -> Fetch:
-        """The client has just taken these records."""
+    def count(
+        self,
+        records: Mapping[Place, Sequence[Record]],
+        assignment: object,
+        next_offsets: Mapping[Place, int] = MappingProxyType({}),
+    ) -> Fetch:
+        """The client has just taken these records, and reads on at these offsets."""
         self._number += bool(records)
-        return Fetch(records, self._seek, self._number if assignment is self._assignment else 0)
+        return Fetch(records, self._seek, self._number if assignment is self._assignment else 0, next_offsets)
 
 
 class Positions:
@@ -72,6 +80,7 @@ class Positions:
         self._needs_seek = True
         self._number = self._seek = self._round = 0
         self._reached: dict[Place, int] = {}
+        self._passed: dict[Place, int] = {}
 
     @property
     def needs_seek(self) -> bool:
@@ -86,8 +95,18 @@ class Positions:
         """Begin after the `applied` offsets. Earlier batches are void."""
         self._needs_seek = False
         self._round += 1
-        self._reached = dict(applied)
+        self._reached, self._passed = dict(applied), {}
         return self._next_seek()
+
+    def settled(self, applied: Mapping[Place, int]) -> dict[Place, int]:
+        """The offset of each place below which everything is decided, given the last `applied` offsets.
+
+        If all records that were handed over are applied, this is where the client reads next.
+        """
+        return {
+            place: max(offset + 1, self._passed.get(place, 0)) if offset >= self._reached.get(place, -1) else offset + 1
+            for place, offset in applied.items()
+        }
 
     def next(self) -> dict[Place, int]:
         """The next offset to read of each place."""
@@ -101,7 +120,10 @@ class Positions:
         expected = self._number + bool(fetch.records)
         self._number = fetch.number
         self._needs_seek |= fetch.number != expected
-        return {} if self._needs_seek else self._batches(fetch.records)
+        if self._needs_seek:
+            return {}
+        self._passed |= fetch.next
+        return self._batches(fetch.records)
 
     def replace(self, records: Mapping[Place, Sequence[Record]]) -> tuple[Seek, dict[Place, Handover]]:
         """The batches of records that another client has read from `next`, and the seek that goes past them."""
