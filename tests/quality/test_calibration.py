@@ -61,6 +61,15 @@ def test_ridges_are_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(ridge.ridge_rows(order, known).tolist()) == set(np.flatnonzero(order < 100).tolist()) | rare
 
 
+def test_picked_columns_are_laid_out_alike(past: History) -> None:
+    """BLAS sums in the order of the layout: a history without gaps must give the bits that it gave before some could
+    have gaps."""
+    sample = ridge.draw_sample(targets_of(past), np.random.default_rng(0))
+    picked = sample.columns(np.arange(sample.targets.shape[1]))
+    assert np.array_equal(picked.targets, sample.targets)
+    assert picked.targets.flags.c_contiguous == sample.targets.flags.c_contiguous
+
+
 def test_every_row_is_predicted_by_a_fit_that_did_not_see_it(past: History, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows outside of the sample have nearly the error of rows inside, which are cross-fitted: nothing is leaked."""
     monkeypatch.setattr(ridge, "RIDGE_ROWS", 200)

@@ -65,7 +65,8 @@ class Sample:
 
     def columns(self, which: NDArray[np.int64]) -> Sample:
         """The same rows with only these columns of targets."""
-        return Sample(self.rows, self.targets[:, which], self.folds)
+        # In this layout BLAS sums in the same order, whichever columns were taken.
+        return Sample(self.rows, np.ascontiguousarray(self.targets[:, which]), self.folds)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def ridge_rows(order: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np
 
 def components(targets: Float64) -> Float64:
     """A rotation [2M, 2M] into principal components of targets [s, 2M], of quality and of log cost apart."""
-    halves = np.split(targets, 2, axis=1)
+    # Picked, not sliced: the layout decides in which order BLAS sums.
+    halves = [targets[:, columns] for columns in np.split(np.arange(targets.shape[1]), 2)]
     rotation: Float64 = block_diag(*(np.linalg.eigh(np.atleast_2d(np.cov(half.T)))[1] for half in halves))
     return rotation
 
