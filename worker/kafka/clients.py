@@ -158,9 +158,12 @@ def transactional_config(settings: Settings, partition: int) -> dict[str, Any]:
 
 
 def batch_config(settings: Settings, name: str) -> dict[str, Any]:
-    """The producer of one batch: a transactional id of its name, so that who resumes it fences the process before."""
+    """The producer of one batch: a transactional id of its name, so that who resumes it fences the process before.
+
+    It is named after the queries that it writes, so that two systems with one group do not fence each other.
+    """
     return producer_config(settings) | {
-        "transactional.id": f"{settings.kafka.group}-batch-{name}",
+        "transactional.id": f"tollgate-batch-{settings.topics.queries}-{name}",
         "transaction.timeout.ms": settings.kafka.transaction_timeout_ms,
         "socket.timeout.ms": min(SOCKET_TIMEOUT_MS, settings.kafka.transaction_timeout_ms),
         "linger.ms": 0,
