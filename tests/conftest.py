@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+import hypothesis
 import psutil
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -15,6 +16,10 @@ from xdist.scheduler import LoadScopeScheduling
 # Threads of BLAS spin on cores that are busy. This is set before a test loads numpy.
 for pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(pool, "1")
+
+# A busy machine draws examples slowly, and no test of a property is about time.
+hypothesis.settings.register_profile("tollgate", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tollgate")
 
 # Folders whose tests take seconds each and share only what each process makes once, and their files that share more.
 SPLIT = ("tests/kafka/", "tests/simulation/")

@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.contract import codec, sentences
@@ -296,7 +296,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES))
 def test_an_answer_is_read_whatever_else_is_wrong(fields: dict[str, Any]) -> None:
     """Only the id of the dispatch has to be right."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.drive import CRASH, LLMS, NOT_A_QUERY, PRIOR, completion, config, failure, query, tick
@@ -364,7 +364,6 @@ def test_an_account_row_that_was_changed_is_named() -> None:
     assert divergence.expected == drive.router.view.seen
 
 
-@settings(deadline=None)
 @given(
     number=st.integers(0, len(driven("priced", 1).decisions) - 1),
     place=st.integers(0, 10_000),

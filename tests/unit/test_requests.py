@@ -151,7 +151,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(FIELDS, VALUES, max_size=5))
 def test_nothing_in_a_request_is_an_exception(body: dict[str, Any]) -> None:
     """A producer can put anything that MessagePack holds into a request; an exception would stop its partition."""

@@ -59,7 +59,7 @@ def published(effects: Effects) -> tuple[object, ...]:
     return effects.dispatches, effects.deferred, effects.refused, effects.ignored, effects.decisions, effects.rows
 
 
-@settings(deadline=None, max_examples=60, print_blob=True)
+@settings(max_examples=60, print_blob=True)
 @given(events=histories(), cut=st.integers(0, ROWS), policy=st.sampled_from(["priced", "port"]))
 def test_a_restored_router_goes_on_as_the_original(events: list[Event], cut: int, policy: str) -> None:
     """Router.restored and the router that wrote the rows publish the same for whatever comes next."""
@@ -70,7 +70,7 @@ def test_a_restored_router_goes_on_as_the_original(events: list[Event], cut: int
     ]
 
 
-@settings(deadline=None, max_examples=60, print_blob=True)
+@settings(max_examples=60, print_blob=True)
 @given(events=histories(), cut=st.integers(0, ROWS))
 def test_a_checkpoint_is_enough_to_go_on(events: list[Event], cut: int) -> None:
     """From the last checkpoint in `decisions`, as replay begins: the same decisions as from then on."""

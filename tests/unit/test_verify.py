@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.drive import LLMS, NOT_A_QUERY, CompletionChanges, completion, config, query, tick
@@ -376,7 +376,6 @@ def test_tampering_is_named(tamper: Callable[[Log], None], topic: str, offset: i
     assert wrong in first.text, str(first)
 
 
-@settings(deadline=None)
 @given(number=st.integers(0, len(written()[DECISIONS]) - 1), place=st.integers(0, 10_000), flip=st.integers(1, 255))
 def test_no_byte_of_a_decision_can_be_changed_unseen(number: int, place: int, flip: int) -> None:
     """Whichever record, whichever byte: it is found."""
@@ -387,7 +386,6 @@ def test_no_byte_of_a_decision_can_be_changed_unseen(number: int, place: int, fl
     assert prove(log).wrong > 0
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_no_bytes_make_the_proof_fail_itself(data: st.DataObject) -> None:
     """Whatever stands in a topic, the proof ends and tells."""
