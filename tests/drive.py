@@ -10,7 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from worker.contract.asks import Asks
-from worker.contract.codes import CostWord, Dialect, Feature, Rejection
+from worker.contract.codes import CostWord, Dialect, ErrorClass, Feature, Rejection
 from worker.contract.completions import Remark, UsableCompletion
 from worker.contract.decisions import Decision, Ignored
 from worker.contract.messages import Configuration, Deferred, Dispatch, Home, UnknownModel
@@ -78,6 +78,9 @@ class ConfigurationChanges(TypedDict, total=False):
     home: Home | None
     settings: str
     unanswered_ms: tuple[int, ...]
+    first_probe_ms: int
+    probe_ms: int
+    defers_filtered: bool
     features: dict[str, tuple[Feature, ...]]
     context_tokens: dict[str, int]
     dialects: dict[str, tuple[Dialect, ...]]
@@ -108,6 +111,8 @@ class CompletionChanges(TypedDict, total=False):
     quality: float | None
     error: str | None
     remarks: tuple[Remark, ...]
+    error_class: ErrorClass | None
+    retry_after_ms: int | None
 
 
 def config(**changes: Unpack[ConfigurationChanges]) -> Configuration:

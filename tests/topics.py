@@ -13,7 +13,7 @@ from worker.contract.decisions import Decision
 from worker.contract.messages import Configuration
 from worker.contract.record import Headers, StoredRecord
 from worker.contract.topic_names import TopicNames
-from worker.core.events import Arrived, Completed, Effects, Event, Refused
+from worker.core.events import Arrived, Completed, Effects, Event, Refused, Withdrawn
 from worker.core.pricing import Prior
 from worker.kafka.memory import Log as MemoryLog
 from worker.kafka.memory import MemoryReader
@@ -81,7 +81,7 @@ class Recorded(Drive):
         match event:
             case Arrived(offset=offset) | Refused(topic="queries", offset=offset):
                 topic = NAMES.queries
-            case Completed(offset=offset) | Refused(offset=offset):
+            case Completed(offset=offset) | Withdrawn(offset=offset) | Refused(offset=offset):
                 topic = NAMES.completions
             case _:
                 return

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from tests.simulation.choice import is_free, wrong_choice
 from tests.simulation.reading import TOPICS, by_topic, dead_letter_origin, fields, proven, replayed, values
 from worker.contract import codec
 from worker.contract.decisions import (
@@ -25,6 +26,7 @@ from worker.contract.decisions import (
     Priced,
     Rejected,
     Routed,
+    Switched,
 )
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Account, Configuration, Offsets
@@ -64,6 +66,8 @@ class Books:
     open: dict[str, Routed] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
     left: set[str] = field(default_factory=set)
+    out: dict[str, int] = field(default_factory=dict)
+    probed: Switched | None = None
     booked: dict[str, Closed | ChargedAgain] = field(default_factory=dict)
     reserved: dict[str, int] = field(default_factory=dict)
     config: Configuration | None = None
@@ -107,6 +111,8 @@ class Auditor:
         match decision:
             case Configured():
                 books.config, books.prices = decision.config, ()
+                kept = decision.config.llms if decision.config.probe_ms else ()
+                books.out = {llm: until_ms for llm, until_ms in books.out.items() if llm in kept}
                 _set_budgets(books, decision.config)
             case Priced():
                 books.prices = decision.prices
@@ -120,6 +126,8 @@ class Auditor:
                 self._charged_again(partition, books, decision)
             case Ignored():
                 self._input(partition, books, decision.cause)
+            case Switched():
+                self._switched(partition, books, decision)
             case Checkpoint():
                 self._checkpoint(books, decision)
 
@@ -149,7 +157,8 @@ class Auditor:
             else:
                 require(before in books.closed, f"{routed}, but {before} is not closed")
         require(routed.prices == books.prices, f"partition {partition}: {routed} is not at the prices in force")
-        _check_choice(books, routed)
+        problem = wrong_choice(books.config, routed)
+        require(problem is None, str(problem))
         if routed.llm is None:
             return
         dispatch_id = str(DispatchId(partition, routed.offset, routed.attempt))
@@ -157,10 +166,25 @@ class Auditor:
         for other_id, other in books.open.items():
             same = other.query_id == routed.query_id
             require(not same or (other.offset == routed.offset and other_id in books.left), f"{routed}: already open")
+        is_probe = books.probed is not None and (books.probed.llm, books.probed.cause) == (routed.llm, routed.cause)
+        require(routed.llm not in books.out or is_probe, f"{routed}: {routed.llm} was taken out")
         books.open[dispatch_id] = routed
         old = books.accounts[routed.llm]
         reserved = old.reserved_micros + routed.reserved_micros
         books.accounts[routed.llm] = msgspec.structs.replace(old, reserved_micros=reserved)
+
+    def _switched(self, partition: int, books: Books, switched: Switched) -> None:
+        """An LLM is taken out, probed when it is time, or taken back."""
+        if switched.worker is not None:
+            self._input(partition, books, switched.cause)
+        until_ms = books.out.get(switched.llm)
+        if switched.state == "probed":
+            require(until_ms is not None and until_ms <= switched.at_ms, f"{switched}, out until {until_ms}")
+        books.probed = switched
+        if switched.state == "back":
+            require(books.out.pop(switched.llm, None) is not None, f"{switched}: it was in use")
+        elif switched.until_ms:
+            books.out[switched.llm] = switched.until_ms
 
     def _gone_on(self, books: Books, routed: Routed, before: str) -> None:
         """A query goes on without an answer: only when it is time, once, and never to an LLM that was tried."""
@@ -228,7 +252,7 @@ class Auditor:
             require(stated == charged.spent_micros, f"{charged}, but {said}")
         elif isinstance(stated, int) and stated > MOST_MICROS:
             require(charged.spent_micros == MOST_MICROS, f"{charged}, but {said}")
-        elif said.get("cost") == "zero" or (stated == 0 and said.get("status") == "error"):
+        elif is_free(said):
             require(charged.spent_micros == 0, f"{charged}, but {said}")
         else:
             require(charged.spent_micros > 0 or _held(self.books[partition], charged) == 0, f"{charged}, but {said}")
@@ -354,21 +378,6 @@ def state(router: Router) -> tuple[object, ...]:
     # The digest is of the last transaction, which a router that was just restored does not know.
     row = msgspec.structs.replace(view.account_row(), digest=b"")
     return row, view.config, list(row.accounts), list(view.open.items()), view.closed, view.window()
-
-
-def _check_choice(books: Books, routed: Routed) -> None:
-    """Under `priced`: the best score above 0 of a candidate that was neither tried nor found exhausted."""
-    if books.config is None or books.config.policy != "priced" or not routed.quality:
-        return
-    scores = [p * c - q for q, c, p in zip(routed.quality, routed.cost_micros, routed.prices, strict=False)]
-    ranked = [books.config.llms[i] for score, i in sorted((s, i) for i, s in enumerate(scores)) if score < 0]
-    denied = () if routed.asks is None else routed.asks.deny
-    allowed = books.config.llms if routed.asks is None or routed.asks.allow is None else routed.asks.allow
-    worth = [llm for llm in ranked if llm not in (*routed.tried, *denied) and llm in allowed]
-    if routed.llm is not None:
-        require(worth[: len(routed.skipped) + 1] == [*routed.skipped, routed.llm], f"{worth} was the order of {routed}")
-    elif routed.reason in {"exhausted", "priced_out", "no_candidate"}:
-        require(tuple(worth) == routed.skipped, f"{worth} could have been tried: {routed}")
 
 
 def _set_budgets(books: Books, config: Configuration) -> None:

@@ -141,11 +141,20 @@ class DropsTheSilent(Overdue):
         return [Input(Ticked(now_ms, due))] if due else []
 
 
+class AsksWhoIsOut(Router):
+    """Sends queries to LLMs that were taken out."""
+
+    def _route(self, *arguments: Any) -> None:
+        self._breakers.is_out = lambda llm, now_ms: False  # type: ignore[method-assign]
+        super()._route(*arguments)
+
+
 class AsksTheSilentAgain(Router):
     """Forgets which LLM has not answered, and asks it again."""
 
-    def _retry(self, reservation: Any, query: Any, reason: Any) -> None:
-        super()._retry(replace(reservation, llm="nobody") if reason == "unanswered" else reservation, query, reason)
+    def _retry(self, reservation: Any, query: Any, attempt: Any) -> None:
+        forgotten = replace(attempt, tried=attempt.tried[:-1]) if attempt.otherwise else attempt
+        super()._retry(reservation, query, forgotten)
 
 
 def with_router(router: type[Router]) -> type[Committer]:
@@ -173,6 +182,7 @@ BUGS: dict[str, Callable[[], Parts]] = {
     "expire what waits in the topic": lambda: Parts(overdue=ForgetsWhatWaits),
     "forget the calls that have begun": lambda: Parts(overdue=ForgetsTheBegun),
     "drop the silent": lambda: Parts(overdue=DropsTheSilent),
+    "ask who is out": lambda: Parts(committer=with_router(AsksWhoIsOut)),
     "ask the silent again": lambda: Parts(committer=with_router(AsksTheSilentAgain)),
     "ignore suspicion": lambda: Parts(committer=IgnoresSuspicion),
 }

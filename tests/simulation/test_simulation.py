@@ -58,6 +58,7 @@ FOUND_WITHIN = {
     "expire what waits in the topic": 20,
     "forget the calls that have begun": 10,
     "drop the silent": 10,
+    "ask who is out": 10,
     "ask the silent again": 10,
     "ignore suspicion": 400,
 }

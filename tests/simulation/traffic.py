@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 
 from worker.contract import codec
+from worker.contract.codes import ErrorClass
 from worker.contract.messages import Dispatch
 from worker.kafka.memory import Log, Transaction
 
@@ -93,6 +94,10 @@ class Traffic:
             answer["cost_micros"] = int(dispatch.reserved_micros * self.random.uniform(0.3, 1.3))
         elif answer["status"] == "error" and self.random.random() < 0.5:
             answer["cost"] = "zero"
+        if answer["status"] == "error" and self.random.random() < 0.7:
+            answer["error_class"] = self.random.choice(get_args(ErrorClass))
+            if self.random.random() < 0.2:
+                answer["retry_after_ms"] = self.random.randrange(20_000)
         if dice > 0.5:
             answer["quality"] = self.random.random()
         return _encode(answer | changes)
@@ -109,6 +114,9 @@ class Traffic:
             {"origin_partition": self.random.randrange(self.partitions)},
             {"dispatch_id": "never-made"},
         ]
+        if self.random.random() < 0.2:
+            llm = self.random.choice((dispatch.llm, "nobody"))
+            return _encode({"unavailable": llm, "error_class": "auth", "worker": "w"})
         return self._completion(dispatch, **self.random.choice(wrong)) if self.random.random() < 0.8 else b"\xc1"
 
     def deliver(self, now_ms: int) -> bool:

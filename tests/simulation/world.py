@@ -317,6 +317,10 @@ class World:
             "unanswered_ms": pick(((), (1_000,) * len(llms), (4_000,) * len(llms))),
             "checkpoint_every": pick((3, 10)),
             "horizon_queries": pick((0, 60)),
+            "probe_ms": (probe_ms := pick((0, 2_000, 10_000))),
+            "first_probe_ms": probe_ms // 2,
+            "context_tokens": dict(zip(llms, (8_000, 32_000), strict=False)),
+            "defers_filtered": pick((True, False)),
             "unknown_model": "ignore",
         }
         scale = pick((1, 5, 20))

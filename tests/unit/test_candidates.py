@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tests.drive import CRASH, Drive, config, failure, query
+from tests.drive import CRASH, Drive, completion, config, failure, query
 from worker.contract.asks import Asks
 from worker.contract.codes import Exclusion, QueryRemark, Rejection, Remedy
 from worker.contract.decisions import Rejected, Routed
-from worker.contract.messages import Configuration
+from worker.contract.messages import Configuration, TagTotal
 from worker.core.candidates import exclusions, remarks
+from worker.core.tags import MOST_TAGS, OTHERS
 
 ABLE = config(
     unknown_model="ignore",
@@ -127,6 +130,7 @@ def test_an_unknown_model_is_refused_where_the_settings_say_so() -> None:
     assert [one.offset for one in drive.refused] == [0]
     assert drive.router.view.offsets.queries == 1
     assert [one.offset for one in drive.decided(Routed)] == [1]
+    assert drive.router.view.account_row().tags == {}
 
 
 def test_an_unknown_model_is_ignored_and_remarked() -> None:
@@ -140,18 +144,34 @@ def test_an_unknown_model_is_ignored_and_remarked() -> None:
 def test_an_excluded_llm_does_not_compete_for_its_budget() -> None:
     """Prices are solved on what candidates can earn: queries that nobody may answer make no budget scarce."""
     queries = [query(number, asks=Asks(allow=())) for number in range(60)]
-    scarce = config(unknown_model="ignore", budget_micros=dict.fromkeys(("large", "medium", "small"), 100))
-    excluded, free = Drive(scarce).run(queries), Drive(scarce).run([query(number) for number in range(60)])
-    assert max(excluded.router.view.prices) < 0.02 * max(free.router.view.prices)
+    drive = Drive(config(unknown_model="ignore", budget_micros=dict.fromkeys(("large", "medium", "small"), 100)))
+    drive.run(queries)
+    assert set(drive.router.view.prices) == {0.0}
 
 
 TAGS = {"team": "search", "env": "prod"}
 
 
-def test_tags_are_carried() -> None:
-    """Decision and dispatch have the tags, also those of an attempt after a crash whose query has left its topic."""
-    drive = Drive(SETTINGS).run([query(0, tags=TAGS), CRASH])
+def test_tags_are_carried_and_summed() -> None:
+    """Decision and dispatch have the tags; each tag has its queries and its spent money, also after a crash."""
+    drive = Drive(SETTINGS).run([query(0, tags=TAGS), query(1, tags={"team": "search"}), query(2), CRASH])
     assert first(drive).tags == TAGS
     assert drive.dispatches[0].tags == TAGS
-    drive.run([failure(0, "0-0-1", drive.dispatches[0].llm)])
-    assert drive.decided(Routed)[1].tags == TAGS
+    sent = {dispatch.id: dispatch.llm for dispatch in drive.dispatches}
+    answers: list[Any] = [completion(n, id_, llm) for n, (id_, llm) in enumerate(sent.items())]
+    # One more answer to the first, which costs once more.
+    drive.run([*answers, CRASH, completion(len(answers), "0-0-1", sent["0-0-1"])])
+    assert drive.router.view.account_row().tags == {
+        "team=search": TagTotal(2, 300),
+        "env=prod": TagTotal(1, 200),
+    }
+
+
+def test_tags_beyond_the_limit_share_a_total() -> None:
+    """The row stays small, however many tags there are; nothing is left out of the sums."""
+    drive = Drive(SETTINGS)
+    drive.run([query(number, tags={"user": str(number), "all": ""}) for number in range(MOST_TAGS + 9)])
+    totals = drive.router.view.account_row().tags
+    assert len(totals) == MOST_TAGS + 1
+    assert totals["all="].queries == MOST_TAGS + 9
+    assert totals[OTHERS].queries == 10

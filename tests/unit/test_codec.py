@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.contract import codec, sentences
+from worker.contract.answers import Unavailable
 from worker.contract.codes import Rejection
 from worker.contract.completions import UsableCompletion, read_answer
 from worker.contract.messages import Query
@@ -41,7 +42,9 @@ def read_query(value: bytes | None) -> Query | Rejection:
 
 def completion(value: bytes | None) -> UsableCompletion | Rejection:
     stored = StoredRecord("completions", 1, 0, 0, None, value, ())
-    return read_completion(stored, Limits(MAX_BYTES, max_nesting=MAX_NESTING))
+    read = read_completion(stored, Limits(MAX_BYTES, max_nesting=MAX_NESTING))
+    assert not isinstance(read, Unavailable), "a completion names a dispatch"
+    return read
 
 
 # Queries that are read

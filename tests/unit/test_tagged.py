@@ -17,6 +17,8 @@ from worker.audit.verify import verify
 from worker.contract import codec
 from worker.contract.asks import Asks
 from worker.contract.decisions import Routed
+from worker.contract.messages import TagTotal
+from worker.core import tags as tags_module
 
 SETTINGS = config(
     unknown_model="ignore", features={"small": ()}, context_tokens={"medium": 50}, checkpoint_every=3, max_attempts=3
@@ -58,20 +60,37 @@ def diverging(log: Log) -> str | None:
 
 
 def test_it_is_proven() -> None:
-    """Tags, needs and candidates come out again bit for bit."""
+    """Tags, needs and candidates come out again bit for bit, and their totals are those of the ledger."""
     log = told().topics()
     assert proven(log) == []
     assert diverging(log) is None
 
 
 def test_it_is_proven_from_a_checkpoint() -> None:
-    """A replay can begin there, and an open reservation has its tags."""
+    """A checkpoint holds the totals: a proof can begin there."""
     drive = told()
     log = drive.topics()
     kept = [kind for kind in log[NAMES.decisions] if b"checkpoint" in value(kind)]
     assert kept, "the story has a checkpoint"
     log[NAMES.decisions] = [one for one in log[NAMES.decisions] if one.offset >= kept[-1].offset]
     assert diverging(log) is None
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_tags_that_share_a_total_are_proven(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Whoever adds up has the same tags in `(others)`."""
+    monkeypatch.setattr(tags_module, "MOST_TAGS", most)
+    monkeypatch.setattr("worker.audit.books.MOST_TAGS", most)
+    drive = told()
+    assert tags_module.OTHERS in drive.router.view.account_row().tags
+    assert proven(drive.topics()) == []
+
+
+def a_total(log: Log) -> None:
+    last = log[NAMES.ledger][-1]
+    row = codec.decode_account(value(last))
+    changed = msgspec.structs.replace(row, tags=row.tags | {"team=search": TagTotal(3, 1)})
+    log[NAMES.ledger][-1] = record(NAMES.ledger, last.offset, "account", codec.encode(changed))
 
 
 def a_dispatch(log: Log) -> None:
@@ -89,9 +108,9 @@ def a_deferral(log: Log) -> None:
     log[NAMES.deferred][0] = record(NAMES.deferred, first.offset, deferred.query_id, codec.encode(changed))
 
 
-@pytest.mark.parametrize("tamper", [a_dispatch, a_deferral])
+@pytest.mark.parametrize("tamper", [a_total, a_dispatch, a_deferral])
 def test_what_was_tampered_with_is_found(tamper: Callable[[Log], None]) -> None:
-    """A changed tag of a dispatch and a changed reason of a deferral are findings."""
+    """A changed total, a changed tag of a dispatch and a changed reason of a deferral are findings."""
     log = {topic: list(records) for topic, records in told().topics().items()}
     tamper(log)
     assert proven(log)

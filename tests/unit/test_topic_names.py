@@ -29,6 +29,7 @@ def test_all_topics() -> None:
         "p-completions",
         "p-answers",
         "p-begun",
+        "p-judgements",
         "p-ledger",
         "p-decisions",
         "p-deferred",

@@ -7,7 +7,7 @@ go on as the record says, so that one wrong record is one mismatch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -25,6 +25,7 @@ from worker.contract.decisions import (
     Priced,
     Rejected,
     Routed,
+    Switched,
 )
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import (
@@ -35,9 +36,11 @@ from worker.contract.messages import (
     Configuration,
     Outcome,
     Reservation,
+    TagTotal,
 )
 from worker.contract.token_costs import price
 from worker.core.ledger import MOST_CLOSED
+from worker.core.tags import MOST_TAGS, OTHERS
 
 # First attempts that were answered before they were priced.
 UNPRICED = ("duplicate", "expired")
@@ -59,9 +62,10 @@ class Books:
         self.counts: Counter[str] = Counter()
         self.dispatched: Counter[str] = Counter()
         self.quality: dict[str, tuple[float, int]] = {}
-        self.expired: dict[str, ClosedDispatch] = {}
-        self.answered: dict[str, ClosedDispatch] = {}
+        self.expired, self.answered = dict[str, ClosedDispatch](), dict[str, ClosedDispatch]()
         self.remarks: Counter[str] = Counter()
+        self.out, self.tags = dict[str, int](), dict[str, TagTotal]()
+        self._probed: str | None = None
         self._by_query: dict[str, set[str]] = {}
         self._listed = 0
         if start is not None and start.row is not None:
@@ -71,10 +75,12 @@ class Books:
         self.config = start.config
         self.accounts, self.prices = dict(row.accounts), dict(row.prices)
         self.clock_ms, self.seen, self.dispatches = row.clock_ms, row.seen, row.dispatches
+        self.tags = dict(row.tags)
         for reservation in start.reservations:
             self._hold(reservation)
         for dispatch in start.closed:
             self._keep(dispatch)
+        self.out = _out(row)
         self.decisions = row.decisions + len(start.parts)
 
     @property
@@ -103,6 +109,8 @@ class Books:
                 yield from self._closed(decision)
             case ChargedAgain():
                 yield from self._charged_again(decision)
+            case Switched():
+                yield from self._switched(decision)
             case Checkpoint():
                 yield from self._checkpoint(decision)
             case Rejected():
@@ -120,7 +128,8 @@ class Books:
             for llm in sorted(self.accounts.keys() | row.accounts.keys())
         ]
         pairs += [("prices", row.prices, self.prices), ("seen", row.seen, self.seen)]
-        pairs += [("dispatches", row.dispatches, self.dispatches)]
+        pairs += [("dispatches", row.dispatches, self.dispatches), ("tags", row.tags, self.tags)]
+        pairs += [("LLMs taken out", _out(row), self.out)]
         for field, recorded, expected in pairs:
             if recorded != expected:
                 yield Mismatch(what, field, recorded, expected)
@@ -131,6 +140,8 @@ class Books:
         if record.format != FORMAT:
             yield Mismatch("Configured", "format", record.format, FORMAT)
         self.config, self.prices = record.config, {}
+        kept = record.config.llms if record.config.probe_ms else ()
+        self.out = {llm: until_ms for llm, until_ms in self.out.items() if llm in kept}
         for llm, budget in record.config.budget_micros.items():
             old = self.accounts.get(llm, Account(0))
             uncovered = max(0, old.reserved_micros + old.spent_micros - budget)
@@ -146,10 +157,22 @@ class Books:
         self.counts["dispatches" if dispatched else "deferrals"] += 1
         if first:
             self.counts["dispatched" if dispatched else "deferred"] += 1
+            self._tagged(record.tags, 1, 0)
         if record.cause.kind == "unanswered":
             yield from self._gone_on(record)
         if record.llm is not None:
             yield from self._reserved(record, record.llm)
+
+    def _switched(self, record: Switched) -> Iterator[Mismatch]:
+        """An LLM was taken out, probed or taken back."""
+        self.counts[f"llm_{record.state}"] += 1
+        if record.state == "probed" and self.out.get(record.llm, record.at_ms + 1) > record.at_ms:
+            yield Mismatch(f"probes {record.llm}, which was not taken out, or before its time")
+        self._probed = record.llm if record.state == "probed" else None
+        if record.state == "back":
+            self.out.pop(record.llm, None)
+        elif record.until_ms:
+            self.out[record.llm] = record.until_ms
 
     def _gone_on(self, record: Routed) -> Iterator[Mismatch]:
         """The query waits no longer for the dispatch before this attempt."""
@@ -189,6 +212,9 @@ class Books:
         reservation = reservation_of(self.partition, record, llm)
         self.dispatches += 1
         self.dispatched[llm] += 1
+        if llm in self.out and llm != self._probed:
+            yield Mismatch(f"dispatches {reservation.dispatch_id} to {llm}, which was taken out")
+        self._probed = None
         if reservation.dispatch_id in self.open:
             yield Mismatch(f"dispatches {reservation.dispatch_id} twice")
         elif any(other.offset != record.offset or other.may_retry for other in self._of_query(record.query_id)):
@@ -196,9 +222,10 @@ class Books:
         self._hold(reservation)
         old = self.accounts.get(llm, Account(0))
         self.accounts[llm] = new = replace(old, reserved_micros=old.reserved_micros + record.reserved_micros)
-        if _held(new) > new.budget_micros + new.overrun_micros:
+        held = new.reserved_micros + new.spent_micros
+        if held > new.budget_micros + new.overrun_micros:
             budget = f"a budget of {new.budget_micros} with {new.overrun_micros} overrun"
-            yield Mismatch(f"takes {llm} to {_held(new)} of {budget}")
+            yield Mismatch(f"takes {llm} to {held} of {budget}")
 
     def _closed(self, record: Closed) -> Iterator[Mismatch]:
         reservation = self.open.pop(record.dispatch_id, None)
@@ -212,6 +239,7 @@ class Books:
         self._judged(record)
         yield from self._settled(reservation, record.spent_micros)
         self._overtaken(record)
+        self._tagged(reservation.tags, 0, record.spent_micros)
         self._keep(
             ClosedDispatch(
                 record.dispatch_id,
@@ -221,6 +249,7 @@ class Books:
                 record.spent_micros,
                 record.outcome,
                 self.decisions,
+                reservation.tags,
             )
         )
 
@@ -252,6 +281,7 @@ class Books:
             late_micros=old.late_micros + (record.spent_micros if late else 0),
             paid_twice_micros=old.paid_twice_micros + (0 if late else record.spent_micros),
         )
+        self._tagged(dispatch.tags, 0, record.spent_micros - replaced)
         booked = dispatch.booked_micros - replaced + record.spent_micros
         outcome: Outcome = "settled" if late else dispatch.outcome
         self._keep(replace(dispatch, booked_micros=booked, outcome=outcome, number=self.decisions))
@@ -263,12 +293,29 @@ class Books:
         if record.basis != "usage" or record.usage is None or prices is None:
             return
         cost = price(record.usage, prices)
-        stated = record.usage.stated_micros
-        expected = cost.micros if stated is None else stated
+        expected = cost.micros
         if record.spent_micros != expected and not (cost.unpriced and record.spent_micros > expected):
             yield Mismatch(
                 f"{type(record).__name__} {record.dispatch_id}", "spent_micros", record.spent_micros, expected
             )
+
+    def _tagged(self, tags: Mapping[str, str], queries: int, micros: int) -> None:
+        """Add to the total of each tag; the tags after the first MOST_TAGS share one."""
+        shared = False
+        known = set(self.tags)
+        for pair in tags.items():
+            tag = "=".join(pair)
+            if tag not in known and len(known) >= MOST_TAGS:
+                shared = True
+                continue
+            known.add(tag)
+            self._add_to_tag(tag, queries, micros)
+        if shared:
+            self._add_to_tag(OTHERS, queries, micros)
+
+    def _add_to_tag(self, tag: str, queries: int, micros: int) -> None:
+        old = self.tags.get(tag, TagTotal())
+        self.tags[tag] = replace(old, queries=old.queries + queries, spent_micros=old.spent_micros + micros)
 
     def _judged(self, record: Closed | ChargedAgain) -> None:
         self.remarks.update(record.remarks)
@@ -328,6 +375,7 @@ def reservation_of(partition: int, record: Routed, llm: str) -> Reservation:
         deadline_ms=record.deadline_ms,
         tried=record.tried,
         unanswered_at_ms=record.unanswered_at_ms,
+        above_context_tokens=record.above_context_tokens,
         tags=record.tags,
     )
 
@@ -347,5 +395,6 @@ def _mismatches(record: Closed, reservation: Reservation) -> Iterator[Mismatch]:
         yield Mismatch(f"expires {record.dispatch_id} before its deadline ({reservation.deadline_ms})")
 
 
-def _held(account: Account) -> int:
-    return account.reserved_micros + account.spent_micros
+def _out(row: AccountRow) -> dict[str, int]:
+    """The LLMs that a row says were taken out, and until when."""
+    return {llm: breaker.until_ms for llm, breaker in row.breakers.items() if breaker.is_open}

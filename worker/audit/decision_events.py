@@ -27,6 +27,7 @@ from worker.contract.decisions import (
     Missed,
     Rejected,
     Routed,
+    Switched,
 )
 from worker.core.events import (
     Arrived,
@@ -38,6 +39,7 @@ from worker.core.events import (
     Removed,
     Ticked,
     Unanswered,
+    Withdrawn,
 )
 
 NIL = msgspec.Raw(msgspec.msgpack.encode(None))
@@ -59,12 +61,13 @@ def event_of(decisions: Sequence[Decision]) -> Event:
             return _left_out(first)
         case Closed(cause=Cause(kind="completions")) | ChargedAgain() | Ignored():
             return _completed(first, decisions[1:])
-        case Routed(cause=Cause(kind="unanswered")):
-            return Unanswered(first.at_ms, first.offset, first.attempt - 1, _again(first))
         case Closed() | Checkpoint():
             expired = (decision for decision in decisions if isinstance(decision, Closed))
             return Ticked(first.at_ms, tuple(Expiry(one.dispatch_id, one.basis == "unanswered") for one in expired))
-    return arrived(last) if isinstance(last, Routed) else Ticked(last.at_ms)
+        case Switched(worker=str(worker)):
+            named = first.error_class or "misconfigured"
+            return Withdrawn(first.cause.number, first.at_ms, first.llm, named, worker)
+    return _of_query(last) if isinstance(last, Routed) else Ticked(last.at_ms)
 
 
 def _left_out(record: Rejected | Missed) -> Refused | Removed:
@@ -72,6 +75,13 @@ def _left_out(record: Rejected | Missed) -> Refused | Removed:
     if isinstance(record, Missed):
         return Removed(topic_of(record), record.cause.number + 1, record.at_ms)
     return Refused(topic_of(record), record.cause.number, record.at_ms, record.rejection)
+
+
+def _of_query(routed: Routed) -> Arrived | Unanswered:
+    """A query that arrived, or that goes on without an answer."""
+    if routed.cause.kind == "unanswered":
+        return Unanswered(routed.at_ms, routed.offset, routed.attempt - 1, _again(routed))
+    return arrived(routed)
 
 
 def arrived(routed: Routed) -> Arrived:
@@ -94,13 +104,15 @@ def topic_of(record: Rejected | Missed) -> Literal["queries", "completions"]:
     return "queries" if record.cause.kind == "queries" else "completions"
 
 
-def _completed(first: Closed | ChargedAgain | Ignored, after: Sequence[Decision]) -> Completed:
+def _completed(first: Closed | ChargedAgain | Ignored, after: Sequence[Decision]) -> Completed | Withdrawn:
     offset = first.cause.number
+    if isinstance(first, Ignored) and first.code == "unknown_llm":
+        return Withdrawn(offset, first.at_ms, first.llm, "misconfigured", "")
     if isinstance(first, Ignored):
         return Completed(
             offset, first.at_ms, UsableCompletion(first.dispatch_id, first.llm, stated_micros=first.cost_micros)
         )
-    again = after[0] if after and isinstance(after[0], Routed) else None
+    again = after[-1] if after and isinstance(after[-1], Routed) else None
     return Completed(offset, first.at_ms, _answer(first), None if again is None else _again(again))
 
 
@@ -131,4 +143,6 @@ def _answer(record: Closed | ChargedAgain) -> UsableCompletion:
         quality=record.quality,
         error=record.error,
         remarks=record.remarks,
+        error_class=record.error_class if isinstance(record, Closed) else None,
+        retry_after_ms=record.retry_after_ms if isinstance(record, Closed) else None,
     )

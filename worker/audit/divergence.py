@@ -15,7 +15,19 @@ from worker.core.outbox import CLOSED_PREFIX, RESERVATION_PREFIX, WINDOW_PREFIX
 from worker.core.router import Router
 
 # The account row's other fields say how the decisions were cut into transactions.
-COMPARED = ("offsets", "accounts", "prices", "fit", "seen", "decisions", "dispatches", "head", "window_from")
+COMPARED = (
+    "offsets",
+    "accounts",
+    "prices",
+    "fit",
+    "seen",
+    "decisions",
+    "dispatches",
+    "head",
+    "window_from",
+    "tags",
+    "breakers",
+)
 
 
 def record_mismatch(recorded: DecisionRecord, key: str, value: bytes) -> Mismatch | None:

@@ -215,6 +215,7 @@ def _candidates(met: Met, config: Configuration, observing: bool, gated: bool) -
 def _verdict(routed: Routed, llm: str, observing: bool, too_dear: bool) -> str:
     excluded = {name: sentences.EXCLUSIONS[why] for name, why in routed.excluded.items()}
     named = {**excluded, **_ends(routed), **dict.fromkeys(routed.skipped, "no budget")}
+    named |= dict.fromkeys(routed.out, "taken out")
     if llm == routed.llm:
         return "drawn" if observing else "chosen"
     if llm in named:
@@ -238,6 +239,7 @@ UNSCORED = {
     "expired": "its deadline had passed",
     "duplicate": "another dispatch of this query id was open",
     "failed": "no further attempt was possible after an error",
+    "filtered": "a provider's content filter refused the request or its answer",
     "unanswered": "the dispatch before was not answered in time, and no other LLM could be asked",
 }
 
@@ -247,8 +249,10 @@ def _why(routed: Routed, observing: bool, gated: bool) -> str:
         return _why_chosen(routed, routed.llm, observing, gated)
     if routed.reason in UNSCORED:
         return f"deferred: {UNSCORED[routed.reason]}"
-    if routed.reason == "exhausted":
-        return f"deferred: {', '.join(routed.skipped)} could not reserve{_nobody_else(observing, gated)}"
+    if routed.reason in ("exhausted", "unavailable"):
+        lacking = f"{', '.join(routed.skipped)} could not reserve" if routed.skipped else ""
+        out = f"{', '.join(routed.out)} had been taken out" if routed.out else ""
+        return f"deferred: {' and '.join(filter(None, (lacking, out)))}{_nobody_else(observing, gated)}"
     if observing:
         return "deferred: the random draw named no LLM to try: the policy was still observing"
     if not gated:
@@ -260,6 +264,7 @@ def _why_chosen(routed: Routed, llm: str, observing: bool, gated: bool) -> str:
     if observing:
         return f"{llm} was drawn at random: the policy was still observing"
     passed = f"; {', '.join(routed.skipped)} scored higher and could not reserve" if routed.skipped else ""
+    passed += f"; {', '.join(routed.out)} scored higher and had been taken out" if routed.out else ""
     failed = "".join(f"; {tried} {ENDS[end]}" for tried, end in _ends(routed).items())
     return f"{llm} had the best score{' above 0' if gated else ''}{passed}{failed}"
 

@@ -21,6 +21,9 @@ SETTINGS = {
     "llms": "llms",
     "index": "index.directory",
     "reservation_ms": "routing.reservation_seconds",
+    "first_probe_ms": "routing.probe_seconds",
+    "probe_ms": "routing.probe_seconds",
+    "defers_filtered": "routing.after_content_filter",
     "unanswered_ms": "routing.unanswered_seconds",
     "max_cost_micros": "limits.max_cost_usd",
 }

@@ -16,6 +16,7 @@ import msgspec
 from worker.audit.inputs import Prepare, Stream
 from worker.audit.mismatch import Mismatch
 from worker.audit.rejection_check import LIMITED, can_reject_completion, can_reject_query, limits_of
+from worker.contract.answers import Unavailable
 from worker.contract.asks import asks_of
 from worker.contract.codes import Rejection
 from worker.contract.extras import tags_of
@@ -26,7 +27,7 @@ from worker.contract.requests import input_tokens
 from worker.contract.settings import LimitSettings
 from worker.contract.token_costs import PriceList
 from worker.core.candidates import refused_model
-from worker.core.events import Arrived, Completed, Event, Refused
+from worker.core.events import Arrived, Completed, Event, Refused, Withdrawn
 
 Difference = tuple[str, Any, Any]
 
@@ -70,7 +71,7 @@ class Originals:
         match event:
             case Arrived() | Refused(topic="queries"):
                 stream, prepare = self.queries, self.estimate
-            case Completed() | Refused():
+            case Completed() | Withdrawn() | Refused():
                 stream, prepare = self.completions, None
             case _:
                 return event
@@ -94,6 +95,8 @@ class Originals:
                 return self._refused_completion(event, record) or event
             case Completed():
                 return self._completed(event, record)
+            case Withdrawn():
+                return self._withdrawn(event, record)
         return event
 
     # Queries
@@ -157,11 +160,18 @@ class Originals:
     def _completed(self, event: Completed, record: StoredRecord) -> Event | Difference:
         """The answer as it was received, so that the router decides again what it charges."""
         answer = self._taken(read_completion, record, self._completion_limits)
-        if isinstance(answer, Rejection):
+        if isinstance(answer, Rejection | Unavailable):
             return "completion", "used", answer
         if event.answer.dispatch_id != answer.dispatch_id:
             return "dispatch_id", event.answer.dispatch_id, answer.dispatch_id
         return msgspec.structs.replace(event, answer=answer)
+
+    def _withdrawn(self, event: Withdrawn, record: StoredRecord) -> Event | Difference:
+        """The event as the message says it."""
+        told = self._taken(read_completion, record, self._completion_limits)
+        if not isinstance(told, Unavailable) or told.unavailable != event.llm:
+            return "unavailable", event.llm, told
+        return msgspec.structs.replace(event, error_class=told.error_class, worker=told.worker)
 
     def _refused_completion(self, event: Refused, record: StoredRecord) -> Difference | None:
         if not can_reject_completion(record, event.rejection):

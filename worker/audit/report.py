@@ -17,8 +17,9 @@ from worker.contract.topic_names import TopicNames
 class Counts(Struct, frozen=True):
     """Counts over all partitions. Always: queries = dispatched + deferred + dead_letters, by their first decision.
 
-    `dispatches` and `deferrals` count later attempts too. `waiting_*` count records that were not decided yet,
-    `missed_*` the offsets that left their topics undecided.
+    `dispatches` and `deferrals` count later attempts too. `llm_out`, `llm_probed` and `llm_back` count how often an LLM
+    was taken out, probed and taken back. `waiting_*` count records that were not decided yet, `missed_*` the offsets
+    that left their topics undecided.
     """
 
     queries: int = 0
@@ -32,6 +33,9 @@ class Counts(Struct, frozen=True):
     released: int = 0
     expired: int = 0
     unanswered: int = 0
+    llm_out: int = 0
+    llm_probed: int = 0
+    llm_back: int = 0
     late: int = 0
     paid_twice: int = 0
     ignored: int = 0

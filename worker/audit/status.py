@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from worker.audit import in_force
 from worker.audit.ledger_view import LedgerView
-from worker.contract.messages import Account, Fit, Offsets
+from worker.contract.messages import Account, AccountRow, Fit, Offsets, TagTotal
 from worker.contract.settings import Settings
 from worker.contract.topic_names import TopicNames
 from worker.kafka.reader import KafkaReader, OpenReader, Reader, silent
@@ -23,7 +23,8 @@ class PartitionStatus(Struct, frozen=True):
     """One partition as its ledger has it. `behind` counts the offsets of each input that are not applied yet.
 
     `oldest_ms` is the time of the oldest open reservation, `clock_ms` the time of the last decision.
-    `unanswered` counts, by LLM, open dispatches that were not answered in time.
+    `unanswered` counts, by LLM, open dispatches that were not answered in time. `out` are the LLMs that were taken out,
+    each with the class of the error, or `unanswered`.
     """
 
     partition: int
@@ -39,12 +40,15 @@ class PartitionStatus(Struct, frozen=True):
     prices: dict[str, float]
     fit: Fit
     unanswered: dict[str, int]
+    out: dict[str, str] = {}
 
 
 class LlmStatus(Struct, frozen=True):
     """One LLM over all partitions. `prices` are in quality per US dollar, one for each partition that has a price.
 
-    `unanswered` counts open dispatches that were not answered in time. Their money is held."""
+    `unanswered` counts open dispatches that were not answered in time. Their money is held. `out` says in which
+    partitions the LLM was taken out, and why.
+    """
 
     budget_micros: int
     spent_micros: int
@@ -54,10 +58,12 @@ class LlmStatus(Struct, frozen=True):
     paid_twice_micros: int
     prices: list[float]
     unanswered: int
+    out: dict[int, str] = {}
 
 
 class Status(Struct, frozen=True):
-    """All partitions with a decision in `partitions`, the numbers of the others in `silent`.
+    """All partitions with a decision in `partitions`, the numbers of the others in `silent`. `tags` are the totals of
+    queries by `<name>=<value>`.
 
     `changed_settings` are the settings that are not those of the file any more, each with the partitions that decide by
     another value. Where the index is not here (`index_is_here`), index.directory and margins are not compared.
@@ -68,6 +74,7 @@ class Status(Struct, frozen=True):
     silent: list[int]
     changed_settings: dict[str, list[int]]
     index_is_here: bool
+    tags: dict[str, TagTotal] = {}
 
 
 def statuses(settings: Settings, open_reader: OpenReader = KafkaReader) -> Iterator[Status]:
@@ -115,7 +122,17 @@ def status(
         silent=[number for number, ledger in enumerate(ledgers) if ledger.row is None],
         changed_settings=dict(changed_settings),
         index_is_here=index_is_here,
+        tags=_tags([ledger.row for ledger in ledgers if ledger.row is not None]),
     )
+
+
+def _tags(rows: Sequence[AccountRow]) -> dict[str, TagTotal]:
+    totals: dict[str, TagTotal] = {}
+    for row in rows:
+        for tag, total in row.tags.items():
+            old = totals.get(tag, TagTotal())
+            totals[tag] = TagTotal(old.queries + total.queries, old.spent_micros + total.spent_micros)
+    return dict(sorted(totals.items()))
 
 
 def _partition(partition: int, ledger: LedgerView, behind: Offsets) -> PartitionStatus | None:
@@ -135,6 +152,7 @@ def _partition(partition: int, ledger: LedgerView, behind: Offsets) -> Partition
         accounts=row.accounts,
         prices=row.prices,
         fit=row.fit,
+        out={llm: one.error_class or "unanswered" for llm, one in row.breakers.items() if one.is_open},
         unanswered=Counter(one.llm for one in ledger.reservations.values() if one.is_unanswered),
     )
 
@@ -150,4 +168,5 @@ def _llm(llm: str, partitions: Sequence[PartitionStatus]) -> LlmStatus:
         paid_twice_micros=sum(account.paid_twice_micros for account in accounts),
         prices=[partition.prices[llm] * 1e6 for partition in partitions if llm in partition.prices],
         unanswered=sum(partition.unanswered.get(llm, 0) for partition in partitions),
+        out={partition.partition: partition.out[llm] for partition in partitions if llm in partition.out},
     )

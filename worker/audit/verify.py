@@ -32,6 +32,7 @@ from worker.contract.decisions import (
     Missed,
     Rejected,
     Routed,
+    Switched,
 )
 from worker.contract.messages import AccountRow, Offsets
 from worker.contract.topic_names import TopicNames
@@ -195,7 +196,7 @@ def _decide_input(result: Verified, decision: Decision) -> Mismatch | None:
             return _miss_input(result, decision)
         case Routed(attempt=1):
             topic, offset = "queries", decision.offset
-        case Rejected() | Ignored() | ChargedAgain() | Closed(cause=Cause(kind="completions")):
+        case Rejected() | Ignored() | ChargedAgain() | Closed(cause=Cause(kind="completions")) | Switched(worker=str()):
             topic, offset = decision.cause.kind, decision.cause.number
         case _:
             return None

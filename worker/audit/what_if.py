@@ -26,7 +26,7 @@ from worker.contract.completions import UsableCompletion
 from worker.contract.decisions import Closed, Configured, Decision, Routed
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Configuration, Fit
-from worker.core.events import Arrived, Completed, Event, Expiry, Reconfigured, Ticked, Unanswered
+from worker.core.events import Arrived, Completed, Event, Expiry, Reconfigured, Ticked, Unanswered, Withdrawn
 from worker.core.policy import Policy, PolicyAround, Solution, View, make_policy
 from worker.core.router import Prior, Router
 
@@ -224,6 +224,9 @@ class WhatIf:
                 self._arrived(event, caused)
             case Completed():
                 self._completed(event, caused)
+            case Withdrawn():
+                self._completions += 1
+                self._decide(msgspec.structs.replace(event, offset=self._completions))
             case Unanswered():
                 self._unanswered(event, caused)
             case Ticked():
@@ -316,9 +319,10 @@ class WhatIf:
             del self._open[sent.offset]
 
     def _settle(self, offset: int, at_ms: int) -> None:
-        """Close a dispatch that has no real counterpart, as estimated."""
+        """Close a dispatch that has no real counterpart and that its query waits for, as estimated."""
         sent = self._newest(offset)
-        if sent is not None:
+        held = None if sent is None else self._router.view.open.get(sent.dispatch_id)
+        if sent is not None and held is not None and held.may_retry:
             self._take(sent)
             self._complete(
                 sent, Completed(0, at_ms, UsableCompletion("", stated_micros=math.ceil(sent.cost_micros), cost="known"))

@@ -29,7 +29,8 @@ def command(
     """Show budgets, prices and the progress of each partition.
 
     The status is read from the ledger topic, so no worker has to run. A price is the quality that one dollar must buy;
-    it is 0 for a budget that is not scarce. `behind` counts the records that arrived and are not decided yet.
+    it is 0 for a budget that is not scarce. `behind` counts the records that arrived and are not decided yet. If
+    queries have tags, a table shows the number of queries with each tag and what their answers cost.
 
     `settings` names the settings that were changed since the workers started. They take effect when the workers are
     restarted. Settings that no decision depends on, such as [log] and base_url, are not compared.
@@ -63,10 +64,11 @@ def _follow(states: Iterable[Status], as_json: bool) -> None:
 
 
 def tables(status: Status) -> RenderableType:
-    """The LLMs and the partitions."""
+    """The LLMs, the partitions, and the tags if there are any."""
     if not status.partitions:
         return "no partition has decided anything yet: start a worker with `tollgate run`"
-    return Group(_llms(status), _partitions(status), _settings(status))
+    tags = [_tags(status)] if status.tags else []
+    return Group(_llms(status), _partitions(status), *tags, _settings(status))
 
 
 def _settings(status: Status) -> Text:
@@ -95,9 +97,32 @@ def _llms(status: Status) -> Figures:
             state.reserved_micros,
         )
         silent = f"{state.unanswered:,}" if state.unanswered else ""
-        rows.append((llm, *map(usd, money), _left(state), _prices(state.prices), silent))
-    headers = ("LLM", "budget $", "spent $", "late $", "twice $", "reserved $", "left", "price", "unanswered")
+        rows.append((llm, *map(usd, money), _left(state), _prices(state.prices), silent, _out(state)))
+    headers = (
+        "LLM",
+        "budget $",
+        "spent $",
+        "late $",
+        "twice $",
+        "reserved $",
+        "left",
+        "price",
+        "unanswered",
+        "taken out",
+    )
     return Figures(headers, rows)
+
+
+def _out(state: LlmStatus) -> str:
+    """Why the LLM was taken out, and in how many partitions."""
+    if not state.out:
+        return ""
+    return f"{', '.join(sorted(set(state.out.values())))} ({len(state.out)})"
+
+
+def _tags(status: Status) -> Figures:
+    rows = [(tag, f"{total.queries:,}", usd(total.spent_micros)) for tag, total in status.tags.items()]
+    return Figures(("tag", "queries", "spent $"), rows)
 
 
 def _left(state: LlmStatus) -> str:

@@ -184,6 +184,7 @@ TOPICS = (
                 ("missed", None, "Records that left an input before they were read"),
                 ("closed", QUERY_ID, "A reservation settled, released or expired"),
                 ("charged_again", QUERY_ID, "A further answer to a dispatch that had closed"),
+                ("switched", TEXT, "An LLM was taken out, is probed, or was taken back"),
                 ("ignored", DISPATCH_ID, "A completion that changed nothing"),
                 ("checkpoint", None, "The whole state, for a replay to begin at"),
             )

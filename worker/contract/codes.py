@@ -6,9 +6,27 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-DeferReason = Literal["priced_out", "exhausted", "expired", "duplicate", "failed", "unanswered", "no_candidate"]
-RemedyCode = Literal["raise_budget", "lower_prices", "later_deadline", "close_dispatch", "send_again", "change_request"]
-IgnoreCode = Literal["unmatched"]
+DeferReason = Literal[
+    "priced_out",
+    "exhausted",
+    "expired",
+    "duplicate",
+    "failed",
+    "unanswered",
+    "unavailable",
+    "filtered",
+    "no_candidate",
+]
+RemedyCode = Literal[
+    "raise_budget",
+    "lower_prices",
+    "later_deadline",
+    "close_dispatch",
+    "send_again",
+    "allow_next_llm",
+    "change_request",
+]
+IgnoreCode = Literal["unmatched", "unknown_llm"]
 RejectCode = Literal[
     "empty",
     "too_large",

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
-from worker.contract.codes import CostWord
+from worker.contract.answers import Unavailable
+from worker.contract.codes import CostWord, ErrorClass
 from worker.contract.messages import Completion
 from worker.contract.usage import (
     MICROS_PER_USD,
@@ -50,6 +51,10 @@ Remark = Literal[
     "unknown_field",
     # Of the dispatch.
     "second_answer",
+    # Of the call, by the inference worker.
+    "loading",
+    "limit_reached",
+    "kept_connection",
 ]
 
 MOST_MICROS = 2**53
@@ -57,10 +62,13 @@ MOST_ERROR_CHARACTERS = 1_000
 MOST_NAME_CHARACTERS = 256
 OK_WORDS = {"ok", "success", "succeeded", "successful", "completed", "complete", "done", "finished", "stop", "200"}
 ERROR_WORDS = {"error", "err", "failed", "failure", "fail", "exception", "timeout", "cancelled", "canceled", "rejected"}
+# What an inference worker remarks, and the router acts by.
+OF_THE_CALL: tuple[Remark, ...] = ("loading", "limit_reached", "kept_connection")
 COST_WORDS: tuple[CostWord, ...] = ("known", "zero", "unknown")
 # Errors of a provider that refuses a call before it works, and takes no money for that. Not among them: some providers
 # charge for a request that is too long, and a page that is no API (`misconfigured`) says nothing of money.
 FREE_ERRORS = {"rate_limited", "overloaded", "quota", "auth", "refused_request"}
+ERROR_CLASSES: tuple[ErrorClass, ...] = get_args(ErrorClass)
 FIELDS = frozenset(Completion.__struct_fields__)
 USAGE_REMARKS: dict[UsageProblemCode, Remark] = {
     "absent": "usage_absent",
@@ -75,7 +83,8 @@ class UsableCompletion(Struct, frozen=True, gc=False):
     """A completion that can be used. `llm` is None where it names none, `ok` says whether the call succeeded.
 
     `stated_micros` is the cost that it states, in micro-dollars; None where it states none that can be. `cost` is what
-    it says of the cost of an error. `usage` is None where none can be used: a remark says why.
+    it says of the cost of an error. `usage` is None where none can be used: a remark says why. `error_class` is None
+    for an error of no known class.
     """
 
     dispatch_id: str
@@ -87,6 +96,17 @@ class UsableCompletion(Struct, frozen=True, gc=False):
     quality: float | None = None
     error: str | None = None
     remarks: tuple[Remark, ...] = ()
+    error_class: ErrorClass | None = None
+    retry_after_ms: int | None = None
+
+
+def read_unavailable(fields: Mapping[str, Any]) -> Unavailable | None:
+    """What an inference worker says that calls an LLM no more; None for fields that say something else."""
+    llm, worker = fields.get("unavailable"), fields.get("worker")
+    if "dispatch_id" in fields or not isinstance(llm, str) or not 0 < len(llm) <= MOST_NAME_CHARACTERS:
+        return None
+    named = worker[:MOST_NAME_CHARACTERS] if isinstance(worker, str) else ""
+    return Unavailable(llm, _error_class(fields) or "misconfigured", named)
 
 
 def read_answer(fields: Mapping[str, Any], partition: int) -> UsableCompletion | None:
@@ -105,7 +125,9 @@ def read_answer(fields: Mapping[str, Any], partition: int) -> UsableCompletion |
         remarks.append("partition")
     if fields.keys() - FIELDS:
         remarks.append("unknown_field")
-    llm, error = fields.get("llm"), fields.get("error_class") or fields.get("error")
+    told = fields.get("remarks")
+    remarks += [remark for remark in OF_THE_CALL if isinstance(told, list | tuple) and remark in told]
+    llm, error = fields.get("llm"), fields.get("error") or fields.get("error_class")
     return UsableCompletion(
         dispatch_id=dispatch_id,
         llm=llm if isinstance(llm, str) else None,
@@ -116,6 +138,8 @@ def read_answer(fields: Mapping[str, Any], partition: int) -> UsableCompletion |
         quality=quality,
         error=_error(error),
         remarks=tuple(dict.fromkeys(remarks)),
+        error_class=None if ok else _error_class(fields),
+        retry_after_ms=None if ok else whole_number(fields.get("retry_after_ms"), MOST_MICROS),
     )
 
 
@@ -165,6 +189,11 @@ def _cost_word(fields: Mapping[str, Any]) -> CostWord | None:
             return known
     failure = fields.get("error_class") or fields.get("error")
     return "zero" if isinstance(failure, str) and failure in FREE_ERRORS else None
+
+
+def _error_class(fields: Mapping[str, Any]) -> ErrorClass | None:
+    named = fields.get("error_class")
+    return next((known for known in ERROR_CLASSES if known == named), None)
 
 
 def _quality(value: object) -> float | None:

@@ -13,6 +13,7 @@ from worker.contract.asks import Asks
 from worker.contract.codes import (
     MAX_DETAIL_CHARACTERS,
     DeferReason,
+    ErrorClass,
     Exclusion,
     IgnoreCode,
     QueryRemark,
@@ -69,7 +70,8 @@ class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
 class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit_defaults=True):
     """One decision. `llm` None means deferred, for `reason`. The LLMs `skipped` scored higher but could not reserve:
     `lacking_micros` is what the budget of each lacked. `tried` failed or did not answer in earlier attempts. Without an
-    answer the dispatch is unanswered from `unanswered_at_ms` on (0: never).
+    answer the dispatch is unanswered from `unanswered_at_ms` on (0: never). The LLMs in `out` scored higher and were
+    taken out. An LLM with no more than `above_context_tokens` has refused the query as too long.
 
     The LLMs `excluded` were no candidates, each for a reason. `asks` is what the query asks of an LLM; it is there if
     the query names LLMs, or if what it needs excludes one. `remarks` are codes of what is odd about it.
@@ -93,6 +95,8 @@ class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit
     tried: tuple[str, ...] = ()
     query_deadline_ms: int | None = None
     unanswered_at_ms: int = 0
+    out: tuple[str, ...] = ()
+    above_context_tokens: int = 0
     asks: Asks | None = None
     excluded: dict[str, Exclusion] = {}
     remarks: tuple[QueryRemark, ...] = ()
@@ -136,7 +140,8 @@ class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit
     Its cause is a completion, or the tick that expired it. `basis` says where the cost came from: stated, priced by
     `usage`, cut to the limit, as reserved because it is unknown or because the call had begun and was not answered, or
     none. `overrun_micros` is what was charged beyond the reservation. `remarks` are codes of what was odd about the
-    answer. `failed`: the answer is an error.
+    answer. `failed`: the answer is an error, of `error_class`, and the
+    provider wants to be left alone for `retry_after_ms`.
     """
 
     prev: bytes
@@ -155,6 +160,28 @@ class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit
     usage: Usage | None = None
     remarks: tuple[Remark, ...] = ()
     failed: bool = False
+    error_class: ErrorClass | None = None
+    retry_after_ms: int | None = None
+
+
+SwitchState = Literal["out", "probed", "back"]
+
+
+class Switched(Struct, frozen=True, tag="switched", tag_field="kind", omit_defaults=True):
+    """An LLM was taken out (`out`), is `probed` by the query of the next record, or was taken `back`.
+
+    Until `until_ms` it gets no query, then one. `error_class` says why it was taken out; null: nobody answered.
+    `worker` is the inference worker that calls it no more, if a message of that worker is the cause.
+    """
+
+    prev: bytes
+    cause: Cause
+    at_ms: int
+    llm: str
+    state: SwitchState
+    until_ms: int = 0
+    error_class: ErrorClass | None = None
+    worker: str | None = None
 
 
 class ChargedAgain(Struct, frozen=True, gc=False, tag="charged_again", tag_field="kind", omit_defaults=True):
@@ -184,7 +211,8 @@ class ChargedAgain(Struct, frozen=True, gc=False, tag="charged_again", tag_field
 class Ignored(Struct, frozen=True, tag="ignored", tag_field="kind", omit_defaults=True):
     """A completion that changed nothing. `llm` is the LLM that it names, `cost_micros` the cost that it states.
 
-    `unmatched`: the lane never made this dispatch, or has forgotten it.
+    `unmatched`: the lane never made this dispatch, or has forgotten it. `unknown_llm`: it says that an LLM is
+    unavailable that is not configured.
     """
 
     prev: bytes
@@ -225,4 +253,4 @@ class Checkpoint(Struct, frozen=True, tag="checkpoint", tag_field="kind"):
     closed: list[ClosedDispatch]
 
 
-Decision = Configured | Priced | Routed | Rejected | Missed | Closed | ChargedAgain | Ignored | Checkpoint
+Decision = Configured | Priced | Routed | Rejected | Missed | Closed | Switched | ChargedAgain | Ignored | Checkpoint

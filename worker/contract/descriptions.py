@@ -9,7 +9,7 @@ from __future__ import annotations
 MONEY = "Micro-dollars: 1,000,000 are 1 US dollar."
 PER_MTOK = "US dollars for a million tokens, as decimal text."
 MOMENT = "Milliseconds since 1970-01-01 00:00 UTC."
-DURATIONS = ("reservation_ms", "unanswered_ms", "retry_after_ms", "latency_ms")
+DURATIONS = ("first_probe_ms", "probe_ms", "reservation_ms", "unanswered_ms", "retry_after_ms", "latency_ms")
 BYTES = "Bytes in MessagePack, base64 in JSON."
 
 FIELDS = {
@@ -135,6 +135,7 @@ FIELDS = {
     "ChargedAgain.quality": "How good the answer was, in 0..1, as the completion says.",
     "Closed.quality": "How good the answer was, in 0..1, as the completion says.",
     "WindowBlock.quality": f"The estimated qualities, little-endian float32 [rows, LLMs]. {BYTES}",
+    "TagTotal.queries": "The number of queries with this tag that were decided.",
     "queries": "The last applied offset of `queries`; -1 before the first.",
     "query": "The query as it came, without its embedding.",
     "Deferred.query": "The query as it came, so that it can be sent again; null if it has left its topic.",
@@ -166,9 +167,21 @@ FIELDS = {
     "status": "Whether the call gave an answer.",
     "Fit.status": "How the search for prices ended.",
     "tags": "The tags of the query: names with values.",
+    "AccountRow.tags": "The totals of each tag, by `<name>=<value>`. The tags after the first 100 share `(others)`.",
     "Query.tags": "Names with values, or a list of `<name>=<value>`: at most 16, of at most 64 characters each.",
     "text": "The text of the query.",
     "Deferred.text": "Reason and remedy in words, for people. The wording may change at any time.",
+    "above_context_tokens": "An LLM with no more context than this has refused the query as too long.",
+    "breakers": "The LLMs that were taken out or have failed, by name.",
+    "defers_filtered": "Whether a query is deferred that a provider's content filter refused.",
+    "failures": "How many calls have failed without an answer between them.",
+    "first_probe_ms": "How long after an LLM was taken out it is probed. Milliseconds.",
+    "opened_ms": "When the LLM was taken out; 0: it is in use.",
+    "out": "The LLMs with a higher score that were taken out.",
+    "probe_ms": "The shortest time between two probes of an LLM. Milliseconds.",
+    "probes": "How many probes have gone.",
+    "state": "Whether the LLM was taken out, is probed, or was taken back.",
+    "until_ms": "Until this time the LLM gets no query; then one.",
     "tried": "The LLMs of the earlier attempts.",
     "failed": "Whether the completion says that the call failed.",
     "is_unanswered": "Whether the query has gone on without the answer of this dispatch.",

@@ -22,6 +22,7 @@ from worker.contract.decisions import (
     Priced,
     Rejected,
     Routed,
+    Switched,
 )
 from worker.contract.judgements import Judgement
 from worker.contract.messages import (
@@ -39,6 +40,7 @@ from worker.contract.messages import (
     Origin,
     Query,
     Reservation,
+    TagTotal,
     WindowBlock,
 )
 from worker.contract.record import StoredRecord
@@ -130,6 +132,7 @@ def decisions() -> dict[str, Struct]:
         "decision-rejected": Rejected(PREV, Cause("queries", 1_235), AT_MS, "unknown_field", detail="txt"),
         "decision-missed": Missed(PREV, Cause("completions", 980), AT_MS, 900),
         "decision-closed": _closed(),
+        "decision-switched": Switched(PREV, ANSWER, AT_MS + 2_300, "gpt-4o", "out", AT_MS + 22_300, "quota"),
         "decision-charged_again": _charged_again(),
         "decision-ignored": Ignored(PREV, Cause("completions", 981), AT_MS, "unmatched", "1-900-1", "gpt-4o", 4_100),
         "decision-checkpoint": _checkpoint(),
@@ -210,15 +213,16 @@ def _account_row() -> AccountRow:
         window_from=190,
         group="tollgate",
         settings="5c1f0e9ab7d2c364",
+        tags={"team=search": TagTotal(118, 401_220)},
     )
 
 
 def _reservation() -> Reservation:
-    return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000, (), tags=TAGS)
+    return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000, (), TAGS)
 
 
 def _closed_dispatch() -> ClosedDispatch:
-    return ClosedDispatch("1-1200-1", "order-2007", "gpt-4o", 5_100, 4_980, "settled", 2_190)
+    return ClosedDispatch("1-1200-1", "order-2007", "gpt-4o", 5_100, 4_980, "settled", 2_190, TAGS)
 
 
 def _charged_again() -> ChargedAgain:
@@ -253,7 +257,10 @@ def _configuration() -> Configuration:
         seed=0,
         index="9f2c51d0a7b3",
         max_cost_micros=1_000_000_000,
-        unanswered_ms=(180_000,),
+        unanswered_ms=(180_000, 180_000),
+        first_probe_ms=20_000,
+        probe_ms=40_000,
+        defers_filtered=True,
         price_lists={"gpt-4o": PriceList(Decimal("2.5"), Decimal(10), cached_input_usd_per_mtok=Decimal("1.25"))},
         home=_home(),
         settings="5c1f0e9ab7d2c364",

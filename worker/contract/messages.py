@@ -188,6 +188,32 @@ class Fit(Struct, frozen=True):
     code: FitCode
 
 
+class Breaker(Struct, frozen=True, omit_defaults=True):
+    """One LLM's health in one partition. Since `opened_ms` (0: it is in use) the LLM gets no queries but probes.
+
+    The next probe may go at `until_ms`; `probes` have gone. `failures` counts failures without an answer between them,
+    while the LLM is in use. `error_class` says why the LLM was taken out; null: nobody answered.
+    """
+
+    failures: int = 0
+    opened_ms: int = 0
+    until_ms: int = 0
+    probes: int = 0
+    error_class: ErrorClass | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the LLM is taken out."""
+        return self.opened_ms > 0
+
+
+class TagTotal(Struct, frozen=True, gc=False):
+    """The queries with one tag that were decided, and what their answers cost."""
+
+    queries: int = 0
+    spent_micros: int = 0
+
+
 class AccountRow(Struct, frozen=True, omit_defaults=True):
     """The state of one lane but for its open reservations, its window and its configuration; key `account`.
 
@@ -195,7 +221,8 @@ class AccountRow(Struct, frozen=True, omit_defaults=True):
     transactions; `head` is the hash of the last decision record; `decisions` and `dispatches` count all ever written.
     `digest` is over this transaction's dispatch ids and `head`, so that a torn transaction would be seen. The window
     holds the estimates since `seen` was `window_from`. `group` and `settings` are those of the configuration: here a
-    reader finds them at the end of the topic.
+    reader finds them at the end of the topic. `tags` are the totals of each tag, by `<name>=<value>`. `breakers` has
+    the LLMs that are taken out, or that have failed.
     """
 
     format: int
@@ -213,6 +240,8 @@ class AccountRow(Struct, frozen=True, omit_defaults=True):
     window_from: int
     group: str = ""
     settings: str = ""
+    tags: dict[str, TagTotal] = {}
+    breakers: dict[str, Breaker] = {}
 
 
 class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -220,7 +249,7 @@ class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
 
     Without an answer the dispatch is unanswered from `unanswered_at_ms` on (0: never). `is_unanswered`: the query has
     gone on without its answer. `is_overtaken`: another dispatch of the query was answered, so this one has at most a
-    second answer.
+    second answer. An LLM with no more than `above_context_tokens` has refused the query as too long.
     """
 
     dispatch_id: str
@@ -232,10 +261,11 @@ class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
     at_ms: int
     deadline_ms: int
     tried: tuple[str, ...]
+    tags: dict[str, str] = {}
     unanswered_at_ms: int = 0
     is_unanswered: bool = False
     is_overtaken: bool = False
-    tags: dict[str, str] = {}
+    above_context_tokens: int = 0
 
     @property
     def may_retry(self) -> bool:
@@ -243,7 +273,7 @@ class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
         return not self.is_unanswered and not self.is_overtaken
 
 
-class ClosedDispatch(Struct, frozen=True, gc=False):
+class ClosedDispatch(Struct, frozen=True, gc=False, omit_defaults=True):
     """A dispatch that closed, kept for answers that come later; key `closed/<dispatch_id>`.
 
     `booked_micros` is what its account has spent for it so far. `number` is the place of its closing in the order of
@@ -257,6 +287,7 @@ class ClosedDispatch(Struct, frozen=True, gc=False):
     booked_micros: int
     outcome: Outcome
     number: int
+    tags: dict[str, str] = {}
 
 
 class WindowBlock(Struct, frozen=True):
@@ -286,8 +317,10 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
 
     `price_lists` are the prices in force as numbers, so that an audit needs no package of that day. An answer that
     costs more than `max_cost_micros` cannot be. `settings` is a hash of the settings before they are split: it is the
-    same in all partitions. Records of older versions have neither `home` nor `settings`. A dispatch to LLM i is
-    unanswered after `unanswered_ms[i]`, or never if the list is empty.
+    same in all partitions. Records of older versions have neither `home` nor `settings`.
+
+    A dispatch to LLM i is unanswered after `unanswered_ms[i]`, or never if the list is empty. An LLM that was taken out
+    is probed after `first_probe_ms`, then every `probe_ms` or later; 0: LLMs are never taken out.
 
     `features`, `context_tokens` and `dialects` are what each LLM can do; an LLM that is not in them can do all.
     `unknown_model` says what is done with a request for a model that is no LLM. It is null for a lane of a version that
@@ -313,6 +346,9 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
     home: Home | None = None
     settings: str = ""
     unanswered_ms: tuple[int, ...] = ()
+    first_probe_ms: int = 0
+    probe_ms: int = 0
+    defers_filtered: bool = False
     features: dict[str, tuple[Feature, ...]] = {}
     context_tokens: dict[str, int] = {}
     dialects: dict[str, tuple[Dialect, ...]] = {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from worker.contract import codec, extras
+from worker.contract.answers import Unavailable
 from worker.contract.codes import Rejection
-from worker.contract.completions import UsableCompletion, read_answer
+from worker.contract.completions import UsableCompletion, read_answer, read_unavailable
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Query
 from worker.contract.record import Record
@@ -44,11 +45,13 @@ def read_query(record: Record, limits: Limits) -> Query | Rejection:
     return codec.check_headers(record, limits.max_header_bytes) or extras.completed(query, record.headers)
 
 
-def read_completion(record: Record, limits: Limits) -> UsableCompletion | Rejection:
-    """The answer in a record of `completions`, or why nobody can use it under these limits."""
+def read_completion(record: Record, limits: Limits) -> UsableCompletion | Unavailable | Rejection:
+    """The answer in a record of `completions`, or that a worker left an LLM, or why nobody can use the record."""
     fields = codec.completion_fields(record.value, limits.max_bytes, limits.max_nesting)
     if isinstance(fields, Rejection):
         return fields
+    if (unavailable := read_unavailable(fields)) is not None:
+        return unavailable
     answer = read_answer(fields, record.partition)
     dispatch = None if answer is None else DispatchId.parse(answer.dispatch_id)
     if answer is None or dispatch is None:

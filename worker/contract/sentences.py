@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never
-
-from worker.contract.codes import DeferReason, Exclusion, FitCode, Reason, Remedy, Untold
+from worker.contract.codes import DeferReason, Exclusion, FitCode, Reason, Remedy, RemedyCode, Untold
 from worker.contract.completions import Remark
 
 REASONS = {
@@ -45,6 +43,7 @@ REASONS = {
     "dispatch_id": "dispatch_id is missing, or it is not <partition>-<offset>-<attempt>",
     "unpublishable": "the topic {detail} does not take what follows from this record (Kafka's answer {limit})",
     "number": "{detail} has an integer of more than 64 bits, which MessagePack cannot hold",
+    "unknown_llm": "an inference worker says that {detail} is unavailable, which is no LLM of the settings",
     "unmatched": "the lane knows no dispatch of this id: it was never made, or it closed long ago",
 }
 DIMENSION = (
@@ -73,6 +72,27 @@ REMARKS: dict[Remark, str] = {
     "quality": "the quality is not a number between 0 and 1; it is left out",
     "unknown_field": "the completion has fields that Tollgate does not know; they are left out",
     "second_answer": "another dispatch of the query was answered first: both answers cost money",
+    "loading": "the LLM's server is still loading its model",
+    "limit_reached": "the limit of output tokens was reached before there was an answer",
+    "kept_connection": "the provider closed a kept connection when the next request came",
+}
+DEFERRALS: dict[DeferReason, str] = {
+    "priced_out": "no LLM is worth its price",
+    "exhausted": "no LLM that is worth its price has enough budget",
+    "expired": "the deadline has passed",
+    "duplicate": "a dispatch of the same query id is open",
+    "failed": "every attempt failed, or the query has left its topic",
+    "unanswered": "no LLM has answered in time, and no other LLM can be asked",
+    "unavailable": "every LLM that is worth its price is taken out, because its calls fail or nobody answers",
+    "filtered": "the provider's content filter refused the request or its answer",
+    "no_candidate": "no LLM is a candidate for the query",
+}
+REMEDIES: dict[RemedyCode, str] = {
+    "lower_prices": "raise the budgets or send fewer queries: prices fall",
+    "later_deadline": "send it with a later deadline_ms",
+    "close_dispatch": "complete the open dispatch of this query id, or wait until it expires",
+    "send_again": "send it again",
+    "allow_next_llm": 'change the request, or set routing.after_content_filter = "next_llm"',
 }
 EXCLUSIONS: dict[Exclusion, str] = {
     "denied": "the query denies it",
@@ -83,15 +103,6 @@ EXCLUSIONS: dict[Exclusion, str] = {
     "tools": "it has no tools",
     "vision": "it sees no images",
     "json": "it gives no JSON",
-}
-DEFERRALS: dict[DeferReason, str] = {
-    "priced_out": "no LLM is worth its price",
-    "exhausted": "no LLM that is worth its price has enough budget",
-    "expired": "the deadline has passed",
-    "duplicate": "a dispatch of the same query id is open",
-    "failed": "every attempt failed, or the query has left its topic",
-    "unanswered": "no LLM has answered in time, and no other LLM can be asked",
-    "no_candidate": "no LLM is a candidate for the query",
 }
 FITS: dict[FitCode, str] = {
     "no_prices": "no prices were solved for yet",
@@ -139,22 +150,13 @@ def deferral(reason: DeferReason, what: Remedy) -> str:
 
 def remedy(what: Remedy) -> str:
     """What would let a deferred query be served."""
-    match what.code:
-        case "raise_budget":
-            lacks = [f"{llm} lacks {micros} micro-dollars" for llm, micros in what.lacking_micros.items()]
-            return f"raise a budget: {', '.join(lacks)}"
-        case "lower_prices":
-            return "raise the budgets or send fewer queries: prices fall"
-        case "later_deadline":
-            return "send it with a later deadline_ms"
-        case "close_dispatch":
-            return "complete the open dispatch of this query id, or wait until it expires"
-        case "send_again":
-            return "send it again"
-        case "change_request":
-            why = [f"{llm}: {EXCLUSIONS[code]}" for llm, code in what.excluded.items()]
-            return f"change the request, or what it allows ({'; '.join(why)})"
-    assert_never(what.code)
+    if what.code == "raise_budget":
+        lacks = [f"{llm} lacks {micros} micro-dollars" for llm, micros in what.lacking_micros.items()]
+        return f"raise a budget: {', '.join(lacks)}"
+    if what.code == "change_request":
+        why = [f"{llm}: {EXCLUSIONS[code]}" for llm, code in what.excluded.items()]
+        return f"change the request, or what it allows ({'; '.join(why)})"
+    return REMEDIES[what.code]
 
 
 def untold(code: Untold) -> str:

@@ -143,6 +143,8 @@ class RoutingSettings(Section):
     max_attempts: int = Field(default=2, ge=1, le=100)
     reservation_seconds: int = Field(default=1_800, ge=1, le=30 * 86_400)
     unanswered_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400)
+    probe_seconds: int = Field(default=10, ge=1, le=86_400)
+    after_content_filter: Literal["defer", "next_llm"] = "defer"
     checkpoint_every: Positive = 1_000
     seed: int = Field(default=0, ge=0, lt=2**63)
     unknown_model: UnknownModel = "ignore"

@@ -51,6 +51,7 @@ MEANINGS = {
     "one_llm_takes_all": "one LLM is the best choice for nearly all queries; check its price list and its budget",
     "fit_kept": "the last price solution did not certify, older prices stay in force; look at fit in the account row",
     "wide_gap": "prices leave more than 5 % of the quality that the budgets allow; look at fit in the account row",
+    "llm_out": "an LLM gets no queries but probes: its calls fail, or nobody answers; look at its inference worker",
     "overrun": "more than 1 % was spent beyond the budgets; raise llms.<name>.margin",
     "no_broker": "the broker does not answer this worker; look at the broker and at the network",
     "stalled": "records wait and nothing is decided though the broker answers; restart this worker",
@@ -89,7 +90,7 @@ def of_lane(lane: LaneView) -> list[Alarm]:
     """What is wrong with a lane now. None before its first configuration."""
     if lane.config is None:
         return []
-    return [*_of_budgets(lane, lane.config), *_of_prices(lane, lane.config)]
+    return [*_of_budgets(lane, lane.config), *_of_prices(lane, lane.config), *_of_breakers(lane)]
 
 
 def _of_budgets(lane: LaneView, config: Configuration) -> Iterator[Alarm]:
@@ -124,6 +125,12 @@ def _of_prices(lane: LaneView, config: Configuration) -> Iterator[Alarm]:
     moved = max(_moved(quality, prior.quality), _moved(np.log1p(cost), np.log1p(prior.cost_micros)))
     if moved > SHIFT_DEVIATIONS:
         yield Alarm("shift", f"by {moved:.1f} standard deviations")
+
+
+def _of_breakers(lane: LaneView) -> Iterator[Alarm]:
+    out = {llm: breaker.error_class or "unanswered" for llm, breaker in lane.breakers.items() if breaker.is_open}
+    if out:
+        yield Alarm("llm_out", ", ".join(f"{llm}: {why}" for llm, why in sorted(out.items())))
 
 
 def _moved(now: Float64, before: Float64) -> float:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from worker.contract.codes import Remedy
+from worker.contract.codes import Remedy, RemedyCode
 from worker.contract.decisions import Routed
+
+REMEDIES: dict[str, RemedyCode] = {
+    "priced_out": "lower_prices",
+    "duplicate": "close_dispatch",
+    "expired": "later_deadline",
+    "failed": "send_again",
+    "unanswered": "send_again",
+    "unavailable": "send_again",
+    "filtered": "allow_next_llm",
+}
 
 
 def remedy(routed: Routed) -> Remedy:
     """What would change this deferral."""
-    match routed.reason:
-        case "duplicate":
-            return Remedy("close_dispatch")
-        case "expired":
-            return Remedy("later_deadline")
-        case "exhausted":
-            return Remedy("raise_budget", dict(zip(routed.skipped, routed.lacking_micros, strict=False)))
-        case "failed" | "unanswered":
-            return Remedy("send_again")
-        case "no_candidate":
-            return Remedy("change_request", excluded=routed.excluded)
-    return Remedy("lower_prices")
+    if routed.reason == "exhausted":
+        return Remedy("raise_budget", dict(zip(routed.skipped, routed.lacking_micros, strict=False)))
+    if routed.reason == "no_candidate":
+        return Remedy("change_request", excluded=routed.excluded)
+    return Remedy(REMEDIES[routed.reason])
 
 
 def best(routed: Routed, llms: Sequence[str]) -> tuple[str | None, float | None]:

@@ -11,9 +11,9 @@ from typing import Literal
 from msgspec import Raw, Struct
 
 from worker.contract.asks import NOTHING, Asks
-from worker.contract.codes import Rejection
+from worker.contract.codes import ErrorClass, Rejection
 from worker.contract.completions import UsableCompletion
-from worker.contract.decisions import ChargedAgain, Closed, Ignored, Missed
+from worker.contract.decisions import ChargedAgain, Closed, Ignored, Missed, Switched
 from worker.contract.messages import Configuration, Deferred, Dispatch, Reservation
 
 
@@ -39,6 +39,16 @@ class Completed(Struct, frozen=True, gc=False):
     at_ms: int
     answer: UsableCompletion
     retry: Arrived | None = None
+
+
+class Withdrawn(Struct, frozen=True):
+    """An inference worker calls an LLM no more, because its provider refuses it for good."""
+
+    offset: int
+    at_ms: int
+    llm: str
+    error_class: ErrorClass
+    worker: str
 
 
 class Refused(Struct, frozen=True):
@@ -92,7 +102,7 @@ class Reconfigured(Struct, frozen=True):
     config: Configuration
 
 
-Event = Arrived | Completed | Refused | Removed | Unanswered | Ticked | Reconfigured
+Event = Arrived | Completed | Withdrawn | Refused | Removed | Unanswered | Ticked | Reconfigured
 
 
 @dataclass
@@ -102,7 +112,7 @@ class Effects:
     `refused` are records that could not be used, `ignored` are completions that changed nothing: the bytes of both go
     to `dead-letters`. `closed` are reservations that closed, and `charged_again` are further answers. Ignored, closed
     and charged again are among the decisions too, and so are `missed` input records. `unanswered` are dispatches that
-    their query waits for no longer.
+    their query waits for no longer, `switched` LLMs that were taken out, probed or taken back.
     """
 
     dispatches: list[Dispatch] = field(default_factory=list)
@@ -113,5 +123,6 @@ class Effects:
     charged_again: list[ChargedAgain] = field(default_factory=list)
     missed: list[Missed] = field(default_factory=list)
     unanswered: list[Reservation] = field(default_factory=list)
+    switched: list[Switched] = field(default_factory=list)
     decisions: list[tuple[str, bytes]] = field(default_factory=list)
     rows: dict[str, bytes | None] = field(default_factory=dict)

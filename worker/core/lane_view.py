@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from worker.contract.messages import (
     Account,
     AccountRow,
+    Breaker,
     ClosedDispatch,
     Configuration,
     Fit,
@@ -46,6 +47,11 @@ class LaneView:
     def config(self) -> Configuration | None:
         """The configuration in force."""
         return None if self._router._pricing is None else self._router._pricing.config
+
+    @property
+    def breakers(self) -> dict[str, Breaker]:
+        """The LLMs that are taken out, and those that have failed."""
+        return self._router._breakers.all()
 
     @property
     def offsets(self) -> Offsets:

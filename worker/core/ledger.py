@@ -126,6 +126,7 @@ class Ledger:
             spent_micros,
             outcome,
             number,
+            reservation.tags,
         )
         forgotten = self._keep(dispatch)
         return Closing(max(0, spent_micros - reservation.reserved_micros), dispatch, forgotten)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
 from worker.contract import sentences
 from worker.contract.codes import DeferReason, IgnoreCode
+from worker.contract.completions import UsableCompletion
 from worker.contract.decisions import (
     Cause,
     ChargedAgain,
@@ -20,10 +23,13 @@ from worker.contract.decisions import (
     Priced,
     Rejected,
     Routed,
+    Switched,
+    SwitchState,
 )
 from worker.contract.messages import (
     FORMAT,
     AccountRow,
+    Breaker,
     ClosedDispatch,
     Configuration,
     Deferred,
@@ -32,9 +38,10 @@ from worker.contract.messages import (
     Reservation,
     WindowBlock,
 )
+from worker.core.attempts import Attempt
 from worker.core.candidates import names_llms, remarks
 from worker.core.deferral import best, remedy
-from worker.core.events import Arrived, Completed, Effects, Refused
+from worker.core.events import Arrived, Effects, Refused
 from worker.core.journal import Journal, record_hash
 from worker.core.ledger import Closing, Ledger
 from worker.core.policy import Reason
@@ -51,6 +58,16 @@ WINDOW_PREFIX = "window/"
 CHECKPOINT_RESERVATIONS = 5_000
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class PassedOver(NamedTuple):
+    """The LLMs that scored higher than the one chosen: what each lacked to reserve, and those that were taken out."""
+
+    lacking_micros: Mapping[str, int] = MappingProxyType({})
+    out: tuple[str, ...] = ()
+
+
+NOBODY = PassedOver()
 
 
 class Outbox:
@@ -87,10 +104,9 @@ class Outbox:
     # Queries
 
     def dispatch(
-        self, query: Arrived, i: int, reservation: Reservation, pricing: Pricing, lacking_micros: Mapping[str, int]
+        self, query: Arrived, i: int, reservation: Reservation, attempt: Attempt, pricing: Pricing, passed: PassedOver
     ) -> None:
-        """A query goes to LLM number `i`, on this reservation. The LLMs of `lacking_micros` scored higher and could not
-        reserve."""
+        """A query goes to LLM number `i`, on this reservation."""
         self.held(reservation)
         self._effects.dispatches.append(
             Dispatch(
@@ -108,26 +124,18 @@ class Outbox:
                 tags=query.tags,
             )
         )
-        self._routed(
-            query, reservation.attempt, pricing, pricing.reason(), lacking_micros, reservation.tried, reservation
-        )
+        self._routed(query, attempt, pricing, pricing.reason(), passed, reservation)
 
     def defer(
-        self,
-        query: Arrived,
-        attempt: int,
-        reason: DeferReason,
-        pricing: Pricing,
-        lacking_micros: Mapping[str, int],
-        tried: tuple[str, ...] = (),
+        self, query: Arrived, attempt: Attempt, reason: DeferReason, pricing: Pricing, passed: PassedOver = NOBODY
     ) -> None:
-        """A query is not served now, for `reason`. The LLMs of `lacking_micros` could not reserve."""
-        routed = self._routed(query, attempt, pricing, reason, lacking_micros, tried, None)
+        """A query is not served now, for `reason`."""
+        routed = self._routed(query, attempt, pricing, reason, passed, None)
         llm, score = best(routed, pricing.config.llms)
         origin, what = Origin(self.partition, query.offset), remedy(routed)
         text = sentences.deferral(reason, what)
         self._effects.deferred.append(
-            Deferred(query.query_id, origin, attempt, reason, what, llm, score, text, query.query)
+            Deferred(query.query_id, origin, attempt.number, reason, what, llm, score, text, query.query)
         )
 
     def gone_on(self, reservation: Reservation) -> None:
@@ -143,8 +151,10 @@ class Outbox:
 
     # Completions
 
-    def closed(self, reservation: Reservation, charge: Charge, closing: Closing, failed: bool) -> None:
-        """A reservation closed. `failed`: by an error."""
+    def closed(
+        self, reservation: Reservation, charge: Charge, closing: Closing, answer: UsableCompletion | None = None
+    ) -> None:
+        """A reservation closed, by this answer; None: it expired."""
         self._effects.rows[RESERVATION_PREFIX + reservation.dispatch_id] = None
         self._keep(closing)
         record = Closed(
@@ -163,7 +173,9 @@ class Outbox:
             error=charge.error,
             usage=charge.usage,
             remarks=charge.remarks,
-            failed=failed,
+            failed=answer is not None and not answer.ok,
+            error_class=None if answer is None else answer.error_class,
+            retry_after_ms=None if answer is None else answer.retry_after_ms,
         )
         self._effects.closed.append(record)
         self._journal.append(reservation.query_id, record)
@@ -197,21 +209,36 @@ class Outbox:
         if closing.forgotten is not None:
             self._effects.rows[CLOSED_PREFIX + closing.forgotten] = None
 
-    def ignored(self, completion: Completed, code: IgnoreCode) -> None:
+    def ignored(
+        self, code: IgnoreCode, dispatch_id: str = "", llm: str | None = None, cost_micros: int | None = None
+    ) -> None:
         """A completion changed nothing."""
-        answer = completion.answer
         record = Ignored(
             prev=self._journal.head,
             cause=self._cause,
             at_ms=self._at_ms,
             code=code,
-            dispatch_id=answer.dispatch_id,
-            llm=answer.llm or "",
-            cost_micros=answer.stated_micros,
+            dispatch_id=dispatch_id,
+            llm=llm or "",
+            cost_micros=cost_micros,
         )
         self._effects.ignored.append(record)
-        dispatch_id = answer.dispatch_id
         self._journal.append(dispatch_id, record)
+
+    def switched(self, llm: str, state: SwitchState, breaker: Breaker, worker: str | None = None) -> None:
+        """An LLM was taken out, is probed, or was taken back. `worker` calls it no more."""
+        record = Switched(
+            prev=self._journal.head,
+            cause=self._cause,
+            at_ms=self._at_ms,
+            llm=llm,
+            state=state,
+            until_ms=breaker.until_ms,
+            error_class=breaker.error_class,
+            worker=worker,
+        )
+        self._effects.switched.append(record)
+        self._journal.append("", record)
 
     # The rest
 
@@ -266,11 +293,10 @@ class Outbox:
     def _routed(
         self,
         query: Arrived,
-        attempt: int,
+        attempt: Attempt,
         pricing: Pricing,
         reason: Reason | DeferReason,
-        lacking_micros: Mapping[str, int],
-        tried: tuple[str, ...],
+        passed: PassedOver,
         reservation: Reservation | None,
     ) -> Routed:
         excluded, odd = pricing.excluded(query), remarks(query.asks, pricing.config)
@@ -280,7 +306,7 @@ class Outbox:
             at_ms=self._at_ms,
             query_id=query.query_id,
             offset=query.offset,
-            attempt=attempt,
+            attempt=attempt.number,
             quality=query.quality,
             cost_micros=query.cost_micros,
             prices=pricing.prices,
@@ -288,11 +314,13 @@ class Outbox:
             reason=reason,
             reserved_micros=0 if reservation is None else reservation.reserved_micros,
             deadline_ms=0 if reservation is None else reservation.deadline_ms,
-            skipped=tuple(lacking_micros),
-            lacking_micros=tuple(lacking_micros.values()),
-            tried=tried,
+            skipped=tuple(passed.lacking_micros),
+            lacking_micros=tuple(passed.lacking_micros.values()),
+            tried=attempt.tried,
             query_deadline_ms=query.deadline_ms,
             unanswered_at_ms=0 if reservation is None else reservation.unanswered_at_ms,
+            out=passed.out,
+            above_context_tokens=attempt.above_context_tokens,
             asks=query.asks if excluded or odd or names_llms(query.asks, pricing.config) else None,
             excluded=excluded,
             remarks=odd,

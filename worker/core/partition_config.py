@@ -44,6 +44,7 @@ def configuration(
     """
     check_llms(settings, manifest.llms, "the index")
     routing, partitions = settings.routing, settings.kafka.partitions
+    probe_ms = routing.probe_seconds * 1_000
     margins = zip(manifest.llms, manifest.margins, strict=True)
     whole = Configuration(
         llms=tuple(manifest.llms),
@@ -62,6 +63,9 @@ def configuration(
         index=manifest.index,
         max_cost_micros=settings.limits.max_cost_micros,
         price_lists={llm: price_lists[llm] for llm in manifest.llms if llm in price_lists},
+        first_probe_ms=probe_ms,
+        probe_ms=settings.kafka.partitions * probe_ms,
+        defers_filtered=routing.after_content_filter == "defer",
         unanswered_ms=tuple(_unanswered_ms(settings, llm) for llm in manifest.llms),
         features={llm: given for llm in manifest.llms if (given := settings.llms[llm].features) is not None},
         context_tokens={llm: most for llm in manifest.llms if (most := settings.llms[llm].context_tokens) is not None},
@@ -70,7 +74,14 @@ def configuration(
     )
     budgets = {llm: _share(micros, partitions, partition) for llm, micros in whole.budget_micros.items()}
     horizon = _share(whole.horizon_queries, partitions, partition)
-    return replace(whole, budget_micros=budgets, horizon_queries=horizon, settings=_hash(whole, partitions))
+    return replace(
+        whole,
+        budget_micros=budgets,
+        horizon_queries=horizon,
+        # One lane after the other, so that all together probe an LLM once in this time.
+        first_probe_ms=(partition + 1) * probe_ms,
+        settings=_hash(whole, partitions),
+    )
 
 
 def disagreement(configs: Mapping[int, Configuration]) -> str:
@@ -102,7 +113,7 @@ def _differing(one: Configuration, other: Configuration) -> Iterator[str]:
         elif name == "horizon_queries":
             if abs(mine - theirs) > 1:
                 yield name
-        elif name not in ("settings", "home") and mine != theirs:
+        elif name not in ("settings", "home", "first_probe_ms") and mine != theirs:
             yield name
 
 

@@ -10,22 +10,33 @@ Rules:
 - Memory is never rolled back: whoever cannot publish the effects of a batch must drop the router.
 
 The parts: `pricing` (what a budget is worth), `ledger` (where money moves), `settlement` (what a completion charges),
-`outbox` (what is published of it) and `journal` (the chain).
+`attempts` (what follows a failure), `breakers` (which LLMs are taken out), `outbox` (what is published of it) and
+`journal` (the chain).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal, Self
 
 import msgspec
 
 from worker.contract.codes import DeferReason
 from worker.contract.completions import UsableCompletion
+from worker.contract.decisions import SwitchState
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.errors import FixSetting
-from worker.contract.messages import FORMAT, AccountRow, ClosedDispatch, Configuration, Offsets, Reservation
+from worker.contract.messages import (
+    FORMAT,
+    AccountRow,
+    Breaker,
+    ClosedDispatch,
+    Configuration,
+    Offsets,
+    Reservation,
+)
+from worker.core.attempts import FIRST, Attempt, acted_by, after_failure, after_silence, gone, reservation_for
+from worker.core.breakers import Breakers
 from worker.core.candidates import refused_model
 from worker.core.causes import cause_of
 from worker.core.events import (
@@ -38,15 +49,17 @@ from worker.core.events import (
     Removed,
     Ticked,
     Unanswered,
+    Withdrawn,
 )
 from worker.core.journal import Journal
 from worker.core.lane_view import LaneView
 from worker.core.ledger import BrokenInvariant, Ledger
-from worker.core.outbox import Outbox
+from worker.core.outbox import NOBODY, Outbox, PassedOver
 from worker.core.policy import make_policy
 from worker.core.pricing import Policies, Pricing, Prior
 from worker.core.settlement import Charge, charge, expiry, second
 from worker.core.snapshot import LaneState
+from worker.core.tags import TagTotals
 
 __all__ = ["Prior", "Router"]
 
@@ -62,10 +75,12 @@ class Router:
         self._prior = prior
         self._policies = policies
         self._ledger = Ledger({})
+        self._breakers = Breakers({})
         self._journal = Journal()
         self._offsets = Offsets()
         self._clock_ms = self._sequence = self._dispatches = 0
         self._pricing: Pricing | None = None
+        self._tags = TagTotals({})
         self._outbox = Outbox(partition, self._journal)
 
     @classmethod
@@ -85,7 +100,9 @@ class Router:
             )
         router._ledger = Ledger(row.accounts, state.reservations, state.closed)
         router._journal = Journal(row.head, row.decisions)
+        router._breakers = Breakers(row.breakers)
         router._offsets, router._clock_ms = row.offsets, row.clock_ms
+        router._tags = TagTotals(row.tags)
         router._sequence, router._dispatches = row.sequence, row.dispatches
         router._pricing = Pricing.restored(policies(config, partition), config, prior, row, state.window)
         router._outbox = Outbox(partition, router._journal)
@@ -152,6 +169,8 @@ class Router:
                 self._arrived(event)
             case Completed():
                 self._completed(event)
+            case Withdrawn():
+                self._withdrawn(event)
             case Refused():
                 self._refused(event)
             case Removed():
@@ -171,13 +190,14 @@ class Router:
         if (unknown := refused_model(query.asks, self._config)) is not None:
             self._outbox.rejected(Refused("queries", query.offset, query.at_ms, unknown))
             return
+        self._tags.count(query.tags)
         if self._ledger.is_open_query(query.query_id):
-            self._defer(query, 1, "duplicate")
+            self._defer(query, FIRST, "duplicate")
         elif self._is_late(query):
-            self._defer(query, 1, "expired")
+            self._defer(query, FIRST, "expired")
         else:
             self._price()
-            self._route(query, attempt=1, tried=())
+            self._route(query, FIRST)
             self._in_force.remember(query)
 
     def _is_late(self, query: Arrived) -> bool:
@@ -188,68 +208,29 @@ class Router:
             self._in_force.solve(self._ledger)
             self._outbox.priced(self._in_force)
 
-    def _route(
-        self, query: Arrived, attempt: int, tried: tuple[str, ...], otherwise: DeferReason | None = None
-    ) -> None:
-        """Dispatch to the best LLM that can reserve, or defer, for the reason `otherwise` where it is given."""
-        pricing = self._in_force
+    def _route(self, query: Arrived, attempt: Attempt) -> None:
+        """Dispatch to the best LLM that is in use and can reserve, or defer."""
+        pricing, config, now_ms = self._in_force, self._config, self._clock_ms
         lacking_micros: dict[str, int] = {}
-        for i in pricing.rank(query):
-            llm = pricing.config.llms[i]
-            if llm in tried:
+        out: list[str] = []
+        for i in attempt.candidates(pricing.rank(query), config):
+            llm = config.llms[i]
+            if self._breakers.is_out(llm, now_ms):
+                out.append(llm)
                 continue
-            reservation = self._reservation(query, i, attempt, tried)
+            reservation = reservation_for(query, i, attempt, config, self.partition, now_ms)
             lacking = self._ledger.reserve(reservation)
             if not lacking:
-                self._outbox.dispatch(query, i, reservation, pricing, lacking_micros)
+                self._switched(llm, "probed", self._breakers.probe(llm, now_ms, config))
+                self._outbox.dispatch(query, i, reservation, attempt, pricing, PassedOver(lacking_micros, tuple(out)))
                 return
             lacking_micros[llm] = lacking
-        reason = otherwise or ("exhausted" if lacking_micros else self._nothing_left(query, tried))
-        self._defer(query, attempt, reason, tried, lacking_micros)
+        left = set(config.llms) - pricing.excluded(query).keys()
+        reason = attempt.reason(config, left, bool(lacking_micros), bool(out))
+        self._defer(query, attempt, reason, PassedOver(lacking_micros, tuple(out)))
 
-    def _nothing_left(self, query: Arrived, tried: tuple[str, ...]) -> DeferReason:
-        """Why no candidate was worth trying."""
-        candidates = set(self._config.llms) - self._in_force.excluded(query).keys()
-        if not candidates:
-            return "no_candidate"
-        return "failed" if candidates <= set(tried) else "priced_out"
-
-    def _reservation(self, query: Arrived, i: int, attempt: int, tried: tuple[str, ...]) -> Reservation:
-        deadline_ms = self._clock_ms + self._config.reservation_ms
-        if query.deadline_ms is not None:
-            deadline_ms = min(deadline_ms, query.deadline_ms)
-        return Reservation(
-            dispatch_id=str(DispatchId(self.partition, query.offset, attempt)),
-            query_id=query.query_id,
-            llm=self._config.llms[i],
-            offset=query.offset,
-            attempt=attempt,
-            reserved_micros=math.ceil(query.cost_micros[i] * self._config.margins[i]),
-            at_ms=self._clock_ms,
-            deadline_ms=deadline_ms,
-            tried=tried,
-            unanswered_at_ms=self._unanswered_at_ms(query, i, deadline_ms),
-            tags=query.tags,
-        )
-
-    def _unanswered_at_ms(self, query: Arrived, i: int, deadline_ms: int) -> int:
-        """When a dispatch to LLM i of now is unanswered: early enough that another LLM can answer in time."""
-        if not self._config.unanswered_ms:
-            return 0
-        wait_ms = self._config.unanswered_ms[i]
-        if query.deadline_ms is not None:
-            wait_ms = min(wait_ms, (query.deadline_ms - self._clock_ms) // 2)
-        return min(self._clock_ms + wait_ms, deadline_ms)
-
-    def _defer(
-        self,
-        query: Arrived,
-        attempt: int,
-        reason: DeferReason,
-        tried: tuple[str, ...] = (),
-        lacking_micros: Mapping[str, int] | None = None,
-    ) -> None:
-        self._outbox.defer(query, attempt, reason, self._in_force, lacking_micros or {}, tried)
+    def _defer(self, query: Arrived, attempt: Attempt, reason: DeferReason, passed: PassedOver = NOBODY) -> None:
+        self._outbox.defer(query, attempt, reason, self._in_force, passed)
 
     # Completions
 
@@ -263,18 +244,19 @@ class Router:
         elif closed is not None:
             self._charge_again(closed, completion)
         else:
-            self._outbox.ignored(completion, "unmatched")
+            self._outbox.ignored("unmatched", dispatch_id, completion.answer.llm, completion.answer.stated_micros)
 
     def _answered(self, reservation: Reservation, completion: Completed) -> None:
-        answer = completion.answer
+        answer = acted_by(completion.answer, self._config)
         charged = self._charge(reservation, answer)
         if answer.ok and reservation.is_overtaken:
             charged = second(charged)
-        self._close(reservation, charged, failed=not answer.ok)
+        self._close(reservation, charged, answer)
+        self._heard(reservation.llm, reservation.at_ms, answer)
         if answer.ok:
             self._overtake(reservation.query_id, reservation.offset)
         elif reservation.may_retry:
-            self._retry(reservation, completion.retry, "failed")
+            self._retry(reservation, completion.retry, after_failure(reservation, answer, self._config))
 
     def _overtake(self, query_id: str, offset: int) -> None:
         """A query has its answer: nothing more is done for it."""
@@ -287,23 +269,41 @@ class Router:
     def _charge_again(self, dispatch: ClosedDispatch, completion: Completed) -> None:
         charged = self._charge(dispatch, completion.answer)
         closing = self._ledger.charge_again(dispatch, charged.spent_micros, self._journal.count)
+        self._tags.spend(dispatch.tags, closing.dispatch.booked_micros - dispatch.booked_micros)
         self._outbox.charged_again(dispatch, charged, closing, failed=not completion.answer.ok)
         if completion.answer.ok:
             made = DispatchId.parse(dispatch.dispatch_id)
             assert made is not None, "a lane makes ids that can be parsed"
+            # When it was made is not known any more: it closes the breaker of an LLM that was silent.
+            self._heard(dispatch.llm, 0, completion.answer)
             self._overtake(dispatch.query_id, made.offset)
 
-    def _retry(self, reservation: Reservation, query: Arrived | None, reason: Literal["failed", "unanswered"]) -> None:
+    def _retry(self, reservation: Reservation, query: Arrived | None, attempt: Attempt) -> None:
         """Another attempt, or a deferral: the dispatch before it has failed, or nobody answers it."""
-        attempt, tried = reservation.attempt + 1, (*reservation.tried, reservation.llm)
-        if query is None:
-            self._defer(_gone(reservation), attempt, reason, tried=tried)
-        elif attempt > self._config.max_attempts:
-            self._defer(query, attempt, reason, tried=tried)
-        elif self._is_late(query):
-            self._defer(query, attempt, "expired" if reason == "failed" else reason, tried=tried)
+        reason = attempt.ends(query, self._config, self._clock_ms)
+        if reason is not None or query is None:
+            self._defer(query or gone(reservation), attempt, reason or "failed")
         else:
-            self._route(query, attempt, tried, reason if reason == "unanswered" else None)
+            self._route(query, attempt)
+
+    # LLMs that are taken out
+
+    def _heard(self, llm: str, made_ms: int, answer: UsableCompletion) -> None:
+        breaker = self._breakers.completed(llm, made_ms, answer, self._clock_ms, self._config)
+        self._switched(llm, "back" if answer.ok else "out", breaker)
+
+    def _withdrawn(self, event: Withdrawn) -> None:
+        if not self._advance("completions", event.offset):
+            return
+        if event.llm not in self._config.llms:
+            self._outbox.ignored("unknown_llm", llm=event.llm)
+            return
+        breaker = self._breakers.unavailable(event.llm, event.error_class, self._clock_ms, self._config)
+        self._outbox.switched(event.llm, "out", breaker, event.worker)
+
+    def _switched(self, llm: str, state: SwitchState, breaker: Breaker | None) -> None:
+        if breaker is not None:
+            self._outbox.switched(llm, state, breaker)
 
     # Dispatches without an answer
 
@@ -313,7 +313,10 @@ class Router:
             # It was answered since the lane looked.
             return
         self._outbox.gone_on(self._ledger.go_on(reservation))
-        self._retry(reservation, event.retry, "unanswered")
+        waited_ms = self._clock_ms - reservation.at_ms
+        llm, now_ms = reservation.llm, self._clock_ms
+        self._switched(llm, "out", self._breakers.silent(llm, waited_ms, now_ms, self._config))
+        self._retry(reservation, event.retry, after_silence(reservation))
 
     def _expire(self, event: Ticked) -> None:
         for expired in event.expired:
@@ -321,9 +324,10 @@ class Router:
             if reservation is not None and reservation.deadline_ms <= self._clock_ms:
                 self._close(reservation, expiry(reservation, expired.begun))
 
-    def _close(self, reservation: Reservation, charged: Charge, failed: bool = False) -> None:
+    def _close(self, reservation: Reservation, charged: Charge, answer: UsableCompletion | None = None) -> None:
         closing = self._ledger.close(reservation, charged.outcome, charged.spent_micros, self._journal.count)
-        self._outbox.closed(reservation, charged, closing, failed)
+        self._tags.spend(reservation.tags, charged.spent_micros)
+        self._outbox.closed(reservation, charged, closing, answer)
 
     # The rest
 
@@ -352,6 +356,7 @@ class Router:
             self._policies(config, self.partition), config, self._prior, old.seen if old is not None else 0
         )
         self._ledger.budget(config.budget_micros)
+        self._breakers.keep(config)
         dropped = 0 if old is None or self._pricing.take_over(old) else old.window.blocks
         self._outbox.configured(config, dropped)
         self._price()
@@ -375,6 +380,8 @@ class Router:
             window_from=pricing.window_from,
             group="" if pricing.config.home is None else pricing.config.home.group,
             settings=pricing.config.settings,
+            breakers=self._breakers.all(),
+            tags=self._tags.totals(),
         )
 
     @property
@@ -388,9 +395,3 @@ class Router:
     def _config(self) -> Configuration:
         """The configuration in force."""
         return self._in_force.config
-
-
-def _gone(reservation: Reservation) -> Arrived:
-    """What is left of a query that has left its topic."""
-    nil = msgspec.Raw(msgspec.msgpack.encode(None))
-    return Arrived(reservation.offset, 0, reservation.query_id, [], [], None, nil, tags=reservation.tags)

@@ -26,6 +26,8 @@ from worker.estimation.features import Float64
 TEMPERATURES = (0.01, 0.001)
 ITERATIONS = 100
 LINE_SEARCHES = 30
+# The smoothing leaves prices of this size where the budget is not scarce.
+TRACE = 10 * TEMPERATURES[-1]
 # What the smoothing may cost, as a share of the objective: at most 0.0004 with 6 copies of each of 17 LLMs.
 AS_GOOD = 1e-3
 
@@ -77,6 +79,7 @@ def solve(here: Market, start: tuple[float, ...]) -> tuple[tuple[float, ...], Fi
     """
     old = np.array(start) / here.unit
     found = _minimised(here, np.minimum(old, _highest(here)) if old.any() else np.full(len(old), 0.5))
+    found.x = _without_traces(here, found.x)
     before, after = certificate(here, old), certificate(here, found.x)
     if not np.isfinite(found.x).all() or not after.objective <= before.objective * (1 + AS_GOOD):
         return start, Fit("kept", before.objective, before.gap, int(found.nit), why_kept(found))
@@ -109,6 +112,12 @@ def _minimised(here: Market, start: Float64) -> OptimizeResult:
         iterations += int(found.nit)
     found.nit = iterations
     return found
+
+
+def _without_traces(here: Market, prices: Float64) -> Float64:
+    """The prices with those at 0 that only the smoothing keeps above it, if the dual objective is not higher then."""
+    cleared = np.where(prices < TRACE, 0.0, prices)
+    return cleared if dual(here, cleared) <= dual(here, prices) else prices
 
 
 def _highest(here: Market) -> Float64:

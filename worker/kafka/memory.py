@@ -54,7 +54,7 @@ class Log:
 
     `on_commit` hears of each transaction when it commits. `hanging` transactions have lost their end, so their records
     stay hidden. With `late_markers` a committed transaction (`marking`) stays hidden until its producer's next request.
-    `made` counts how often a topic was made anew.
+    `made` counts how often a topic was made anew. `ids` are ids of topics that were loaded from elsewhere.
     """
 
     on_commit: Callable[[Transaction], None] = lambda _: None
@@ -66,6 +66,7 @@ class Log:
     marking: dict[str, Transaction] = field(default_factory=dict)
     late_markers: bool = False
     made: Counter[str] = field(default_factory=Counter)
+    ids: dict[str, str] = field(default_factory=dict)
 
     def append(
         self,
@@ -251,7 +252,7 @@ class MemoryReader:
         return values[-1] if values else None
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
-        return {topic: f"{topic}-{self._log.made[topic]}" for topic in topics}
+        return {topic: self._log.ids.get(topic, f"{topic}-{self._log.made[topic]}") for topic in topics}
 
     def partitions(self, topics: Iterable[str]) -> dict[str, int]:
         found = {topic: [place[1] for place in self._log.entries if place[0] == topic] for topic in topics}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worker.contract.answers import Unavailable
 from worker.contract.codes import Rejection
 from worker.contract.completions import UsableCompletion
 from worker.contract.dispatch_id import DispatchId
@@ -18,7 +19,7 @@ from worker.contract.messages import Reservation
 from worker.contract.record import Record, headers_bytes
 from worker.contract.rejections import Limits, read_completion
 from worker.contract.settings import Settings
-from worker.core.events import Arrived, Completed, Event, Refused, Unanswered
+from worker.core.events import Arrived, Completed, Event, Refused, Unanswered, Withdrawn
 from worker.kafka.clock import SYSTEM_CLOCK, Clock
 from worker.kafka.reader import Reader
 from worker.service.metrics import Metrics
@@ -52,7 +53,7 @@ class CompletionRow:
     """One completion record. `problem` says why it cannot be used; `retried` is the query that it brings back."""
 
     record: Record
-    answer: UsableCompletion | None = None
+    answer: UsableCompletion | Unavailable | None = None
     problem: Rejection | None = None
     retried: Row | None = None
 
@@ -136,7 +137,10 @@ class Intake:
         for row in failed:
             row.retried = prepared.get(_origin(row))
 
-    def _event(self, row: CompletionRow, at_ms: int) -> Completed | Refused:
+    def _event(self, row: CompletionRow, at_ms: int) -> Completed | Withdrawn | Refused:
+        if isinstance(row.answer, Unavailable):
+            told = row.answer
+            return Withdrawn(row.record.offset, at_ms, told.unavailable, told.error_class, told.worker)
         if row.answer is None:
             assert row.problem is not None, "a row is decoded or has a problem"
             return Refused("completions", row.record.offset, at_ms, row.problem)
@@ -151,12 +155,12 @@ def _arrival(row: Row | None, at_ms: int) -> Arrived | None:
 
 def _has_failed(row: CompletionRow, may_retry: MayRetry) -> bool:
     answer = row.answer
-    return answer is not None and not answer.ok and may_retry(answer.dispatch_id)
+    return isinstance(answer, UsableCompletion) and not answer.ok and may_retry(answer.dispatch_id)
 
 
 def _origin(row: CompletionRow) -> int:
     """The offset of the query that was dispatched. The dispatch is open, so a lane made its id."""
-    assert row.answer is not None, "only a completion brings a query back"
+    assert isinstance(row.answer, UsableCompletion), "only a completion brings a query back"
     dispatch = DispatchId.parse(row.answer.dispatch_id)
     assert dispatch is not None, "a lane makes ids that can be parsed"
     return dispatch.offset

@@ -9,6 +9,7 @@ import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import structlog
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from worker.contract.codes import DeferReason
 from worker.contract.decisions import ChargedAgain, Closed, Missed
 from worker.contract.sentences import REMARKS
 from worker.core import alarms
@@ -70,7 +72,7 @@ class Metrics:
         """Say what runs here, and show every reason from the start, at 0."""
         self._build.labels(version, policy, manifest.index).set(1)
         self._manifest = manifest
-        for reason in ("priced_out", "exhausted", "expired", "duplicate", "failed", "unanswered"):
+        for reason in get_args(DeferReason):
             self._deferrals.labels(reason)
         for topic in ("queries", "completions"):
             self._lost.labels(topic)
@@ -141,6 +143,9 @@ class Metrics:
             self._deferrals.labels(deferred.reason).inc()
         for reservation in effects.unanswered:
             self._unanswered.labels(reservation.llm).inc()
+        for switched in effects.switched:
+            told = {"llm": switched.llm, "error_class": switched.error_class, "worker": switched.worker}
+            log.warning(f"llm_{switched.state}", **told)
         for refused in effects.refused:
             self._dead.labels(refused.topic, refused.rejection.code).inc()
         for ignored in effects.ignored:
@@ -185,6 +190,7 @@ class _Ledgers(Collector):
         overrun = GaugeMetricFamily("tollgate_overrun_usd", "Spent or reserved beyond the budget", labels=money)
         price = GaugeMetricFamily("tollgate_price_per_usd", "Quality that a dollar must buy", labels=money)
         opened = GaugeMetricFamily("tollgate_open_reservations", "Dispatches not answered", labels=["partition"])
+        out = GaugeMetricFamily("tollgate_llm_out", "1: the LLM gets no queries but probes", labels=money)
         age = GaugeMetricFamily("tollgate_oldest_reservation_age_seconds", "Oldest of them", labels=["partition"])
         for lane in lanes:
             partition = str(lane.partition)
@@ -198,10 +204,13 @@ class _Ledgers(Collector):
             llms = () if lane.config is None else lane.config.llms
             for llm, value in zip(llms, lane.prices, strict=False):
                 price.add_metric([llm, partition], value * MICROS_PER_USD)
+            breakers = lane.breakers
+            for llm in llms:
+                out.add_metric([llm, partition], float(llm in breakers and breakers[llm].is_open))
             opened.add_metric([partition], len(lane.open))
             oldest_ms = lane.oldest_ms
             age.add_metric([partition], 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
-        return [budget, reserved, spent, late, twice, overrun, price, opened, age, self._alarms(lanes)]
+        return [budget, reserved, spent, late, twice, overrun, price, opened, age, out, self._alarms(lanes)]
 
     def _alarms(self, lanes: Sequence[LaneView]) -> Metric:
         family = GaugeMetricFamily("tollgate_alarm", "1: in force; docs/reference/alarms.md", labels=ALARM)

@@ -13,6 +13,7 @@ from worker.contract.errors import CheckBroker, FixSetting
 from worker.contract.messages import AccountRow
 from worker.contract.settings import Settings
 from worker.core.outbox import ACCOUNT_KEY
+from worker.kafka.admin import wanted
 from worker.kafka.reader import TAIL_RECORDS, Reader
 from worker.service.committer import Committer
 from worker.service.home import differences, find_home
@@ -69,7 +70,7 @@ class Watch:
         changed = [
             f"{topic} has {found} partitions, not {number}" for topic, found in partitions.items() if found != number
         ]
-        changed += [f"{topic} is gone" for topic in self._topics.all(self._settings.llms) if topic not in partitions]
+        changed += [f"{topic} is gone" for topic in wanted(self._settings) if topic not in partitions]
         self._metrics.notice("topics_changed", ", ".join(changed))
         self._check_home(lanes)
 
