@@ -168,7 +168,7 @@ def test_a_topic_made_anew_while_a_worker_runs(system: System, prepare: Prepare,
     decide(settings, rows)
     make_anew(settings, settings.topics.completions)
     wait_for("the worker to leave", lambda: not system.workers[0].running, PATIENCE_SECONDS)
-    code, said = run(system, "run")
+    code, said = run(system, "run", "--web-port", "0")
     assert code == 4, said
     assert "completions/0: was made anew" in said
 
@@ -182,7 +182,8 @@ def test_queries_gets_more_partitions_while_a_worker_runs(system: System, prepar
     client.create_partitions([NewPartitions(topic, 8)])[topic].result(PATIENCE_SECONDS)
     alarm = 'tollgate_alarm{name="topics_changed",partition=""} 1.0'
     wait_for("the alarm", lambda: alarm in system.page(system.workers[0], "metrics")[1], PATIENCE_SECONDS)
-    assert f"{topic} has 8 partitions, not 4" in system.workers[0].tail(5)
+    said = f"{topic} has 8 partitions, not 4"
+    wait_for("its line in the log", lambda: said in system.workers[0].tail(5), PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(("name", "refilled", "remedy"), MADE_ANEW, ids=[f"{c[0]}-{c[1]}" for c in MADE_ANEW])
@@ -192,7 +193,7 @@ def test_a_topic_made_anew(stopped: Settings, system: System, name: str, refille
     topic = getattr(stopped.topics, name)
     make_anew(stopped, topic)
     fill(stopped, topic, refilled)
-    code, said = run(system, "run")
+    code, said = run(system, "run", "--web-port", "0")
     assert code == 4, said
     assert topic in said
     assert remedy in said
