@@ -189,7 +189,7 @@ class Tracker:
                 is_late = one.deadline_ms is not None and one.deadline_ms <= closed.at_ms
                 if is_expiry:
                     one.expired = "batch_expired" if is_late else "unanswered"
-                one.failure, one.closed_at = closed.error, now
+                one.failure, one.closed_at = closed.error_class or closed.error, now
                 self._silent[origin] = one
         self._forget(origin, one)
 

@@ -79,7 +79,9 @@ class Breakers:
         """Nobody has answered a dispatch to the LLM for so long."""
         if self._breakers.get(llm, CLOSED).is_open:
             return None
-        if llm in config.llms and waited_ms >= config.unanswered_ms[config.llms.index(llm)]:
+        # Under an older configuration, dispatches may have been waited for otherwise.
+        whole_ms = dict(zip(config.llms, config.unanswered_ms, strict=False)).get(llm)
+        if whole_ms is not None and waited_ms >= whole_ms:
             return self._open(llm, None, None, now_ms, config)
         return self._count(llm, None, now_ms, config)
 
