@@ -21,7 +21,7 @@ from worker.estimation.history import Prompts, read_table
 from worker.local import questions
 from worker.local.bench_latency import Arrivals, Origin, of_dispatch
 from worker.local.load import LoadGenerator
-from worker.local.processes import Process, wait_for
+from worker.local.processes import Process, address_of
 from worker.local.system import Notify, System
 
 PARTITIONS = 4
@@ -92,8 +92,7 @@ def measure(system: System, plan: CallsPlan, notify: Notify) -> CallsResult:
     server = Process("server", [sys.executable, "-m", "worker.local.answering_server", str(plan.server_seconds)], log)
     server.start()
     try:
-        wait_for("the server to be ready", lambda: server.tail(1).startswith("http://"), SERVER_SECONDS)
-        return _measure(system, plan, server.tail(1).strip(), notify)
+        return _measure(system, plan, address_of(server, SERVER_SECONDS), notify)
     finally:
         server.stop()
 

@@ -35,7 +35,7 @@ from worker.local import llm_server, questions
 from worker.local.broker import FAST_START, Broker
 from worker.local.demo import Show, Stage
 from worker.local.follower import DecisionFollower
-from worker.local.processes import Child, wait_for
+from worker.local.processes import Child, address_of
 from worker.local.questions import Question, Replies, Reply
 from worker.local.system import System
 
@@ -134,14 +134,7 @@ class LlmDemo:
     def _start_llm(self) -> str:
         child = Child("llm", ["llm", "serve", "--port", "0", "--slots", str(SLOTS)], self.system.directory / "llm.log")
         self.system.processes.start(child)
-
-        def is_ready() -> bool:
-            if not child.running:
-                raise CheckFailed(f"the LLM ended with {child.exit_code}; its last lines:\n{child.tail()}")
-            return child.tail(1).startswith("http://")
-
-        wait_for("the LLM to be ready", is_ready, SERVER_SECONDS)
-        return child.tail(1).strip()
+        return address_of(child, SERVER_SECONDS)
 
     def _build_index(self, address: str) -> None:
         if self._fresh:

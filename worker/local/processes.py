@@ -30,6 +30,18 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float, every_sec
         raise CheckFailed(f"waited {seconds:.0f} s for {what}")
 
 
+def address_of(server: Process, seconds: float) -> str:
+    """The address that a server prints when it is ready. Raises CheckFailed if it ends, or after `seconds`."""
+
+    def is_ready() -> bool:
+        if not server.running:
+            raise CheckFailed(f"{server.name} ended with {server.exit_code}; its last lines:\n{server.tail()}")
+        return server.tail(1).startswith("http://")
+
+    wait_for(f"{server.name} to be ready", is_ready, seconds)
+    return server.tail(1).strip()
+
+
 class Process:
     """A command with its own log file. It can be started again after its end.
 
