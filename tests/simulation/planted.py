@@ -103,8 +103,8 @@ class ForgetsTheOwner(Committer):
 class BelievesItsMachine(Committer):
     """Takes the time of its machine, whatever the broker says."""
 
-    def _hear_time(self, asked: float) -> None:
-        pass
+    def _hear_time(self, asked: float) -> bool:
+        return True
 
 
 class IgnoresSuspicion(Committer):

@@ -216,9 +216,17 @@ def test_a_broker_that_does_not_say_its_time_is_no_opinion(monkeypatch: pytest.M
     """Kafka answers -1 where it knows of no record. That is not the year 1970."""
     partition = Partition()
     monkeypatch.setattr(SimulatedReader, "appended_ms", lambda *_: -1)
+    monkeypatch.setattr("worker.service.committer.HEAR_SECONDS", 0.0)
     owner = partition.owner()
     owner.commit(inputs(START))
     assert (owner.clock.is_old(0.0), owner.clock.drift_ms) == (True, 0)
+
+
+def test_a_broker_that_says_its_time_a_moment_later_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real Kafka answers -1 while it writes the end of the transaction: without it, a lane would have one clock."""
+    partition, answers, truth = Partition(), [-1, -1], SimulatedReader.appended_ms
+    monkeypatch.setattr(SimulatedReader, "appended_ms", lambda *place: answers.pop() if answers else truth(*place))
+    assert (partition.owner().clock.is_old(1.0), answers) == (False, [])
 
 
 class ChoosyProducer(SimulatedProducer):

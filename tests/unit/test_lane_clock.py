@@ -85,12 +85,20 @@ def test_a_new_lane_takes_the_earlier_clock(skew_ms: int) -> None:
     assert opened(machine, None).now_ms() == machine.true_ms + min(0, skew_ms)
 
 
-def test_without_the_brokers_time_there_is_one_clock() -> None:
-    """The ledger of an older system may have the time of its writers; workers do not start on it."""
+@pytest.mark.parametrize("skew_ms", SKEWS)
+def test_without_the_brokers_time_a_lane_is_not_ahead(skew_ms: int) -> None:
+    """The lane's own time and the machine's are left, and the earlier one counts."""
     machine = Machine()
+    machine.skew_ms = skew_ms
     clock = LaneClock(machine)
     clock.decided(machine.true_ms - 1_000)
-    assert (clock.now_ms(), clock.drift_ms) == (machine.true_ms, 0)
+    assert (clock.now_ms(), clock.drift_ms) == (machine.true_ms + min(-1_000, skew_ms), 0)
+
+
+def test_a_lane_without_any_other_time_takes_the_machines() -> None:
+    """A new lane whose broker does not tell its time has one clock."""
+    machine = Machine()
+    assert LaneClock(machine).now_ms() == machine.true_ms
 
 
 @pytest.mark.parametrize(("skew_ms", "drift_ms"), [(0, 0), (150, 0), (200, 0), (201, 1), (600_000, 599_800), (-1, -1)])

@@ -40,7 +40,7 @@ from worker.core.outbox import ACCOUNT_KEY
 from worker.core.router import Prior, Router
 from worker.kafka import answers, clients
 from worker.kafka.clients import TransactionalProducer, produce
-from worker.kafka.clock import SYSTEM_CLOCK, Clock
+from worker.kafka.clock import SYSTEM_CLOCK, Clock, poll_until
 from worker.kafka.reader import Reader
 from worker.service.hanging import end_hanging
 from worker.service.home import wrong_group
@@ -64,6 +64,8 @@ FORGOTTEN = (KafkaError.INVALID_PRODUCER_ID_MAPPING, KafkaError.UNKNOWN_PRODUCER
 
 # The broker's time is run on by the monotonic clock for so long.
 TIME_SECONDS = 10.0
+# A new owner waits for the broker's time for so long.
+HEAR_SECONDS = 5.0
 
 Records = Mapping[tuple[str, int], Record]
 
@@ -166,12 +168,15 @@ class Committer:
         produce(producer, self._topics.ledger, None, "time", self.partition)
         producer.flush(self._timeout_seconds)
         producer.abort_transaction(self._timeout_seconds)
-        self._hear_time(asked)
+        # A broker that has just written the end of a transaction may still answer that it knows of no record.
+        if not poll_until(lambda: self._hear_time(asked), HEAR_SECONDS, 0.02, self.clock):
+            logger.warning("no_broker_time", partition=self.partition, topic=self._topics.ledger)
 
-    def _hear_time(self, asked: float) -> None:
+    def _hear_time(self, asked: float) -> bool:
         appended_ms = self._kafka.reader.appended_ms(self._topics.ledger, self.partition)
-        if appended_ms > 0:
+        if appended_ms >= 0:
             self.clock.hear(appended_ms, asked)
+        return appended_ms >= 0
 
     @property
     def _timeout_seconds(self) -> float:

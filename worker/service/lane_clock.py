@@ -10,7 +10,8 @@ opinions of the time, and takes the middle one:
 - the lane's own time at its last decision, run on by the monotonic clock.
 
 A jump of the machine's clock changes nothing, whichever way it goes. If a lane has just been opened, its own time may
-lie far back, and then the earlier of the two clocks is the middle. So a lane is late rather than early.
+lie far back, and then the earlier of the two clocks is the middle. So a lane is late rather than early. Until the
+broker has told its time, the lane takes the earlier one of its own time and the machine's.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class LaneClock:
             opinions.append(heard.broker_ms + self._since_ms(heard.heard))
         if decided is not None:
             opinions.append(decided[0] + self._since_ms(decided[1]))
-        return sorted(opinions)[(len(opinions) - 1) // 2] if heard is not None else opinions[0]
+        return sorted(opinions)[(len(opinions) - 1) // 2]
 
     def monotonic(self) -> float:
         """Seconds, of this machine."""
