@@ -85,6 +85,7 @@ class ConfigurationChanges(TypedDict, total=False):
     context_tokens: dict[str, int]
     dialects: dict[str, tuple[Dialect, ...]]
     unknown_model: UnknownModel | None
+    exploration_share: float
 
 
 class QueryChanges(TypedDict, total=False):

@@ -131,6 +131,15 @@ def test_a_draw_is_called_a_draw() -> None:
     )
 
 
+def test_a_draw_to_explore_is_told_with_its_chance() -> None:
+    """The others were not drawn, whatever their score."""
+    drive = Drive(config(exploration_share=0.5)).run([query(offset) for offset in range(30)])
+    found = of_reason(drive, "exploring")
+    chance = found.decision.probabilities[str(found.decision.llm)]
+    assert found.why == f"{found.decision.llm} was drawn at random, to explore: its chance was {chance:.2%}"
+    assert sorted(verdicts(found).values()) == ["drawn", "not drawn", "not drawn"]
+
+
 def test_a_draw_that_cannot_reserve_is_told_apart() -> None:
     """It had no budget; the others were not drawn."""
     drive = Drive(replace(POOR, policy="port", observe_share=1.0)).run([query(offset) for offset in range(9)])

@@ -36,10 +36,13 @@ class System:
         query = {"embedding": [1.0]} if text is None else {"text": text}
         return self.write(TOPICS.queries, msgspec.json.encode(query))
 
-    def route(self, offset: int, llm: str, query_id: str, attempt: int = 1) -> None:
+    def route(
+        self, offset: int, llm: str, query_id: str, attempt: int = 1, probabilities: dict[str, float] | None = None
+    ) -> None:
         """A dispatch of it."""
-        cause = Cause("queries", offset)
-        self.decide(Routed(b"", cause, 5, query_id, offset, attempt, [0.5], [1.0], (0.0,), llm, "best_score"))
+        cause, likely = Cause("queries", offset), probabilities or {}
+        fields = query_id, offset, attempt, [0.5], [1.0], (0.0,), llm
+        self.decide(Routed(b"", cause, 5, *fields, "best_score", probabilities=likely))
 
     def close(self, offset: int, attempt: int = 1, **fields: Any) -> None:
         """The end of a dispatch: settled for 200 micro-dollars, unless the fields say another thing."""

@@ -188,10 +188,10 @@ def _unknown(routed: Routed, config: Configuration | None) -> list[str]:
 
 
 def _observes(met: Met, config: Configuration | None, partition: int) -> bool:
-    """Whether the policy drew at random."""
+    """Whether the LLM was drawn at random."""
     routed = met.routed
-    if config is None or routed.reason == "observing":
-        return routed.reason == "observing"
+    if config is None or routed.reason in DRAWN:
+        return routed.reason in DRAWN
     if met.seen is None:
         # Without a gate, only a draw of no LLM prices a query out.
         return config.policy == "port" and routed.reason == "priced_out" and routed.attempt == 1
@@ -233,6 +233,7 @@ def _ends(routed: Routed) -> dict[str, str]:
     return {**ends, routed.tried[-1]: "unanswered"} if routed.cause.kind == "unanswered" else ends
 
 
+DRAWN = ("observing", "exploring")
 ENDS = {"failed": "had failed", "unanswered": "had not answered in time"}
 UNSCORED = {
     "no_candidate": "no LLM was a candidate for the query",
@@ -261,6 +262,8 @@ def _why(routed: Routed, observing: bool, gated: bool) -> str:
 
 
 def _why_chosen(routed: Routed, llm: str, observing: bool, gated: bool) -> str:
+    if routed.reason == "exploring":
+        return f"{llm} was drawn at random, to explore: its chance was {routed.probabilities.get(llm, 0.0):.2%}"
     if observing:
         return f"{llm} was drawn at random: the policy was still observing"
     passed = f"; {', '.join(routed.skipped)} scored higher and could not reserve" if routed.skipped else ""

@@ -75,6 +75,9 @@ class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit
 
     The LLMs `excluded` were no candidates, each for a reason. `asks` is what the query asks of an LLM; it is there if
     the query names LLMs, or if what it needs excludes one. `remarks` are codes of what is odd about it.
+
+    `probabilities` say how likely each LLM was chosen, where the lane explores: 1 in sum, and 0 for an LLM that is not
+    in it. An LLM that was drawn in place of the best score has the reason `exploring`.
     """
 
     prev: bytes
@@ -87,7 +90,7 @@ class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit
     cost_micros: list[float]
     prices: tuple[float, ...]
     llm: str | None
-    reason: Literal["best_score", "observing"] | DeferReason
+    reason: Literal["best_score", "observing", "exploring"] | DeferReason
     reserved_micros: int = 0
     deadline_ms: int = 0
     skipped: tuple[str, ...] = ()
@@ -101,6 +104,7 @@ class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit
     excluded: dict[str, Exclusion] = {}
     remarks: tuple[QueryRemark, ...] = ()
     tags: dict[str, str] = {}
+    probabilities: dict[str, float] = {}
 
 
 class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind", omit_defaults=True):

@@ -324,7 +324,7 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
 
     `features`, `context_tokens` and `dialects` are what each LLM can do; an LLM that is not in them can do all.
     `unknown_model` says what is done with a request for a model that is no LLM. It is null for a lane of a version that
-    did not look at what a query asks.
+    did not look at what a query asks. `exploration_share` of the dispatched queries go to an LLM that is drawn.
     """
 
     llms: tuple[str, ...]
@@ -353,3 +353,4 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
     context_tokens: dict[str, int] = {}
     dialects: dict[str, tuple[Dialect, ...]] = {}
     unknown_model: UnknownModel | None = None
+    exploration_share: float = 0.0

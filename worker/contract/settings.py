@@ -140,6 +140,7 @@ class RoutingSettings(Section):
     resolve_every_queries: Positive = 250
     window_queries: int = Field(default=1_000, ge=1, le=MAX_WINDOW_QUERIES)
     observe_share: float = Field(default=0.025, gt=0, le=1)
+    exploration_share: float = Field(default=0.0, ge=0, le=0.5)
     max_attempts: int = Field(default=2, ge=1, le=100)
     reservation_seconds: int = Field(default=1_800, ge=1, le=30 * 86_400)
     unanswered_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400)

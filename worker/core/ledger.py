@@ -73,6 +73,12 @@ class Ledger:
         """What may still be reserved of an LLM's budget."""
         return self.accounts[llm].available_micros
 
+    def lacking_micros(self, reservation: Reservation) -> int:
+        """What the account lacks to hold the reservation's money; 0: it can be reserved."""
+        account = self.accounts[reservation.llm]
+        committed_micros = account.spent_micros + account.reserved_micros + reservation.reserved_micros
+        return max(0, committed_micros - account.budget_micros)
+
     def reserve(self, reservation: Reservation) -> int:
         """Hold the reservation's money, if the account still has it.
 
@@ -80,8 +86,7 @@ class Ledger:
         """
         account = self.accounts[reservation.llm]
         amount = reservation.reserved_micros
-        lacking_micros = account.spent_micros + account.reserved_micros + amount - account.budget_micros
-        if lacking_micros > 0:
+        if lacking_micros := self.lacking_micros(reservation):
             return lacking_micros
         if any(other.offset != reservation.offset or other.may_retry for other in self._of_query(reservation)):
             _broken(f"{reservation.dispatch_id} is already open")

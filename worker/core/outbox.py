@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
 
 import msgspec
 
@@ -40,6 +38,7 @@ from worker.contract.messages import (
 )
 from worker.core.attempts import Attempt
 from worker.core.candidates import names_llms, remarks
+from worker.core.choice import NOBODY, Chosen, PassedOver
 from worker.core.deferral import best, remedy
 from worker.core.events import Arrived, Effects, Refused
 from worker.core.journal import Journal, record_hash
@@ -58,16 +57,6 @@ WINDOW_PREFIX = "window/"
 CHECKPOINT_RESERVATIONS = 5_000
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class PassedOver(NamedTuple):
-    """The LLMs that scored higher than the one chosen: what each lacked to reserve, and those that were taken out."""
-
-    lacking_micros: Mapping[str, int] = MappingProxyType({})
-    out: tuple[str, ...] = ()
-
-
-NOBODY = PassedOver()
 
 
 class Outbox:
@@ -103,10 +92,9 @@ class Outbox:
 
     # Queries
 
-    def dispatch(
-        self, query: Arrived, i: int, reservation: Reservation, attempt: Attempt, pricing: Pricing, passed: PassedOver
-    ) -> None:
-        """A query goes to LLM number `i`, on this reservation."""
+    def dispatch(self, query: Arrived, attempt: Attempt, chosen: Chosen, pricing: Pricing) -> None:
+        """A query goes to the LLM that was chosen."""
+        i, reservation = chosen.i, chosen.reservation
         self.held(reservation)
         self._effects.dispatches.append(
             Dispatch(
@@ -124,7 +112,7 @@ class Outbox:
                 tags=query.tags,
             )
         )
-        self._routed(query, attempt, pricing, pricing.reason(), passed, reservation)
+        self._routed(query, attempt, pricing, chosen.reason, chosen.passed, chosen)
 
     def defer(
         self, query: Arrived, attempt: Attempt, reason: DeferReason, pricing: Pricing, passed: PassedOver = NOBODY
@@ -297,8 +285,9 @@ class Outbox:
         pricing: Pricing,
         reason: Reason | DeferReason,
         passed: PassedOver,
-        reservation: Reservation | None,
+        chosen: Chosen | None,
     ) -> Routed:
+        reservation = None if chosen is None else chosen.reservation
         excluded, odd = pricing.excluded(query), remarks(query.asks, pricing.config)
         record = Routed(
             prev=self._journal.head,
@@ -325,6 +314,7 @@ class Outbox:
             excluded=excluded,
             remarks=odd,
             tags=query.tags,
+            probabilities={} if chosen is None else dict(chosen.probabilities),
         )
         self._journal.append(query.query_id, record)
         return record

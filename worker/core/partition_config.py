@@ -71,6 +71,7 @@ def configuration(
         context_tokens={llm: most for llm in manifest.llms if (most := settings.llms[llm].context_tokens) is not None},
         dialects={llm: spoken for llm in manifest.llms if (spoken := settings.llms[llm].spoken) is not None},
         unknown_model=routing.unknown_model,
+        exploration_share=routing.exploration_share,
     )
     budgets = {llm: _share(micros, partitions, partition) for llm, micros in whole.budget_micros.items()}
     horizon = _share(whole.horizon_queries, partitions, partition)

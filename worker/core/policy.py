@@ -20,7 +20,7 @@ from worker.contract.messages import Configuration, Fit
 from worker.core.solver import Market, certificate, dual, ended, market, solve
 from worker.estimation.features import Float64
 
-Reason = Literal["best_score", "observing"]
+Reason = Literal["best_score", "observing", "exploring"]
 POLICIES = ("priced", "port")
 PORT_ALPHA = 1e-4
 MICROS_PER_USD = 1e6

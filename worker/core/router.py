@@ -9,9 +9,9 @@ Rules:
   skipped, so that reading a topic twice changes nothing.
 - Memory is never rolled back: whoever cannot publish the effects of a batch must drop the router.
 
-The parts: `pricing` (what a budget is worth), `ledger` (where money moves), `settlement` (what a completion charges),
-`attempts` (what follows a failure), `breakers` (which LLMs are taken out), `outbox` (what is published of it) and
-`journal` (the chain).
+The parts: `pricing` (what a budget is worth), `choice` (which LLM takes a query), `ledger` (where money moves),
+`settlement` (what a completion charges), `attempts` (what follows a failure), `breakers` (which LLMs are taken out),
+`outbox` (what is published of it) and `journal` (the chain).
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from worker.contract.messages import (
     Offsets,
     Reservation,
 )
-from worker.core.attempts import FIRST, Attempt, acted_by, after_failure, after_silence, gone, reservation_for
+from worker.core.attempts import FIRST, Attempt, acted_by, after_failure, after_silence, gone
 from worker.core.breakers import Breakers
 from worker.core.candidates import refused_model
 from worker.core.causes import cause_of
+from worker.core.choice import NOBODY, Choice, Chosen, PassedOver, Unserved
 from worker.core.events import (
     Arrived,
     Completed,
@@ -54,7 +55,7 @@ from worker.core.events import (
 from worker.core.journal import Journal
 from worker.core.lane_view import LaneView
 from worker.core.ledger import BrokenInvariant, Ledger
-from worker.core.outbox import NOBODY, Outbox, PassedOver
+from worker.core.outbox import Outbox
 from worker.core.policy import make_policy
 from worker.core.pricing import Policies, Pricing, Prior
 from worker.core.settlement import Charge, charge, expiry, second
@@ -209,25 +210,17 @@ class Router:
             self._outbox.priced(self._in_force)
 
     def _route(self, query: Arrived, attempt: Attempt) -> None:
-        """Dispatch to the best LLM that is in use and can reserve, or defer."""
-        pricing, config, now_ms = self._in_force, self._config, self._clock_ms
-        lacking_micros: dict[str, int] = {}
-        out: list[str] = []
-        for i in attempt.candidates(pricing.rank(query), config):
-            llm = config.llms[i]
-            if self._breakers.is_out(llm, now_ms):
-                out.append(llm)
-                continue
-            reservation = reservation_for(query, i, attempt, config, self.partition, now_ms)
-            lacking = self._ledger.reserve(reservation)
-            if not lacking:
-                self._switched(llm, "probed", self._breakers.probe(llm, now_ms, config))
-                self._outbox.dispatch(query, i, reservation, attempt, pricing, PassedOver(lacking_micros, tuple(out)))
-                return
-            lacking_micros[llm] = lacking
-        left = set(config.llms) - pricing.excluded(query).keys()
-        reason = attempt.reason(config, left, bool(lacking_micros), bool(out))
-        self._defer(query, attempt, reason, PassedOver(lacking_micros, tuple(out)))
+        """Dispatch or defer."""
+        choice = Choice(self.partition, self._clock_ms, self._in_force, self._ledger, self._breakers)
+        match choice.of(query, attempt):
+            case Unserved(reason, passed):
+                self._defer(query, attempt, reason, passed)
+            case Chosen() as chosen:
+                llm = chosen.reservation.llm
+                if self._ledger.reserve(chosen.reservation):
+                    raise BrokenInvariant(f"{llm} was chosen and cannot reserve")
+                self._switched(llm, "probed", self._breakers.probe(llm, self._clock_ms, self._config))
+                self._outbox.dispatch(query, attempt, chosen, self._in_force)
 
     def _defer(self, query: Arrived, attempt: Attempt, reason: DeferReason, passed: PassedOver = NOBODY) -> None:
         self._outbox.defer(query, attempt, reason, self._in_force, passed)

@@ -30,13 +30,15 @@ CostFrom = Literal["stated", "computed", "given", "unknown"]
 
 class Result(Struct, frozen=True):
     """One row: an answer with its LLM, its score from 0 to 1, and its cost in US dollars; None where unknown.
-    `cost_from` says where the cost comes from: the source, the prices, or the user."""
+    `cost_from` says where the cost comes from: the source, the prices, or the user. `probabilities` say how likely each
+    LLM was asked; empty where the source does not say it, or where only this LLM could be asked."""
 
     answer: Answer
     llm: str
     score: Decimal | None
     cost_usd: Decimal | None
     cost_from: CostFrom
+    probabilities: dict[str, float] = {}
 
 
 @dataclass(frozen=True)

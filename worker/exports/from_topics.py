@@ -2,7 +2,7 @@
 
 One answer becomes one cell. Its prompt is in `queries`, its LLM and its cost in `decisions`. Its score is the mean of
 what its judges say on `judgements`, else the quality that its completion brought. A cost that nobody told was booked
-as reserved: here it is unknown.
+as reserved: here it is unknown. Where lanes explore, decisions say how likely each LLM was asked.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Call:
     offset: int
     llm: str
     at_ms: int
+    probabilities: dict[str, float]
     left: Reason | None = "unfinished"
     usd: Decimal | None = None
     quality: float | None = None
@@ -136,7 +137,8 @@ def _calls(settings: Settings, reader: Reader, partition: int) -> dict[str, Call
 def _decided(calls: dict[str, Call], partition: int, decision: Decision) -> None:
     if isinstance(decision, Routed) and decision.llm is not None:
         id_ = str(DispatchId(partition, decision.offset, decision.attempt))
-        calls[id_] = Call(decision.query_id, decision.offset, decision.llm, decision.at_ms)
+        likely = decision.probabilities
+        calls[id_] = Call(decision.query_id, decision.offset, decision.llm, decision.at_ms, likely)
     elif isinstance(decision, Closed | ChargedAgain) and (call := calls.get(decision.dispatch_id)) is not None:
         is_answer = isinstance(decision, ChargedAgain) or decision.outcome == "settled"
         failed = decision.error is not None or not is_answer
@@ -182,5 +184,6 @@ def _rows(calls: Mapping[str, Call], prompts: Mapping[int, str], scores: _Scores
         answer = Answer(id_, call.query_id, call.llm, prompt, call.usd, at_ms=call.at_ms)
         if (old := rows.pop((call.query_id, call.llm), None)) is not None:
             left.append(LeftOut(old[0], "duplicate"))
-        rows[call.query_id, call.llm] = id_, Result(answer, call.llm, score, call.usd, _known(call.usd))
+        result = Result(answer, call.llm, score, call.usd, _known(call.usd), call.probabilities)
+        rows[call.query_id, call.llm] = id_, result
     return [result for _, result in rows.values()], left

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from worker.contract.errors import FixSetting
-from worker.estimation.history import COST_SUFFIX
+from worker.estimation.history import COST_SUFFIX, PROBABILITY_SUFFIX
 from worker.exports.convert import Result
 from worker.exports.files import PARQUET
 from worker.exports.records import LeftOut
@@ -94,10 +94,25 @@ def _wide(results: Sequence[Result]) -> Columns:
         "prompt": [first.prompt or "" for first in firsts],
         "input_tokens": [plain(_most_input(row)) for row in answers],
     }
-    for llm in dict.fromkeys(one.llm for one in told):
+    llms = list(dict.fromkeys(one.llm for one in told))
+    for llm in llms:
         columns[llm] = [plain(row[llm].score, SCORE_DIGITS) if llm in row else "" for row in answers]
         columns[llm + COST_SUFFIX] = [plain(row[llm].cost_usd) if llm in row else "" for row in answers]
+    if any(one.probabilities for one in told):
+        likely = [_likely(next(iter(row.values())), llms) for row in answers]
+        columns |= {llm + PROBABILITY_SUFFIX: [str(row[llm]) for row in likely] for llm in llms}
     return columns
+
+
+def _likely(first: Result, llms: Sequence[str]) -> dict[str, float]:
+    """How likely each LLM was asked, 1 in sum. Where the answer does not say it, nobody else could be asked.
+
+    An LLM that never answered has no column: its share goes to the others.
+    """
+    told = {llm: first.probabilities.get(llm, 0.0) for llm in llms}
+    if not (sum_of := sum(told.values())):
+        return {llm: float(llm == first.llm) for llm in llms}
+    return {llm: one / sum_of for llm, one in told.items()}
 
 
 def _most_input(row: Mapping[str, Result]) -> int | None:

@@ -1,0 +1,106 @@
+"""Which LLM takes a query, or why none does. Pure: it reads budgets and breakers, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+from worker.contract.codes import DeferReason
+from worker.contract.messages import Reservation
+from worker.core.attempts import FIRST, Attempt, reservation_for
+from worker.core.breakers import Breakers
+from worker.core.events import Arrived
+from worker.core.exploration import draw
+from worker.core.ledger import Ledger
+from worker.core.policy import Reason
+from worker.core.pricing import Pricing
+
+
+class PassedOver(NamedTuple):
+    """The LLMs that scored higher than the one chosen: what each lacked to reserve, and those that were taken out."""
+
+    lacking_micros: Mapping[str, int] = MappingProxyType({})
+    out: tuple[str, ...] = ()
+
+
+NOBODY = PassedOver()
+
+
+class Chosen(NamedTuple):
+    """LLM number `i` takes the query, on this reservation. `probabilities` say how likely each LLM was chosen, where
+    the lane explores."""
+
+    i: int
+    reservation: Reservation
+    reason: Reason
+    passed: PassedOver
+    probabilities: Mapping[str, float] = MappingProxyType({})
+
+
+class Unserved(NamedTuple):
+    """No LLM takes the query."""
+
+    reason: DeferReason
+    passed: PassedOver
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a lane chooses at `now_ms`."""
+
+    partition: int
+    now_ms: int
+    pricing: Pricing
+    ledger: Ledger
+    breakers: Breakers
+
+    def of(self, query: Arrived, attempt: Attempt) -> Chosen | Unserved:
+        """The best LLM that is in use and can reserve, or another where the lane explores."""
+        config = self.pricing.config
+        ranked = attempt.candidates(self.pricing.rank(query), config)
+        lacking_micros: dict[str, int] = {}
+        out: list[str] = []
+        for i in ranked:
+            llm = config.llms[i]
+            if self._is_out(i):
+                out.append(llm)
+                continue
+            reservation = self._reservation(query, i, attempt)
+            lacking = self.ledger.lacking_micros(reservation)
+            if not lacking:
+                passed = PassedOver(lacking_micros, tuple(out))
+                return self._explored(query, attempt, Chosen(i, reservation, self.pricing.reason(), passed))
+            lacking_micros[llm] = lacking
+        left = set(config.llms) - self.pricing.excluded(query).keys()
+        reason = attempt.reason(config, left, bool(lacking_micros), bool(out))
+        return Unserved(reason, PassedOver(lacking_micros, tuple(out)))
+
+    def _explored(self, query: Arrived, attempt: Attempt, usual: Chosen) -> Chosen:
+        """The choice that the policy makes, or another that was drawn.
+
+        Only the first dispatch of a query explores, and only where the policy does not draw by itself.
+        """
+        config = self.pricing.config
+        if not config.exploration_share or attempt is not FIRST or usual.reason == "observing":
+            return usual
+        drawn = draw(config, self.partition, query.offset, usual.i, self._able(query, attempt))
+        if drawn.llm == usual.i:
+            return usual._replace(probabilities=drawn.probabilities)
+        reservation = self._reservation(query, drawn.llm, attempt)
+        return Chosen(drawn.llm, reservation, "exploring", NOBODY, drawn.probabilities)
+
+    def _able(self, query: Arrived, attempt: Attempt) -> Sequence[int]:
+        """The LLMs that could take the query, whatever their score."""
+        excluded = self.pricing.excluded(query)
+        candidates = [
+            i for i, llm in enumerate(self.pricing.config.llms) if llm not in excluded and not self._is_out(i)
+        ]
+        return [i for i in candidates if not self.ledger.lacking_micros(self._reservation(query, i, attempt))]
+
+    def _is_out(self, i: int) -> bool:
+        return self.breakers.is_out(self.pricing.config.llms[i], self.now_ms)
+
+    def _reservation(self, query: Arrived, i: int, attempt: Attempt) -> Reservation:
+        return reservation_for(query, i, attempt, self.pricing.config, self.partition, self.now_ms)
