@@ -22,6 +22,7 @@ from worker.inference.names import claimed_name
 from worker.inference.recorded import RecordedAnswers, Rules, TableAnswerer
 from worker.inference.worker import InferenceWorker
 from worker.kafka import clients
+from worker.service.leaving import leave
 
 logger = structlog.get_logger()
 
@@ -114,7 +115,7 @@ def command(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: stopped.append(received))
     with nullcontext(name) if name is not None else claimed_name(settings.kafka.group) as own_name:
-        asyncio.run(InferenceWorker(settings, llms, answerer, own_name).run(lambda: bool(stopped)))
+        asyncio.run(InferenceWorker(settings, llms, answerer, own_name).run(lambda: bool(stopped), leave))
 
 
 def _wait(llms: Sequence[str]) -> None:

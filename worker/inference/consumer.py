@@ -39,6 +39,8 @@ class DispatchConsumer:
         self._assigned, self._leaving, self._lost = assigned, leaving, lost
         config = clients.consumer_config(settings, f"{settings.kafka.group}-inference")
         self._metadata: Any = None
+        # As of the last poll. A member that the group has put out has no name until it has joined again.
+        self.is_member = False
         self._consumer = Consumer(
             config
             | {
@@ -65,19 +67,23 @@ class DispatchConsumer:
 
     def poll(self, pause: list[Place], resume: list[Place]) -> list[StoredRecord]:
         """Pause and resume partitions, and return the next records. Raises CheckBroker."""
-        try:
-            if pause:
-                self._consumer.pause([TopicPartition(*place) for place in pause])
-            if resume:
-                self._consumer.resume([TopicPartition(*place) for place in resume])
-        except KafkaException as error:
-            # The partition has just gone: its new owner reads it.
-            logger.debug("pause_skipped", error=error.args[0].str())
+        self._switch(self._consumer.pause, pause)
+        self._switch(self._consumer.resume, resume)
         # `consume` alone would wait until it has as many records as were asked for.
         first = self._consumer.poll(POLL_SECONDS)
         messages = [] if first is None else [first, *self._consumer.consume(POLL_RECORDS, timeout=0)]
         self._metadata = self._consumer.consumer_group_metadata()
+        self.is_member = bool(self._consumer.memberid())
         return [clients.stored(message) for message in messages if _is_record(message)]
+
+    def _switch(self, switch: Callable[[list[TopicPartition]], object], places: list[Place]) -> None:
+        if not places:
+            return
+        try:
+            switch([TopicPartition(*place) for place in places])
+        except KafkaException as error:
+            # The partition has just gone: its new owner reads it.
+            logger.debug("pause_skipped", error=error.args[0].str())
 
     def group_metadata(self) -> Any:
         """What a transaction needs, so that only a member of the group commits positions: as of the last poll.

@@ -20,12 +20,15 @@ from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.settings import Settings
 from worker.inference.published import Outgoing, without_answer
 from worker.kafka import clients
+from worker.kafka.limited import within
 
 FLUSH_SECONDS = 30.0
 TRIES_SECONDS = 60.0
 PAUSE_SECONDS = 0.1
 # A coordinator that is not rebalancing takes positions in milliseconds.
 OFFSETS_SECONDS = 1.0
+# Then the call itself should have given up.
+GIVE_UP_SECONDS = 5.0
 REBALANCING = {
     KafkaError._TIMED_OUT,
     KafkaError.REBALANCE_IN_PROGRESS,
@@ -91,6 +94,11 @@ class Publisher:
             too_large = set[int]()
             try:
                 self._transaction(ends, positions, too_large)
+            except TimeoutError:
+                logger.warning("positions_unanswered", remedy="none: the answers are published without positions")
+                positions = []
+                self._transactional = self._new()
+                continue
             except KafkaException as problem:
                 error: KafkaError = problem.args[0]
                 if error.code() in REBALANCING and not error.fatal() and positions:
@@ -115,8 +123,23 @@ class Publisher:
             for record in end:
                 _produce(producer, record, failed, partial(too_large.add, number))
         if positions:
-            producer.send_offsets_to_transaction(list(positions), self._group_metadata(), OFFSETS_SECONDS)
+            self._send_positions(producer, positions, failed)
         producer.commit_transaction(FLUSH_SECONDS)
+
+    def _send_positions(
+        self, producer: Producer, positions: Sequence[TopicPartition], failed: Sequence[KafkaError]
+    ) -> None:
+        """Raises TimeoutError if librdkafka does not answer. That producer is lost then: one of a new epoch aborts what
+        it has sent.
+
+        librdkafka (2.16) does not keep the limit that it is given. If a record of the transaction fails while the
+        group's coordinator is looked for, it drops the request, and the caller waits for ever. So no record is on its
+        way when positions are sent; and a broker that dies later is waited for no longer than GIVE_UP_SECONDS.
+        """
+        if clients.flush(producer, FLUSH_SECONDS) or failed:
+            raise KafkaException(failed[0] if failed else KafkaError(KafkaError._TIMED_OUT))
+        group = self._group_metadata()
+        within(GIVE_UP_SECONDS, producer.send_offsets_to_transaction, list(positions), group, OFFSETS_SECONDS)
 
     def _abort(self) -> None:
         try:

@@ -18,7 +18,6 @@ import asyncio
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -39,6 +38,8 @@ from worker.inference.outcomes import Outcome
 from worker.inference.published import Answered, Outgoing, begun_record, records_of
 from worker.inference.publisher import Publisher
 from worker.inference.taken import End, Share, Taken
+from worker.inference.threads import Threads
+from worker.inference.watch import Watch
 from worker.kafka.reader import KafkaReader, Place
 
 POLL_SECONDS = 0.1
@@ -77,24 +78,23 @@ class InferenceWorker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped: BaseException | None = None
 
-    async def run(self, stopping: Callable[[], bool]) -> None:
-        """Work until `stopping` is true. Raises CheckBroker, LeaveProcess, or FixSetting if no LLM takes its key."""
+    async def run(self, stopping: Callable[[], bool], leave: Callable[[BaseException], None]) -> None:
+        """Work until `stopping` is true. `leave` ends the process at once: a thread may be unable to end.
+
+        Raises CheckBroker, LeaveProcess, or FixSetting if no LLM takes its key.
+        """
         self._loop = asyncio.get_running_loop()
         self._reader = KafkaReader(self._settings)
         self._consumer = DispatchConsumer(self._settings, self._loop, self._assigned, self._leave, self._lost)
         self._publisher = Publisher(self._settings, self._name, self._consumer.group_metadata)
-        with (
-            ThreadPoolExecutor(1, "poll") as self._polling,
-            ThreadPoolExecutor(1, "publish") as self._publish_thread,
-            ThreadPoolExecutor(1, "begin") as self._begin_thread,
-            ThreadPoolExecutor(2, "restore") as self._restore_thread,
-        ):
+        with Threads(poll=1, publish=1, begin=1, restore=2) as self._threads:
+            watch = Watch(self._threads, self._consumer, lambda: len(self._shares), leave)
             async with self._answerer:
                 publishing = asyncio.create_task(self._publish())
-                logging = asyncio.create_task(self._log_failures())
+                looking = [asyncio.create_task(each) for each in (self._log_failures(), watch.run())]
                 try:
                     logger.info("inference_started", topics=len(self._llm_of), name=self._name)
-                    await self._in(self._polling, self._consumer.subscribe, list(self._llm_of))
+                    await self._threads.run("poll", self._consumer.subscribe, list(self._llm_of))
                     await self._poll(stopping)
                     await self._leave([share.place for share in self._shares.values()])
                 except BaseException as error:
@@ -102,26 +102,24 @@ class InferenceWorker:
                     self._stop(error)
                     raise
                 finally:
-                    logging.cancel()
                     for taken in [one for called in self._called.values() for one in called]:
                         if taken.task is not None:
                             taken.task.cancel()
                     publishing.cancel()
                     # Without a broker, reading for the other partitions would take minutes.
-                    self._restore_thread.shutdown(wait=False, cancel_futures=True)
-                    await self._in(self._polling, self._consumer.close)
+                    self._threads.drop("restore")
+                    await self._threads.run("poll", self._consumer.close)
+                    for task in looking:
+                        task.cancel()
                 if self._stopped is not None:
                     raise self._stopped
-
-    async def _in(self, threads: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await self._loop.run_in_executor(threads, work, *arguments)
 
     # Polling and partitions
 
     async def _poll(self, stopping: Callable[[], bool]) -> None:
         while not stopping() and self._stopped is None:
             pause, resume = self._to_pause()
-            self._take(await self._in(self._polling, self._consumer.poll, pause, resume))
+            self._take(await self._threads.run("poll", self._consumer.poll, pause, resume))
             self._start_waiting()
 
     def _to_pause(self) -> tuple[list[Place], list[Place]]:
@@ -147,12 +145,13 @@ class InferenceWorker:
             self._shares[place] = Share(self._llm_of[place[0]], place)
             self._paused.add(place)
             by_partition[place[1]].append(self._shares[place])
+        logger.info("partitions_assigned", partitions=len(places))
         for partition, shares in by_partition.items():
             self._background(self._restore(partition, shares))
 
     async def _restore(self, partition: int, shares: list[Share]) -> None:
         topics = [share.place[0] for share in shares]
-        found = await self._in(self._restore_thread, restore.restore, self._settings, self._reader, partition, topics)
+        found = await self._threads.run("restore", restore.restore, self._settings, self._reader, partition, topics)
         for share in shares:
             share.restored = found
 
@@ -250,7 +249,7 @@ class InferenceWorker:
             now_ms = int(time.time() * 1000)
             rows = [Begun(one.dispatch.id, one.dispatch.llm, self._name, now_ms) for one in starting]
             records = [begun_record(one.dispatch, row, self._settings) for one, row in zip(starting, rows, strict=True)]
-            await self._in(self._begin_thread, self._publisher.begin, records)
+            await self._threads.run("begin", self._publisher.begin, records)
         for taken in starting:
             taken.has_begun = self._answerer.costs_money
             if taken.is_cut:
@@ -293,7 +292,7 @@ class InferenceWorker:
     async def _has_killed(self, dispatch: Dispatch) -> bool:
         """Whether calls of this query died with their worker too often. Only late attempts ask."""
         partition, offset = dispatch.origin.partition, dispatch.origin.offset
-        read = await self._in(self._restore_thread, restore.read_begun, self._settings, self._reader, partition)
+        read = await self._threads.run("restore", restore.read_begun, self._settings, self._reader, partition)
         return restore.deaths(read, partition, offset) >= MOST_DEATHS
 
     def _answered(self, taken: Taken, outcome: Outcome) -> Answered:
@@ -322,7 +321,7 @@ class InferenceWorker:
                 self._ends.append(End(share, None, [record]))
             self._llm_of = {topic: one for topic, one in self._llm_of.items() if one != llm}
             topics = list(self._llm_of)
-            leaving = self._in(self._polling, self._consumer.subscribe, topics)
+            leaving = self._threads.run("poll", self._consumer.subscribe, topics)
             self._background(leaving if topics else self._stop_without_llms(llm))
         self._wake.set()
 
@@ -363,7 +362,7 @@ class InferenceWorker:
             return False
         positions = [TopicPartition(*share.place, at) for share, at in moved.items() if at is not None]
         records = [end.records for end in self._publishing]
-        if await self._in(self._publish_thread, self._publisher.publish, records, positions):
+        if await self._threads.run("publish", self._publisher.publish, records, positions):
             for share, at in moved.items():
                 share.committed = at
         self._publishing = []
@@ -374,7 +373,7 @@ class InferenceWorker:
         """The topics that exist, where queries may name one for their answers."""
         if self._settings.inference.reply_topics is None or time.monotonic() - self._existing[0] < TOPICS_SECONDS:
             return
-        self._existing = time.monotonic(), await self._in(self._restore_thread, self._consumer.topics)
+        self._existing = time.monotonic(), await self._threads.run("restore", self._consumer.topics)
 
     async def _log_failures(self) -> None:
         while True:
