@@ -36,7 +36,7 @@ test: $(READY) ## Run all tests but the soak, those on a real Kafka too (PROCESS
 	@$(MAKE) --no-print-directory llm || echo "The small LLM cannot be installed here, so its tests are skipped."
 	$(PYTEST) -n $(PROCESSES)
 
-quick: $(READY) ## Run the unit tests and twenty seeds of the simulator, in half a minute
+quick: $(READY) ## Run the unit tests and ten seeds of the simulator, in half a minute
 	$(PYTEST) -n logical -q -m "not long" tests/unit tests/simulation tests/golden tests/test_*.py
 
 check: lint quick ## Check format, lint and types, and run the quick tests

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[1] / "worker"
 FILES = {path.relative_to(FOLDER).with_suffix("").as_posix().replace("/", "."): path for path in FOLDER.rglob("*.py")}
 MODULES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items() if "__" not in name}
@@ -121,6 +123,7 @@ print(effects, threading.active_count())
 """
 
 
+@pytest.mark.long
 def test_importing_does_nothing() -> None:
     """No module of ours opens, writes, connects or starts anything when it is imported; others' do what they do."""
     top = [node for tree in MODULES.values() for node in tree.body]

@@ -18,8 +18,8 @@ from worker.contract.messages import Query
 from worker.kafka.memory import Log
 
 SEEDS = 200
-# Ten tests of twenty seeds: a failure names its seed, and the rest still run.
-AT_ONCE = 20
+# Twenty tests of ten seeds: a failure names its seed, and the rest still run.
+AT_ONCE = 10
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-# `make quick` runs the first twenty.
+# `make quick` runs the first ten.
 BLOCKS = [pytest.param(first, marks=[pytest.mark.long] if first else []) for first in range(0, SEEDS, AT_ONCE)]
 
 

@@ -84,7 +84,7 @@ GROWING_AS_JSON: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize("element", [c[1] for c in GROWING_AS_JSON], ids=[c[0] for c in GROWING_AS_JSON])
-@pytest.mark.parametrize("largest", [1_000_000, MAX_JSON_QUERY_BYTES])
+@pytest.mark.parametrize("largest", [1_000_000, pytest.param(MAX_JSON_QUERY_BYTES, marks=pytest.mark.long)])
 def test_a_dispatch_in_json_can_be_published(element: bytes, largest: int) -> None:
     """Also where JSON needs most for one byte of MessagePack, and at the highest limit that is accepted."""
     limits = LimitSettings(max_query_bytes=largest, max_dead_letter_bytes=largest)

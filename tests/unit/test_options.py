@@ -321,6 +321,7 @@ LAST_WORDS: list[tuple[str, str, str, dict[str, str], int, str, str]] = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("program", "file", "variables", "code", "event", "named"),
     [c[1:] for c in LAST_WORDS],

@@ -22,6 +22,9 @@ from worker.inference import outcomes
 from worker.inference.calls import Caller, Ended
 from worker.inference.outcomes import Fate, Next, Outcome
 
+# Real waits of real calls.
+pytestmark = pytest.mark.long
+
 SLOW_SECONDS = 12.0
 # Of the cases that are cut, and of all others: long, so that a busy machine changes no outcome.
 CUT_SECONDS, LONG_SECONDS = 4.0, 60.0

@@ -308,6 +308,7 @@ def decisions(drive: Recorded, queries: int) -> Iterator[StoredRecord]:
         yield from records
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times as many decisions leave no more behind, once the ledger keeps as many closed dispatches as it may."""
     monkeypatch.setattr(ledger_module, "MOST_CLOSED", 50)

@@ -37,7 +37,7 @@ def story() -> list[Event]:
     return [*events, tick(60_000), query(40, at_ms=60_100), query(41, at_ms=60_200)]
 
 
-@pytest.mark.parametrize("policy", ["priced", "port"])
+@pytest.mark.parametrize("policy", ["priced", pytest.param("port", marks=pytest.mark.long)])
 def test_a_crash_at_any_cut_changes_nothing(policy: str) -> None:
     """drive([q1, q2, CRASH, q3]) == drive([q1, q2, q3]) for every cut, whichever policy decides."""
     events, settings = story(), config(policy=policy)
