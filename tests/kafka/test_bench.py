@@ -37,11 +37,13 @@ def test_latency_without_a_worker(prepare: Callable[..., Settings], rows: tuple[
 
 
 def test_calls(system: System) -> None:
-    """Every call is seen, with what it added to the server's own time, and its CPU time."""
+    """Every call is seen, with what it added to the server's own time, in which stage, and its CPU time."""
     (system.directory / "index").unlink()
     plan = bench_calls.CallsPlan(rate=20, seconds=5, server_seconds=0.5, warm_seconds=2)
     result = bench_calls.measure(system, plan, print)
     assert 80 <= result.calls <= 100 + 20, result
-    assert 0 < result.p50_added_ms <= result.p99_added_ms, result
+    stages = result.to_dispatch, result.before_call, result.after_call, result.added
+    assert all(0 < stage.p50_ms <= stage.p99_ms for stage in stages), result
+    assert result.added.p50_ms >= max(result.before_call.p50_ms, result.after_call.p50_ms), result
     assert result.cpu_ms_per_call > 0, result
     assert result.open_calls == 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from worker.commands.output import present, working
 from worker.commands.tables import Figures
 from worker.local import bench_calls
 from worker.local.bench import TARGETS, Bench, BenchPlan, BenchResult, missed
-from worker.local.bench_calls import CallsPlan, CallsResult
+from worker.local.bench_calls import CallsPlan, CallsResult, Stage
 from worker.local.broker import Broker
 from worker.local.system import System
 
@@ -87,13 +88,22 @@ def show(console: Console, result: BenchResult | CallsResult) -> None:
 
 def _calls(result: CallsResult) -> list[tuple[str, ...]]:
     at_rate = f"{result.rate:,.0f} calls/s, {result.open_calls:,} open"
-    is_missed = " MISSED" if result.p50_added_ms > ADDED_MS else ""
+    is_missed = " MISSED" if result.added.p50_ms > ADDED_MS else ""
     return [
-        ("added to the LLM's time, p50", f"{result.p50_added_ms} ms", f"<= {ADDED_MS} ms{is_missed}", at_rate),
-        ("added to the LLM's time, p99", f"{result.p99_added_ms} ms", "", at_rate),
+        ("added to the LLM's time, p50", f"{result.added.p50_ms} ms", f"<= {ADDED_MS} ms{is_missed}", at_rate),
+        ("added to the LLM's time, p99", f"{result.added.p99_ms} ms", "", at_rate),
+        ("of it: dispatch to request", *_stage(result.before_call)),
+        ("of it: response to answer", *_stage(result.after_call)),
+        ("not of it: query to dispatch", *_stage(result.to_dispatch)),
         ("CPU time of a call", f"{result.cpu_ms_per_call} ms", "", "all threads"),
         ("memory", f"{result.memory_mb:,.0f} MB", "", f"after {result.calls:,} calls"),
+        *((f"cores of: {name}", f"{cores:.2f}", "", f"of {os.cpu_count()}") for name, cores in result.cores.items()),
+        ("load of the machine", f"{result.load:.1f}", "", "the last minute"),
     ]
+
+
+def _stage(stage: Stage) -> tuple[str, str, str]:
+    return f"{stage.p50_ms} ms", "", f"p50; p99 {stage.p99_ms} ms"
 
 
 def _rows(result: BenchResult, failed: list[str]) -> list[tuple[str, ...]]:

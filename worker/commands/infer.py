@@ -109,6 +109,7 @@ def command(
     else:
         recorded = RecordedAnswers.of(demo_data.load() if history is None else read_table(history, embed=no_embeddings))
         answerer = TableAnswerer(recorded, Rules(latency_ms, error_rate, seed))
+    clients.give_way()
     # librdkafka would wait for the broker without a word.
     clients.admin_client(settings)
     stopped: list[int] = []

@@ -4,11 +4,16 @@
 one transaction: completion, answer, the end of the `begun` record and the consumed position, with the consumer's group
 metadata, so that a worker that the group has put out cannot publish (KIP-447). The transactional id belongs to the
 worker's name: a worker that starts again aborts at once what it left open, and nobody waits for a timeout.
+
+Kafka answers EndTxn before it has written the markers. Until then it refuses the positions of the same producer's next
+transaction, and librdkafka asks again only after 100 ms. So two producers take turns: transactions still follow one
+another, and the markers of one are written while the other is at work.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -38,6 +43,8 @@ REBALANCING = {
 # A request that was retried inside librdkafka may end the next transaction, so the producer takes a new epoch then
 # (ARCHITECTURE, "The protocol", 4). Requests time out after a second or more.
 SUSPICIOUS_SECONDS = 1.0
+# The ends of the transactional ids, one for each producer.
+TURNS = ("", "/2")
 
 logger = structlog.get_logger()
 
@@ -52,13 +59,13 @@ class Publisher:
         self._name = name
         self._group_metadata = group_metadata
         self._plain = Producer(clients.producer_config(settings) | {"linger.ms": 0})
-        self._transactional = self._new()
+        self._turns = deque((turn, self._new(turn)) for turn in TURNS)
 
-    def _new(self) -> Producer:
+    def _new(self, turn: str) -> Producer:
         """A producer of a new epoch: what an older one of this name left open is aborted."""
         kafka = self._settings.kafka
         own = {
-            "transactional.id": f"{kafka.group}-inference-{self._name}",
+            "transactional.id": f"{kafka.group}-inference-{self._name}{turn}",
             "transaction.timeout.ms": kafka.transaction_timeout_ms,
             "socket.timeout.ms": min(clients.SOCKET_TIMEOUT_MS, kafka.transaction_timeout_ms),
             "linger.ms": 0,
@@ -97,7 +104,7 @@ class Publisher:
             except TimeoutError:
                 logger.warning("positions_unanswered", remedy="none: the answers are published without positions")
                 positions = []
-                self._transactional = self._new()
+                self._replace()
                 continue
             except KafkaException as problem:
                 error: KafkaError = problem.args[0]
@@ -111,13 +118,14 @@ class Publisher:
                 time.sleep(0.0 if too_large else PAUSE_SECONDS)
                 continue
             if time.monotonic() - began > SUSPICIOUS_SECONDS:
-                self._transactional = self._new()
+                self._replace()
+            self._turns.rotate()
             return bool(positions)
 
     def _transaction(
         self, ends: Sequence[list[Outgoing]], positions: Sequence[TopicPartition], too_large: set[int]
     ) -> None:
-        producer, failed = self._transactional, list[KafkaError]()
+        (_, producer), failed = self._turns[0], list[KafkaError]()
         producer.begin_transaction()
         for number, end in enumerate(ends):
             for record in end:
@@ -143,11 +151,15 @@ class Publisher:
 
     def _abort(self) -> None:
         try:
-            self._transactional.abort_transaction(FLUSH_SECONDS)
+            self._turns[0][1].abort_transaction(FLUSH_SECONDS)
         except KafkaException as problem:
             if problem.args[0].fatal():
                 raise LeaveProcess(self._reason(problem.args[0])) from problem
-            self._transactional = self._new()
+            self._replace()
+
+    def _replace(self) -> None:
+        turn, _ = self._turns[0]
+        self._turns[0] = turn, self._new(turn)
 
     def _reason(self, error: KafkaError) -> str:
         if error.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED):

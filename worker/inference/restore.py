@@ -14,12 +14,15 @@ from msgspec import Struct
 
 from worker.contract import codec
 from worker.contract.answers import Begun
+from worker.contract.messages import Dispatch
 from worker.contract.settings import Settings
 from worker.core.outbox import ACCOUNT_KEY
 from worker.kafka.reader import Place, Reader
 
 RESERVATION = b"reservation/"
 JSON_OBJECT = b"{"
+# A query whose calls died with their worker so often is not called again.
+MOST_DEATHS = 3
 
 State = Literal["open", "closed", "answered", "lost"]
 
@@ -79,6 +82,12 @@ def read_begun(settings: Settings, reader: Reader, partition: int) -> dict[str, 
         except codec.UNREADABLE:
             continue
     return begun
+
+
+def has_killed(settings: Settings, reader: Reader, dispatch: Dispatch) -> bool:
+    """Whether calls of a dispatch's query died with their worker too often. Raises CheckBroker."""
+    partition, offset = dispatch.origin.partition, dispatch.origin.offset
+    return deaths(read_begun(settings, reader, partition), partition, offset) >= MOST_DEATHS
 
 
 def deaths(begun: dict[str, Begun], partition: int, offset: int) -> int:

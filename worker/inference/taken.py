@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from worker.contract.messages import Dispatch
@@ -22,7 +23,14 @@ class Share:
     positions: Positions = field(default_factory=Positions)
     restored: Restored | None = None
     committed: int | None = None
+    is_leaving: bool = False
     is_gone: bool = False
+
+
+def moved_positions(shares: Iterable[Share], is_due: bool) -> dict[Share, int]:
+    """The positions to commit: all that have moved where it `is_due`, else those of partitions that are left."""
+    positions = {share: share.positions.position for share in shares if is_due or share.is_leaving}
+    return {share: at for share, at in positions.items() if at is not None and at != share.committed}
 
 
 @dataclass(eq=False)

@@ -28,7 +28,6 @@ from worker.contract import codec
 from worker.contract.answers import Begun, Unavailable
 from worker.contract.codes import ErrorClass
 from worker.contract.errors import FixSetting
-from worker.contract.messages import Dispatch
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.inference import outcomes, restore
@@ -37,7 +36,8 @@ from worker.inference.consumer import DispatchConsumer
 from worker.inference.outcomes import Outcome
 from worker.inference.published import Answered, Outgoing, begun_record, records_of
 from worker.inference.publisher import Publisher
-from worker.inference.taken import End, Share, Taken
+from worker.inference.reply_topics import ReplyTopics
+from worker.inference.taken import End, Share, Taken, moved_positions
 from worker.inference.threads import Threads
 from worker.inference.watch import Watch
 from worker.kafka.reader import KafkaReader, Place
@@ -47,12 +47,11 @@ PUBLISH_ENDS = 500
 PUBLISH_BYTES = 8_000_000
 # Positions without an answer are committed this often.
 COMMIT_SECONDS = 1.0
+# A transaction with positions takes two requests more. `restore` needs no newer ones.
+POSITIONS_SECONDS = 0.2
 GRACE_SECONDS = 5.0
 # Failures of one kind are logged this often.
 LOG_SECONDS = 10.0
-TOPICS_SECONDS = 30.0
-# A query whose calls died with their worker so often is not called again.
-MOST_DEATHS = 3
 
 logger = structlog.get_logger()
 
@@ -73,8 +72,8 @@ class InferenceWorker:
         self._wake = asyncio.Event()
         self._published = asyncio.Event()
         self._paused: set[Place] = set()
+        self._positions_at = 0.0
         self._failures: Counter[tuple[str, ErrorClass]] = Counter()
-        self._existing: tuple[float, frozenset[str]] = (0.0, frozenset())
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped: BaseException | None = None
 
@@ -86,6 +85,7 @@ class InferenceWorker:
         self._loop = asyncio.get_running_loop()
         self._reader = KafkaReader(self._settings)
         self._consumer = DispatchConsumer(self._settings, self._loop, self._assigned, self._leave, self._lost)
+        self._reply_topics = ReplyTopics(self._settings, self._consumer.topics)
         self._publisher = Publisher(self._settings, self._name, self._consumer.group_metadata)
         with Threads(poll=1, publish=1, begin=1, restore=2) as self._threads:
             watch = Watch(self._threads, self._consumer, lambda: len(self._shares), leave)
@@ -158,6 +158,8 @@ class InferenceWorker:
     async def _leave(self, places: list[Place]) -> None:
         """Give partitions up: wait a while for their open calls, cut the others, and publish how all ended."""
         leaving = {self._shares[place] for place in places if place in self._shares}
+        for share in leaving:
+            share.is_leaving = True
         for waiting in self._waiting.values():
             for taken in [one for one in waiting if one.share in leaving]:
                 waiting.remove(taken)
@@ -170,10 +172,10 @@ class InferenceWorker:
             if taken.task is not None:
                 taken.task.cancel()
         while self._stopped is None and (self._called_of(leaving) or self._unpublished(leaving)):
-            self._published.clear()
-            self._wake.set()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._published.wait(), POLL_SECONDS)
+            await self._publish_now()
+        if moved_positions(leaving, True):
+            # Once: a group that rebalances takes none.
+            await self._publish_now()
         self._forget(places)
 
     async def _lost(self, places: list[Place]) -> None:
@@ -262,7 +264,8 @@ class InferenceWorker:
     async def _call(self, taken: Taken) -> None:
         """Have one dispatch answered. Whatever happens, it ends in a completion, unless its partition is gone."""
         try:
-            poison = taken.dispatch.attempt > MOST_DEATHS and await self._has_killed(taken.dispatch)
+            asked = restore.has_killed, self._settings, self._reader, taken.dispatch
+            poison = taken.dispatch.attempt > restore.MOST_DEATHS and await self._threads.run("restore", *asked)
             answered = (
                 self._answered(taken, Outcome("refused_request", "unknown", remarks=("killed_workers",)))
                 if poison
@@ -289,19 +292,13 @@ class InferenceWorker:
         self._end(taken, answered, *ended)
         self._start_waiting()
 
-    async def _has_killed(self, dispatch: Dispatch) -> bool:
-        """Whether calls of this query died with their worker too often. Only late attempts ask."""
-        partition, offset = dispatch.origin.partition, dispatch.origin.offset
-        read = await self._threads.run("restore", restore.read_begun, self._settings, self._reader, partition)
-        return restore.deaths(read, partition, offset) >= MOST_DEATHS
-
     def _answered(self, taken: Taken, outcome: Outcome) -> Answered:
         return Answered(completion_of(taken.dispatch, outcome), None, 0)
 
     def _end(self, taken: Taken, answered: Answered, *more: Outgoing) -> None:
         if taken.share.is_gone:
             return
-        existing = self._existing[1]
+        existing = self._reply_topics.names
         at_ms = int(time.time() * 1000)
         records = records_of(taken.dispatch, taken.record, answered, self._settings, existing, at_ms)
         self._ends.append(End(taken.share, taken.record.offset, [*records, *more]))
@@ -338,7 +335,8 @@ class InferenceWorker:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), COMMIT_SECONDS)
                 self._wake.clear()
-                await self._refresh_topics()
+                if self._reply_topics.is_due():
+                    await self._threads.run("restore", self._reply_topics.refresh)
                 while await self._publish_some():
                     pass
         except Exception as error:
@@ -356,24 +354,25 @@ class InferenceWorker:
                 end.share.positions.done(end.offset)
             self._publishing.append(end)
             size += end.size
-        moved = {share: share.positions.position for share in self._shares.values()}
-        moved = {share: at for share, at in moved.items() if at is not None and at != share.committed}
+        now = time.monotonic()
+        moved = moved_positions(self._shares.values(), now - self._positions_at >= POSITIONS_SECONDS)
         if not self._publishing and not moved:
             return False
-        positions = [TopicPartition(*share.place, at) for share, at in moved.items() if at is not None]
+        positions = [TopicPartition(*share.place, at) for share, at in moved.items()]
         records = [end.records for end in self._publishing]
         if await self._threads.run("publish", self._publisher.publish, records, positions):
+            self._positions_at = now
             for share, at in moved.items():
                 share.committed = at
         self._publishing = []
         self._published.set()
         return bool(self._ends)
 
-    async def _refresh_topics(self) -> None:
-        """The topics that exist, where queries may name one for their answers."""
-        if self._settings.inference.reply_topics is None or time.monotonic() - self._existing[0] < TOPICS_SECONDS:
-            return
-        self._existing = time.monotonic(), await self._threads.run("restore", self._consumer.topics)
+    async def _publish_now(self) -> None:
+        self._published.clear()
+        self._wake.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._published.wait(), POLL_SECONDS)
 
     async def _log_failures(self) -> None:
         while True:

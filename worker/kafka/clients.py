@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import sys
 from collections.abc import Callable
 from operator import methodcaller
 from typing import Any, NamedTuple, Protocol, cast
@@ -21,6 +22,9 @@ from worker.contract.settings import KafkaSettings, Settings
 from worker.kafka import answers, security
 
 TIMEOUT_SECONDS = 15.0
+# A thread that lets go of the interpreter for a call waits up to Python's usual 5 ms for a busy one to give it back; a
+# commit makes many such calls.
+SWITCH_SECONDS = 0.0005
 SOCKET_TIMEOUT_MS = 10_000
 # A full producer queue is looked at again after this time.
 QUEUE_SECONDS = 0.1
@@ -35,6 +39,11 @@ Delivered = Callable[[KafkaError | None, Message], None]
 _call_headers = methodcaller("headers")
 # Above the largest record that any topic of ours accepts; the topics' own limits are what is enforced.
 MAX_MESSAGE_BYTES = 160_000_000
+
+
+def give_way() -> None:
+    """Let busy threads of this process give the interpreter back early."""
+    sys.setswitchinterval(SWITCH_SECONDS)
 
 
 def common_config(settings: Settings) -> dict[str, Any]:

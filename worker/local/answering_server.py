@@ -2,7 +2,8 @@
 
     python -m worker.local.answering_server 5
 
-prints its address on 127.0.0.1. Each answer says in `server_ms` how long it took, and has a usage.
+prints its address on 127.0.0.1. Each answer has a usage, and says when its request came and when it was answered, by
+the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def app_of(seconds: float) -> web.Application:
     """An application that answers after `seconds`."""
 
     async def answer(request: web.Request) -> web.Response:
-        started = time.perf_counter()
+        received = time.monotonic()
         asked = await request.json()
         await asyncio.sleep(seconds)
         message = {"role": "assistant", "content": "an answer"}
@@ -31,7 +32,8 @@ def app_of(seconds: float) -> web.Application:
                 "model": asked["model"],
                 "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
                 "usage": {"prompt_tokens": 12, "completion_tokens": 30, "total_tokens": 42},
-                "server_ms": (time.perf_counter() - started) * 1000,
+                "received_seconds": received,
+                "answered_seconds": time.monotonic(),
             }
         )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import sys
 import threading
 from datetime import UTC, datetime
 from functools import partial
@@ -46,9 +45,6 @@ from worker.service.watch import Watch
 
 log = structlog.get_logger()
 
-# A thread that lets go of the interpreter for a call waits up to Python's usual 5 ms for a busy one to give it back; a
-# commit makes many such calls.
-SWITCH_SECONDS = 0.0005
 # To leave the group in, after the last transaction; with the default settings all of it is within the 30 seconds that
 # Kubernetes waits for.
 LEAVE_SECONDS = 5.0
@@ -75,7 +71,7 @@ class LaneWorker(faust.Worker):  # type: ignore[misc]
 
 def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT. Raises FixSetting and CheckBroker at start; a failure later ends the process."""
-    sys.setswitchinterval(SWITCH_SECONDS)
+    clients.give_way()
     estimator = index_in_use.load(settings)
     metrics = Metrics()
     metrics.describe(version("tollgate"), settings.routing.policy, estimator.manifest)
