@@ -153,6 +153,11 @@ OUT: list[tuple[str, Sequence[Input], list[tuple[str, str, str | None]]]] = [
         [("large", "out", "rate_limited")],
     ),
     (
+        "its server loads its model",
+        [asked(0), failed(0, "overloaded", remarks=("loading",))],
+        [("large", "out", "overloaded")],
+    ),
+    (
         "failure after failure",
         [*(asked(n) for n in range(FAILURES)), *(failed(n, "timeout") for n in range(FAILURES))],
         [("large", "out", "timeout")],

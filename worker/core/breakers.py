@@ -1,8 +1,9 @@
 """Which LLMs a lane sends nothing to, because their calls fail or nobody answers: a circuit breaker for each LLM. Pure.
 
 - Closed: the LLM is a candidate. FAILURES failures without an answer between them open its breaker. So does one failure
-  that the next query would meet too: no money, a refused key, a wrong model or address, a provider that names a time to
-  wait. So does an LLM whose dispatch went without an answer for the whole time that it may.
+  that the next query would meet too: no money, a refused key, a wrong model or address, a server that loads its model,
+  a provider that names a time to wait. So does an LLM whose dispatch went without an answer for the whole time that it
+  may.
 - Open: the LLM is no candidate, but for a probe. A probe is a query like any other that may go to the LLM when
   `until_ms` has come. It moves `until_ms` on, so there is one probe at a time. The waits double up to MOST_OUT_MS.
 - An answer to a probe closes the breaker. So does any answer, if nobody had answered before.
@@ -29,6 +30,7 @@ LEAST_OUT_MS = 1_000
 # What the next query would meet too, and what says nothing about the LLM.
 OUT: tuple[ErrorClass, ...] = ("quota", "auth", "misconfigured")
 OF_THE_QUERY: tuple[ErrorClass, ...] = ("context_length", "content_filter", "refused_request")
+LOADING = "loading"
 STAYS = {"limit_reached", "kept_connection"}
 CLOSED = Breaker()
 
@@ -71,7 +73,8 @@ class Breakers:
         named = answer.error_class
         if named in OF_THE_QUERY or STAYS.intersection(answer.remarks) or breaker.is_open:
             return None
-        if named in OUT or (named in ("rate_limited", "overloaded") and answer.retry_after_ms is not None):
+        names_wait = named in ("rate_limited", "overloaded") and answer.retry_after_ms is not None
+        if named in OUT or names_wait or LOADING in answer.remarks:
             return self._open(llm, named, answer.retry_after_ms, now_ms, config)
         return self._count(llm, named, now_ms, config)
 
