@@ -44,6 +44,7 @@ UNMET = {
     "empty_text",
     "beside_request",
     "batch_url",
+    "embeddings",
     "header_value",
     "unknown_header",
     "tags",

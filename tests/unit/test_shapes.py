@@ -104,6 +104,8 @@ READ: list[tuple[str, object, Query]] = [
     ("without a source", {"specversion": "1.0", "id": "1", "data": {"text": ASK}}, Query(id="1", text=ASK)),
     ("without an id, event", {"specversion": "1.0", "data": {"text": ASK}}, Query(text=ASK)),
     ("a line in a CloudEvent", EVENT | {"data": line(None, CHAT)}, Query(id="r-1", body=CHAT)),
+    ("a Responses request of one text", {"model": "m", "input": ASK}, Query(body={"model": "m", "input": ASK})),
+    ("a chat of embeddings", CHAT | {"model": "embed-it"}, Query(body=CHAT | {"model": "embed-it"})),
     ("own fields that are null", CHAT | {"id": None, "tags": None}, Query(body=CHAT | {"id": None, "tags": None})),
 ]
 
@@ -122,6 +124,14 @@ REFUSED: list[tuple[str, object, Rejection]] = [
     ("a text beside a request", CHAT | {"text": ASK}, Rejection("beside_request", detail="text")),
     ("a body beside a request", CHAT | {"body": CHAT}, Rejection("beside_request", detail="body")),
     ("embeddings", line("/v1/embeddings", {"input": ASK}), Rejection("batch_url", detail="/v1/embeddings")),
+    ("embeddings of texts", {"model": "m", "input": [ASK, ASK]}, Rejection("embeddings")),
+    ("embeddings of tokens", {"model": "m", "input": [9906, 1917]}, Rejection("embeddings")),
+    ("embeddings of lists of tokens", {"model": "m", "input": [[9906, 1917], [7]]}, Rejection("embeddings")),
+    ("embeddings by a field", {"model": "m", "input": ASK, "encoding_format": "base64"}, Rejection("embeddings")),
+    ("embeddings of a size", {"model": "m", "input": ASK, "dimensions": 256}, Rejection("embeddings")),
+    ("embeddings by the model", {"model": "text-embedding-3-small", "input": ASK}, Rejection("embeddings")),
+    ("embeddings by a path", {"model": "nomic/Nomic-Embed-Text", "input": ASK}, Rejection("embeddings")),
+    ("embeddings in an event", EVENT | {"data": {"model": "m", "input": [ASK]}}, Rejection("embeddings")),
     ("moderations", line("/v1/moderations", {"input": ASK}), Rejection("batch_url", detail="/v1/moderations")),
     ("another API's body", line("/v1/responses", CHAT), Rejection("batch_url", detail="/v1/responses")),
     ("no address at all", line("http://[", CHAT), Rejection("batch_url", detail="http://[")),

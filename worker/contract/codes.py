@@ -56,6 +56,7 @@ RejectCode = Literal[
     "deadline_in_seconds",
     "beside_request",
     "batch_url",
+    "embeddings",
     "header_value",
     "unknown_header",
     "tags",

@@ -24,6 +24,7 @@ ONLY_OPENAI = {
     "functions",
     "reasoning_effort",
 }
+ONLY_EMBEDDINGS = {"encoding_format", "dimensions", "input_type"}
 BOTH_ROLES = {"user", "assistant"}
 ANTHROPIC_CONTENT = {"tool_use", "tool_result", "thinking", "redacted_thinking", "document", "image"}
 OPENAI_CONTENT = {"image_url", "input_audio", "file", "refusal"}
@@ -40,6 +41,21 @@ def dialects_of(query: Query) -> set[Dialect]:
     if "input" in body:
         return {"responses"}
     return {"completions"} if "prompt" in body else set()
+
+
+def asks_for_embeddings(body: Mapping[str, Any]) -> bool:
+    """Whether a request with `input` is one of the embeddings API, and not of Responses.
+
+    Only that API has the fields ONLY_EMBEDDINGS, and an input of texts or token numbers: the items of Responses are
+    objects. Otherwise both look alike, and the name of the model tells: those of OpenAI, Google, Mistral, Nomic and
+    Cohere have `embed` in it.
+    """
+    if "input" not in body or any(name in body for name in ("messages", "prompt", "contents")):
+        return False
+    asked, model = body["input"], body.get("model")
+    if isinstance(asked, list) and asked and not any(isinstance(item, Mapping) for item in asked):
+        return True
+    return bool(ONLY_EMBEDDINGS & set(body)) or (isinstance(model, str) and "embed" in model.lower())
 
 
 def _of_messages(body: Mapping[str, Any]) -> set[Dialect]:

@@ -35,6 +35,7 @@ REASONS = {
     "as a header `tollgate-...`",
     "batch_url": "the batch line's url {detail!r} is not one of /v1/chat/completions, /v1/completions, /v1/responses "
     "and /v1/messages, or its body is not a request of that API",
+    "embeddings": "the request asks for embeddings, and LLMs answer none: send it to the server of embeddings itself",
     "header_value": "the value of the header {detail} cannot be read",
     "unknown_header": "there is no header {detail!r}: see the headers that begin with tollgate-",
     "unknown_model": "the request's model {detail!r} is no LLM of the settings, and routing.unknown_model is refuse",

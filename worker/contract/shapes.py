@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from worker.contract.codes import MAX_DETAIL_CHARACTERS, Dialect, Rejection
+from worker.contract.dialects import asks_for_embeddings
 from worker.contract.messages import Identity, Query
 from worker.contract.requests import ASKED_IN
 
@@ -87,6 +88,8 @@ def _request(given: Given, decode: Decode) -> Query:
         own.append("text")
     if own:
         raise _Refuse(Rejection("beside_request", detail=own[0]))
+    if asks_for_embeddings(body):
+        raise _Refuse(Rejection("embeddings"))
     return Query(body=body)
 
 
