@@ -251,9 +251,10 @@ PLAYED = ("01", "08", "19", "21", "26", "29", "33", "45", "53")
 def test_files_of_misbehaving_llms(system: System, start: Callable[..., Settings], tmp_path: Path) -> None:
     """Failed lines have their class and cost, a slow line holds up none, and a resumed file is not asked again.
 
-    What was answered and judged becomes history.
+    The tags of a batch are counted, and a deadline that leaves no time for a call asks nobody. What was answered and
+    judged becomes history.
     """
-    for name in ("b10", "b11", "b12", "b14"):
+    for name in ("b10", "b11", "b12", "b14", "late", "tagged"):
         (tmp_path / name).mkdir()
     with provided(slow=3) as provider:
         calls = {
@@ -287,6 +288,19 @@ def test_files_of_misbehaving_llms(system: System, start: Callable[..., Settings
         summary = summary_of(system, str(CASES / "b14-same-question.jsonl"), str(tmp_path / "b14/out.jsonl"))
         assert [one.body.get("n") for one in provider.asked[before:]].count(3) == 1
         assert (len(provider.asked) - before, summary["spent_micros"]) == (4, 4 * 486)
+
+        before, place = len(provider.asked), requests(tmp_path / "in.jsonl", 2, model="case-01")
+        summary = summary_of(system, str(place), str(tmp_path / "late/out.jsonl"), "--deadline", "1s", code=1)
+        # Who notices first that there is no time for a call: the batch, the inference worker or the lane.
+        assert {code for _, code in ends_of(tmp_path / "late/out.jsonl")} <= {"batch_expired", "timeout", "unanswered"}
+        assert len(lines_of(tmp_path / "late/out.errors.jsonl")) == 2
+        assert (len(provider.asked) - before, summary["spent_micros"]) == (0, 0)
+
+        tags = "--tags", "team=red", "--tags", "stage=test"
+        summary_of(system, str(place), str(tmp_path / "tagged/out.jsonl"), "--deadline", "1h", *tags)
+        _, said = run_here(system, "status", "--json")
+        total = {"queries": 2, "spent_micros": 2 * 486}
+        assert json.loads(said)["tags"] == {"team=red": total, "stage=test": total}
 
         first = lines_of(tmp_path / "b14/out.jsonl")[0]["id"]
         judged = Producer(clients.producer_config(settings))

@@ -201,7 +201,7 @@ def _run(settings: Settings, plan: Plan, outputs: Outputs, options: Options) -> 
         if plan.streams:
             typer.echo(f"stream: true is in {_lines(plan.streams)}; all answers are whole", err=True)
         try:
-            with KafkaWire(settings, plan.name) as wire, _progress() as told:
+            with KafkaWire(settings, plan.name) as wire, _progress(len(plan)) as told:
                 batch = Batch(plan, outputs, wire, settings.topics, options, told, lambda *what: _warn(settings, *what))
                 return batch.run(state_file)
         except KeyboardInterrupt:
@@ -264,9 +264,9 @@ def ranges(numbers: Sequence[int]) -> str:
 class Told:
     """Shows where a batch stands: a bar on a terminal, else a line now and then."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: Progress, lines: int) -> None:
         self._bar = bar
-        self._task = bar.add_task("", total=None)
+        self._task = bar.add_task("connecting", total=lines)
         self._told_at = time.monotonic()
 
     def __call__(self, standing: Standing) -> None:
@@ -280,11 +280,11 @@ class Told:
 
 
 @contextmanager
-def _progress() -> Iterator[Told]:
+def _progress(lines: int) -> Iterator[Told]:
     console = errors()
     columns = (BarColumn(30), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        yield Told(bar)
+        yield Told(bar, lines)
 
 
 def _warn(settings: Settings, silence: Silence, count: int) -> None:
