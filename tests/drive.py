@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from worker.contract.accounts import Budget
 from worker.contract.asks import Asks
 from worker.contract.codes import CostWord, Dialect, ErrorClass, Feature, Rejection
 from worker.contract.completions import Remark, UsableCompletion
@@ -35,9 +36,16 @@ PRIOR = Prior(
 )
 QUERY = msgspec.Raw(msgspec.msgpack.encode({"text": "x"}))
 NOT_A_QUERY = Rejection("format", detail="0x67")
+
+
+def of_llms(micros: Mapping[str, int]) -> tuple[Budget, ...]:
+    """A budget in US dollars for each LLM."""
+    return tuple(Budget(llm, "usd", amount, (llm,)) for llm, amount in micros.items())
+
+
 CONFIGURATION = Configuration(
     llms=LLMS,
-    budget_micros={"large": 20_000, "medium": 10_000, "small": 5_000},
+    budgets=of_llms({"large": 20_000, "medium": 10_000, "small": 5_000}),
     margins=(1.2, 1.2, 1.2),
     policy="priced",
     horizon_queries=60,
@@ -57,10 +65,11 @@ decode = msgspec.msgpack.Decoder(Decision).decode
 
 
 class ConfigurationChanges(TypedDict, total=False):
-    """Fields of a Configuration."""
+    """Fields of a Configuration, and budgets of one LLM each in micro-dollars."""
 
     llms: tuple[str, ...]
     budget_micros: dict[str, int]
+    budgets: tuple[Budget, ...]
     margins: tuple[float, ...]
     policy: str
     horizon_queries: int
@@ -98,6 +107,7 @@ class QueryChanges(TypedDict, total=False):
     query: msgspec.Raw
     asks: Asks
     tags: dict[str, str]
+    input_tokens: int
 
 
 class CompletionChanges(TypedDict, total=False):
@@ -117,7 +127,10 @@ class CompletionChanges(TypedDict, total=False):
 
 
 def config(**changes: Unpack[ConfigurationChanges]) -> Configuration:
-    """A configuration of three LLMs, with `changes`."""
+    """A configuration of three LLMs, with `changes`. `budget_micros` are budgets of one LLM each."""
+    of_one = changes.pop("budget_micros", None)
+    if of_one is not None:
+        changes["budgets"] = of_llms(of_one) + changes.get("budgets", ())
     return replace(CONFIGURATION, **changes)
 
 

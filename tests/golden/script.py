@@ -17,9 +17,10 @@ from tests.golden import files
 from tests.golden.history import COST_MICROS, text, vector
 from tests.kafka.talk import Talk, produce_raw
 from worker.contract import codec
+from worker.contract.accounts import Account
 from worker.contract.messages import AccountRow, Dispatch, Offsets
 from worker.contract.settings import Settings
-from worker.core.outbox import ACCOUNT_KEY, RESERVATION_PREFIX
+from worker.core.outbox import ACCOUNT_KEY, RESERVATION_PREFIX, account_key
 from worker.kafka import admin, clients
 from worker.kafka.reader import KafkaReader
 from worker.local.processes import wait_for
@@ -249,8 +250,11 @@ class Script:
 
     def _spent(self, llm: str) -> int:
         """What an LLM has cost and holds, in micro-dollars, in the partition where that is most."""
-        rows = [row for row in map(self._row, range(files.PARTITIONS)) if row is not None]
-        return max(row.accounts[llm].spent_micros + row.accounts[llm].reserved_micros for row in rows)
+        key = account_key((llm, 0)).encode()
+        reader, ledger = KafkaReader(self._settings), self._settings.topics.ledger
+        rows = [reader.last_value(ledger, partition, key) for partition in range(files.PARTITIONS)]
+        accounts = [msgspec.msgpack.decode(row, type=Account) for row in rows if row is not None]
+        return max(account.spent + account.reserved for account in accounts)
 
     def _is_settled(self) -> bool:
         for partition in range(files.PARTITIONS):

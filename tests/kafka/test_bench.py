@@ -22,7 +22,7 @@ def test_a_restored_ledger(system: System, prepare: Callable[..., Settings], ind
     bench_restore.fill_ledger(settings, estimator, RECORDS)
     records, _ = bench_restore.bare_read(settings)
     router, seconds = bench_restore.restored(settings, estimator)
-    held = sum(account.reserved_micros for account in router.view.accounts.values())
+    held = sum(account.reserved for account in router.view.accounts)
     found = (records >= RECORDS // 2 + CLOSED, len(router.view.open), held, seconds > 0)
     assert found == (True, bench_restore.OPEN, bench_restore.OPEN, True)
 

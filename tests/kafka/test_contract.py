@@ -118,7 +118,7 @@ def test_completions(system: System, prepare: Prepare, rows: Rows) -> None:
     assert len([one for one in talk.decisions() if isinstance(one, Ignored)]) == len(talk.letters()) == 1
     proof = run_verify.verify(settings)
     assert proof.findings == []
-    assert sum(llm.paid_twice_micros for llm in proof.llms.values()) == 77
+    assert sum(budget.paid_twice for budget in proof.budgets) == 77
 
 
 def test_reservations_expire(system: System, prepare: Prepare, rows: Rows) -> None:
@@ -131,12 +131,10 @@ def test_reservations_expire(system: System, prepare: Prepare, rows: Rows) -> No
     [dispatch] = talk.dispatches()
     talk.completion(None, dispatch_id=dispatch.id, llm=dispatch.llm, status="ok", cost_micros=5)
     talk.wait_decisions(ChargedAgain, 1)
-    account = run_verify.verify(settings).llms[dispatch.llm]
+    [account] = [one for one in run_verify.verify(settings).budgets if one.budget == dispatch.llm]
     assert closed.outcome == "expired"
     assert closed.spent_micros == 0
-    assert account.spent_micros == 5
-    assert account.late_micros == 5
-    assert account.reserved_micros == 0
+    assert (account.spent, account.late, account.reserved) == (5, 5, 0)
 
 
 def test_an_open_query_is_not_routed_twice(system: System, prepare: Prepare, rows: Rows) -> None:
@@ -246,17 +244,18 @@ def test_pages(system: System, prepare: Prepare, rows: Rows) -> None:
     [worker] = system.workers
     [dispatch] = talk.dispatches()
     _, text = system.page(worker, "metrics")
+    labels = f'budget="{dispatch.llm}",partition="0",resource="usd"'
     wanted = [
         f'tollgate_decisions_total{{llm="{dispatch.llm}",outcome="dispatched"}} 1.0',
         'tollgate_dead_letters_total{reason="format",topic="queries"} 1.0',
-        f'tollgate_reserved_usd{{llm="{dispatch.llm}",partition="0"}} {dispatch.reserved_micros / 1e6}',
+        f"tollgate_budget_reserved{{{labels}}} {dispatch.reserved_micros / 1e6}",
         'tollgate_open_reservations{partition="0"} 1.0',
         "tollgate_oldest_reservation_age_seconds",
         "tollgate_build_info",
         "tollgate_restore_seconds",
         "tollgate_transaction_seconds_bucket",
         "tollgate_search_seconds_bucket",
-        "tollgate_price_per_usd",
+        "tollgate_budget_price",
     ]
     assert [line for line in wanted if line not in text] == []
     assert (system.page(worker, "healthz")[0], system.partitions(worker)) == (200, [0, 1, 2, 3])

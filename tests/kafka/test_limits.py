@@ -59,7 +59,7 @@ def test_a_mass_expiry(lane: Settings) -> None:
         due = tuple(Expiry(one.dispatch_id) for one in committer.view.expired(20_000, EXPIRIES))
         committer.commit([Input(Ticked(20_000, due))])
     restored = open_committer(0, lane, PRIOR, Metrics(), Kafka(KafkaReader(lane))).view
-    reserved = {account.reserved_micros for account in restored.accounts.values()}
+    reserved = {account.reserved for account in restored.accounts}
     assert opened == RESERVATIONS
     assert restored.open == {}
     assert reserved == {0}

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.drive import of_llms
 from tests.topics import NAMES, Recorded
 from worker.audit.ledger_view import read_ledger
 from worker.audit.topics import PartitionTopics
@@ -65,7 +66,7 @@ class Company:
         self.lane = Recorded(
             Configuration(
                 llms=manifest.llms,
-                budget_micros=dict.fromkeys(manifest.llms, self.budget_micros),
+                budgets=of_llms(dict.fromkeys(manifest.llms, self.budget_micros)),
                 margins=manifest.margins,
                 policy="priced",
                 horizon_queries=0,
@@ -100,7 +101,7 @@ class Company:
     @property
     def spent_micros(self) -> int:
         """What the books have as spent, over all LLMs."""
-        return sum(account.spent_micros for account in self.lane.router.view.accounts.values())
+        return sum(account.spent for account in self.lane.router.view.accounts)
 
     def proof(self) -> Verified:
         """What `verify` says of the topics."""
@@ -208,7 +209,7 @@ def test_the_books_of_an_odd_day_are_the_bill(estimator: Estimator, seed: int) -
     assert sum(billed for _, billed in day(company, ODD, 300, seed)) == company.billed_micros
     proof = company.proof()
     assert proof.findings == []
-    assert sum(account.spent_micros for account in proof.books.accounts.values()) == company.billed_micros
+    assert sum(account.spent for account in proof.books.accounts.values()) == company.billed_micros
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -75,7 +75,7 @@ def test_lanes_are_configured_with_the_newcomer(directory: Path) -> None:
     manifest = index_in_use.load(given).manifest
     config = configuration(given, manifest, 0, {})
     assert config.llms == (*LLMS, "new")
-    assert config.budget_micros["new"] == 2_000_000 // given.kafka.partitions
+    assert {budget.name: budget.amount for budget in config.budgets}["new"] == 2_000_000 // given.kafka.partitions
     assert [alarm.detail for alarm in alarms.of_index(manifest) if alarm.name == "new_llm"] == ["new: 0 rows"]
 
 

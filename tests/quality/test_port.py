@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from tests.drive import ConfigurationChanges, config
 from worker.core.policy import PORT_ALPHA, PortPolicy, View, port_weights
+from worker.core.window import Sample
 
 PRICES = (0.001, 0.002, 0.0)
 
@@ -24,8 +25,9 @@ def view(quality: list[list[float]], cost_usd: list[list[float]], budget_usd: li
     """The view of PORT at the end of its observation phase."""
     budget = np.array(budget_usd) * 1e6
     none = np.empty((0, len(budget)))
-    shown = np.array(quality), np.array(cost_usd) * 1e6
-    return View(len(quality), *shown, none, none, budget, budget, (0.0,) * len(budget))
+    shown = np.array(quality).reshape(-1, len(budget)), np.array(cost_usd).reshape(-1, len(budget)) * 1e6
+    nothing, prices = Sample.untagged(none, none), (0.0,) * len(budget)
+    return View(len(quality), Sample.untagged(*shown), nothing, budget, budget, prices)
 
 
 @pytest.mark.parametrize(
@@ -42,16 +44,17 @@ def test_after_observing_the_argmax_is_tried_and_nothing_else(
     quality: list[float], cost: list[int], chosen: int
 ) -> None:
     """The LLM with the largest alpha * q - gamma * c is the only choice, also if the value is below 0."""
-    assert port().rank(6, quality, cost, PRICES) == [chosen]
+    charges = [price * each for price, each in zip(PRICES, cost, strict=True)]
+    assert port().rank(6, quality, charges) == [chosen]
 
 
 def test_the_first_queries_are_observed_at_random() -> None:
     """A share of the horizon goes to a random LLM or to none, each as likely. Seed, partition and number decide
     alone."""
     policy = port(horizon_queries=40_000, observe_share=0.1)
-    drawn = [tuple(policy.rank(seen, [0.9, 0.1, 0.1], [1, 1, 1], PRICES)) for seen in range(4_000)]
+    drawn = [tuple(policy.rank(seen, [0.9, 0.1, 0.1], PRICES)) for seen in range(4_000)]
     counts = Counter(drawn)
-    again = [tuple(policy.rank(seen, [0.1, 0.1, 0.9], [9, 9, 9], PRICES)) for seen in range(4_000)]
+    again = [tuple(policy.rank(seen, [0.1, 0.1, 0.9], [9 * price for price in PRICES])) for seen in range(4_000)]
     assert policy.observed_queries == 4_000
     assert counts.keys() == {(), (0,), (1,), (2,)}
     assert min(counts.values()) > 900, counts
@@ -88,7 +91,8 @@ def test_weights_are_the_minimum_of_the_published_dual() -> None:
 
 def test_prices_are_gamma_over_alpha_per_micro_dollar() -> None:
     """If gamma is 1 (see above), the price is 1 / 1e-4 / 1e6 = 0.01 of quality for a micro-dollar."""
-    solution = port(observe_share=0.1).solve(view([[0.2], [0.4], [0.6], [0.8]], [[1.0]] * 4, [0.0]))
+    one: ConfigurationChanges = {"llms": ("large",), "budget_micros": {"large": 0}, "observe_share": 0.1}
+    solution = port(**one).solve(view([[0.2], [0.4], [0.6], [0.8]], [[1.0]] * 4, [0.0]))
     assert solution.prices == pytest.approx((0.01,))
     assert solution.fit.status == "converged"
 
@@ -96,8 +100,7 @@ def test_prices_are_gamma_over_alpha_per_micro_dollar() -> None:
 def test_nothing_observed_keeps_the_prices() -> None:
     """Without an observed query PORT keeps the prices."""
     empty = view([], [], [1.0, 1.0, 1.0])
-    none = np.empty((0, 3))
-    blank = View(0, none, none, none, none, empty.budget_micros, empty.budget_micros, PRICES)
+    blank = View(0, empty.window, empty.prior, empty.amount, empty.balance, PRICES)
     solution = port().solve(blank)
     assert solution.prices == PRICES
     assert solution.fit.status == "observing"

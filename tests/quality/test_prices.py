@@ -9,9 +9,21 @@ import pytest
 from scipy import sparse
 from scipy.optimize import OptimizeResult, check_grad, linprog
 
+from tests.drive import config
 from worker.contract.codes import FitCode
 from worker.core import solver
-from worker.core.solver import Market, certificate, dual, market, smoothed, solve
+from worker.core.draws import Draws
+from worker.core.market import Market, market_of
+from worker.core.solver import certificate, dual, in_units, smoothed, solve
+from worker.core.window import Sample
+from worker.estimation.features import Float64
+
+
+def market(quality: Float64, cost_micros: Float64, per_query: Float64) -> Market:
+    """A market in which each LLM has a budget of its own."""
+    names = tuple(f"llm-{number}" for number in range(quality.shape[1]))
+    settings = config(llms=names, margins=(1.2,) * len(names), budget_micros=dict.fromkeys(names, 0))
+    return market_of(Sample.untagged(quality, cost_micros), Draws(settings), per_query)
 
 
 def random_market(seed: int, queries: int = 300, llms: int = 5) -> Market:
@@ -54,7 +66,8 @@ def optimum(here: Market) -> float:
     llms, queries = here.quality.shape
     each = sparse.kron(sparse.eye(queries), np.ones((1, llms)), format="csr")
     places = np.arange(queries * llms)
-    spent = sparse.csr_matrix((here.cost.T.ravel() / queries, (np.tile(np.arange(llms), queries), places)))
+    cost = here.uses[0].amount * here.unit[:, None]
+    spent = sparse.csr_matrix((cost.T.ravel() / queries, (np.tile(np.arange(llms), queries), places)))
     limits = np.concatenate([np.ones(queries), here.budget])
     found = linprog(-here.quality.T.ravel(), A_ub=sparse.vstack([each, spent]), b_ub=limits, method="highs")
     assert found.status == 0, found.message
@@ -109,7 +122,7 @@ def test_at_the_optimum_a_price_means_a_spent_budget() -> None:
     quality = np.column_stack([np.linspace(0.1, 1.0, 100), np.zeros(100)])
     here = market(quality, np.ones((100, 2)), np.array([0.5, 0.5]))
     found, _ = solve(here, (0.0, 0.0))
-    proof = certificate(here, np.array(found) / here.unit)
+    proof = certificate(here, in_units(here, found))
     assert found[1] == 0.0, "the LLM that no query needs has a price"
     assert proof.slackness < 0.01, found
 

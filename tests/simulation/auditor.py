@@ -13,8 +13,10 @@ import msgspec
 import numpy as np
 
 from tests.simulation.choice import is_free, wrong_choice
+from tests.simulation.money import adds_up, drawn_on, held, is_at, reserved_problem, token_problem, used
 from tests.simulation.reading import TOPICS, by_topic, dead_letter_origin, fields, proven, replayed, values
 from worker.contract import codec
+from worker.contract.accounts import Account
 from worker.contract.decisions import (
     Cause,
     ChargedAgain,
@@ -29,7 +31,7 @@ from worker.contract.decisions import (
     Switched,
 )
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.messages import Account, Configuration, Offsets
+from worker.contract.messages import Configuration, Offsets
 from worker.contract.record import StoredRecord
 from worker.core.events import Event, Reconfigured
 from worker.core.journal import record_hash
@@ -69,7 +71,8 @@ class Books:
     out: dict[str, int] = field(default_factory=dict)
     probed: Switched | None = None
     booked: dict[str, Closed | ChargedAgain] = field(default_factory=dict)
-    reserved: dict[str, int] = field(default_factory=dict)
+    held: dict[str, Routed] = field(default_factory=dict)
+    drawn: dict[str, tuple[str, ...]] = field(default_factory=dict)
     config: Configuration | None = None
     prices: tuple[float, ...] = ()
     offsets: Offsets = field(default_factory=Offsets)
@@ -156,7 +159,7 @@ class Auditor:
                 self._gone_on(books, routed, before)
             else:
                 require(before in books.closed, f"{routed}, but {before} is not closed")
-        require(routed.prices == books.prices, f"partition {partition}: {routed} is not at the prices in force")
+        require(is_at(books.config, books.prices, routed), f"{routed} is not at the prices in force, {books.prices}")
         problem = wrong_choice(books.config, routed)
         require(problem is None, str(problem))
         if routed.llm is None:
@@ -169,9 +172,13 @@ class Auditor:
         is_probe = books.probed is not None and (books.probed.llm, books.probed.cause) == (routed.llm, routed.cause)
         require(routed.llm not in books.out or is_probe, f"{routed}: {routed.llm} was taken out")
         books.open[dispatch_id] = routed
-        old = books.accounts[routed.llm]
-        reserved = old.reserved_micros + routed.reserved_micros
-        books.accounts[routed.llm] = msgspec.structs.replace(old, reserved_micros=reserved)
+        odd = reserved_problem(books.config, routed)
+        require(odd is None, str(odd))
+        books.drawn[dispatch_id] = drawn = drawn_on(books.config, routed)
+        for name in drawn:
+            old = books.accounts[name]
+            new = books.accounts[name] = msgspec.structs.replace(old, reserved=old.reserved + held(old, routed))
+            require(new.reserved + new.spent <= new.amount + new.overrun, f"{routed} takes {name} to {new}")
 
     def _switched(self, partition: int, books: Books, switched: Switched) -> None:
         """An LLM is taken out, probed when it is time, or taken back."""
@@ -207,11 +214,15 @@ class Auditor:
         require(routed is not None and routed.llm == closed.llm, f"{closed}: no such reservation is open")
         books.closed.add(closed.dispatch_id)
         require(closed.overrun_micros == max(0, closed.spent_micros - closed.reserved_micros), f"{closed}: overrun")
-        old = books.accounts[closed.llm]
-        reserved, spent = old.reserved_micros - closed.reserved_micros, old.spent_micros + closed.spent_micros
-        books.accounts[closed.llm] = _account(old, reserved_micros=reserved, spent_micros=spent)
+        if routed is not None:
+            books.held[closed.dispatch_id] = routed
+            for name in books.drawn[closed.dispatch_id]:
+                old = books.accounts[name]
+                reserved, spent = old.reserved - held(old, routed), old.spent + used(old, closed)
+                books.accounts[name] = _account(old, reserved=reserved, spent=spent)
+            odd = token_problem(books.config, routed, closed)
+            require(odd is None, str(odd))
         books.booked[closed.dispatch_id] = closed
-        books.reserved[closed.dispatch_id] = closed.reserved_micros
         if closed.cause.kind == "completions":
             self._input(partition, books, closed.cause)
             self._check_charge(partition, closed)
@@ -231,13 +242,17 @@ class Auditor:
         require(charged.reason == ("late" if late else "paid_twice"), f"{charged} follows {before}")
         require(charged.replaced_micros == (before.spent_micros if late else 0), f"{charged} follows {before}")
         self._check_charge(partition, charged)
-        old, cost = books.accounts[charged.llm], charged.spent_micros
-        books.accounts[charged.llm] = _account(
-            old,
-            spent_micros=old.spent_micros + cost - charged.replaced_micros,
-            late_micros=old.late_micros + (cost if late else 0),
-            paid_twice_micros=old.paid_twice_micros + (0 if late else cost),
-        )
+        for name in books.drawn[charged.dispatch_id]:
+            old = books.accounts[name]
+            more, replaced = used(old, charged), used(old, before) if late else 0
+            books.accounts[name] = _account(
+                old,
+                spent=old.spent + more - replaced,
+                late=old.late + (more if late else 0),
+                paid_twice=old.paid_twice + (0 if late else more),
+            )
+        odd = token_problem(books.config, books.held[charged.dispatch_id], charged)
+        require(odd is None, str(odd))
         books.booked[charged.dispatch_id] = charged
         self._overtaken(partition, books, charged)
 
@@ -250,7 +265,7 @@ class Auditor:
         stated = said.get("cost_micros")
         if isinstance(stated, int) and 0 < stated <= MOST_MICROS:
             require(stated == charged.spent_micros, f"{charged}, but {said}")
-        elif isinstance(stated, int) and stated > MOST_MICROS:
+        elif isinstance(stated, int) and stated > MOST_MICROS and "usage" not in said:
             require(charged.spent_micros == MOST_MICROS, f"{charged}, but {said}")
         elif is_free(said):
             require(charged.spent_micros == 0, f"{charged}, but {said}")
@@ -260,7 +275,8 @@ class Auditor:
     def _checkpoint(self, books: Books, checkpoint: Checkpoint) -> None:
         if checkpoint.row is not None:
             require(checkpoint.row.head == checkpoint.prev, "a checkpoint's row is of another place")
-            require(checkpoint.row.accounts == books.accounts, f"a checkpoint says {checkpoint.row.accounts}")
+            listed = {account.budget: account for account in checkpoint.accounts}
+            require(listed == books.accounts, f"a checkpoint says {listed}")
 
     def _check_messages(self, partition: int, decisions: list[Decision], topics: dict[str, list[StoredRecord]]) -> None:
         """Dispatches, deferred queries and dead letters are those of the decision records, one for one."""
@@ -290,14 +306,16 @@ class Auditor:
         row = codec.decode_account(written["account"] or b"")
         sent = [codec.decode_dispatch(r.value or b"").id for t in topics if "dispatch." in t for r in topics[t]]
         books.dispatches, books.sequence = books.dispatches + len(sent), books.sequence + 1
-        said = (row.offsets, row.accounts, tuple(row.prices.values()), row.head, row.decisions, row.dispatches)
-        own = (books.offsets, books.accounts, books.prices, books.head, books.decisions, books.dispatches)
+        said = (row.offsets, tuple(row.prices.values()), row.head, row.decisions, row.dispatches)
+        own = (books.offsets, books.prices, books.head, books.decisions, books.dispatches)
         require(said == own, f"partition {partition}: the account row says {said}, the decisions {own}")
         require(row.sequence == books.sequence, f"partition {partition}: transaction {row.sequence}")
-        for llm, account in row.accounts.items():
-            within = account.spent_micros + account.reserved_micros <= account.budget_micros + account.overrun_micros
-            require(within and min(msgspec.structs.astuple(account)) >= 0, f"{llm}: {account}")
         rows = self.rows(partition)
+        accounts = [msgspec.msgpack.decode(rows[key], type=Account) for key in rows if key.startswith("budget/")]
+        for account in accounts:
+            require(adds_up(account), f"{account}")
+        listed = {account.budget: account for account in accounts}
+        require(listed == books.accounts, f"partition {partition}: budgets {listed}, by the decisions {books.accounts}")
         held = {key.removeprefix("reservation/") for key in rows if key.startswith("reservation/")}
         require(held == books.open.keys(), f"partition {partition}: reservation rows {held}, open {set(books.open)}")
 
@@ -377,22 +395,22 @@ def state(router: Router) -> tuple[object, ...]:
         return view.offsets, view.sequence
     # The digest is of the last transaction, which a router that was just restored does not know.
     row = msgspec.structs.replace(view.account_row(), digest=b"")
-    return row, view.config, list(row.accounts), list(view.open.items()), view.closed, view.window()
+    accounts = {account.key: account for account in view.accounts}
+    return row, view.config, accounts, list(view.open.items()), view.closed, view.window()
 
 
 def _set_budgets(books: Books, config: Configuration) -> None:
-    for llm, budget in config.budget_micros.items():
-        old = books.accounts.get(llm, Account(0))
-        books.accounts[llm] = _account(old, budget_micros=budget)
+    for budget in config.budgets:
+        old = books.accounts.get(budget.name, Account(budget.name, budget.resource, 0))
+        books.accounts[budget.name] = _account(old, amount=budget.amount)
 
 
 def _account(old: Account, **changes: int) -> Account:
     """An account with changes. Overrun is what is beyond the budget."""
     new = msgspec.structs.replace(old, **changes)
-    beyond = new.reserved_micros + new.spent_micros - new.budget_micros
-    return msgspec.structs.replace(new, overrun_micros=max(0, beyond))
+    return msgspec.structs.replace(new, overrun=max(0, new.reserved + new.spent - new.amount))
 
 
 def _held(books: Books, charged: Closed | ChargedAgain) -> int:
     """What was reserved for a dispatch that closed."""
-    return charged.reserved_micros if isinstance(charged, Closed) else books.reserved[charged.dispatch_id]
+    return books.held[charged.dispatch_id].reserved_micros

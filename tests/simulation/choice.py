@@ -13,7 +13,7 @@ def wrong_choice(config: Configuration | None, routed: Routed) -> str | None:
     context, and was neither tried nor found exhausted. None if nothing is."""
     if config is None or config.policy != "priced" or not routed.quality:
         return None
-    scores = [p * c - q for q, c, p in zip(routed.quality, routed.cost_micros, routed.prices, strict=False)]
+    scores = [charge - quality for quality, charge in zip(routed.quality, routed.charges, strict=False)]
     ranked = [config.llms[i] for score, i in sorted((s, i) for i, s in enumerate(scores)) if score < 0]
     known = config.context_tokens
     able = [llm for llm in ranked if known.get(llm, routed.above_context_tokens + 1) > routed.above_context_tokens]

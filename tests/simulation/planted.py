@@ -11,10 +11,15 @@ from tests.simulation.broker import SimulatedProducer
 from tests.simulation.consumer import SimulatedClient
 from tests.simulation.steps import gate
 from tests.simulation.world import Parts
+from worker.contract.accounts import Account
+from worker.contract.codes import Lack
 from worker.contract.errors import LeaveProcess
-from worker.core.events import Completed, Expiry, Ticked
+from worker.contract.messages import Reservation
+from worker.core.events import Arrived, Completed, Expiry, Ticked
 from worker.core.lane_view import LaneView
+from worker.core.ledger import Closing, Ledger
 from worker.core.router import Prior, Router
+from worker.core.settlement import Charge
 from worker.kafka.reader import Place
 from worker.service.committer import Committer
 from worker.service.intake import Input
@@ -75,9 +80,44 @@ class TwiceSettled(Router):
         answer = completion.answer
         again = answer.dispatch_id not in self._ledger.open and answer.stated_micros
         super()._completed(completion)
-        account = self._ledger.accounts.get(answer.llm or "")
-        if again and account is not None and self._ledger.available_micros(answer.llm or "") >= again:
-            self._ledger._put(answer.llm or "", replace(account, spent_micros=account.spent_micros + again))
+        account = self.view.budgets.get(answer.llm or "")
+        if again and account is not None and account.available >= again:
+            self._ledger._put(replace(account, spent=account.spent + again))
+
+
+class GivesBackTwice(Ledger):
+    """Gives a part of a reservation back to the first budget once more."""
+
+    def close(self, reservation: Reservation, charge: Charge, number: int) -> Closing:
+        closing = super().close(reservation, charge, number)
+        account = self.accounts[reservation.holds[0].key]
+        back = min(account.reserved, reservation.holds[0].amount)
+        self._put(replace(account, reserved=account.reserved - back))
+        return closing
+
+
+class ForgetsABudget(Ledger):
+    """Charges all budgets of a dispatch but the last."""
+
+    def close(self, reservation: Reservation, charge: Charge, number: int) -> Closing:
+        last = reservation.holds[-1]
+        before = self.accounts[last.key]
+        closing = super().close(reservation, charge, number)
+        if len(reservation.holds) > 1:
+            self._put(replace(self.accounts[last.key], spent=before.spent, overrun=before.overrun))
+        return closing
+
+
+class TakesAPart(Ledger):
+    """Takes from the first budget alone whether it has enough."""
+
+    def lacking(self, reservation: Reservation) -> tuple[Lack, ...]:
+        first = reservation.holds[0].budget
+        return tuple(lack for lack in super().lacking(reservation) if lack.budget == first)
+
+    def _put(self, account: Account) -> None:
+        beyond = max(0, account.spent + account.reserved - account.amount)
+        super()._put(replace(account, overrun=max(account.overrun, beyond)))
 
 
 class StalePrice(Router):
@@ -87,10 +127,18 @@ class StalePrice(Router):
         if not hasattr(self, "stale"):
             self.stale = self.view.prices
         pricing = self._in_force
-        pricing.rank = lambda query: pricing.policy.rank(  # type: ignore[method-assign]
-            pricing.seen, query.quality, query.cost_micros, self.stale
-        )
+        pricing.rank = lambda query, _: type(pricing).rank(pricing, query, self._stale(query))  # type: ignore[method-assign,assignment]
         super()._route(*arguments, **named)
+
+    def _stale(self, query: Arrived) -> list[float]:
+        """What the query would be charged at the stale prices."""
+        pricing = self._in_force
+        prices, pricing.prices = pricing.prices, self.stale
+        pricing._rates.clear()
+        charges = pricing.charges(query)
+        pricing.prices = prices
+        pricing._rates.clear()
+        return charges
 
 
 class ForgetsTheOwner(Committer):
@@ -157,6 +205,17 @@ class AsksTheSilentAgain(Router):
         super()._retry(reservation, query, forgotten)
 
 
+def with_ledger(ledger: type[Ledger]) -> type[Committer]:
+    """A committer that decides with another ledger."""
+
+    class Replaced(Committer):
+        def restore(self, prior: Prior) -> None:
+            super().restore(prior)
+            self.router._ledger.__class__ = ledger
+
+    return Replaced
+
+
 def with_router(router: type[Router]) -> type[Committer]:
     """A committer that decides with another router."""
 
@@ -172,6 +231,9 @@ BUGS: dict[str, Callable[[], Parts]] = {
     "skip the fence": lambda: Parts(producer=SkipsTheFence),
     "swap memory before commit": lambda: Parts(committer=SwapsMemoryBeforeCommit),
     "settle twice": lambda: Parts(committer=with_router(TwiceSettled)),
+    "give back twice": lambda: Parts(committer=with_ledger(GivesBackTwice)),
+    "forget a budget": lambda: Parts(committer=with_ledger(ForgetsABudget)),
+    "take a part": lambda: Parts(committer=with_ledger(TakesAPart)),
     "lose the seek": lambda: Parts(client=LosesTheSeek),
     "pass over a dropped fetch": lambda: Parts(positions=PassesOverADroppedFetch),
     "take a fetch of before the seek": lambda: Parts(positions=TakesAFetchOfBefore),

@@ -55,8 +55,10 @@ class Traffic:
         query: dict[str, Any] = {"embedding": numbers.tobytes(), "parameters": {"number": self.produced}}
         if dice < 0.25:
             query["id"] = f"id-{self.random.randrange(40)}"
-        if self.produced % 5 == 0:
+        if self.produced % 5 < 2:
             query["tags"] = {"team": f"team-{self.produced % 3}"}
+        if self.produced % 4 < 2:
+            query["input_tokens"] = self.random.randrange(1, 300)
         if self.produced % 7 == 0:
             query["deny"] = ["small", "nobody"]
         if self.produced % 28 == 0:
@@ -92,6 +94,8 @@ class Traffic:
         answer["status"] = "error" if dice < 0.25 else "ok"
         if 0.1 < dice < 0.9:
             answer["cost_micros"] = int(dispatch.reserved_micros * self.random.uniform(0.3, 1.3))
+            if dice > 0.7:
+                answer["usage"] = {"prompt_tokens": self.random.randrange(1, 300), "completion_tokens": 50}
         elif answer["status"] == "error" and self.random.random() < 0.5:
             answer["cost"] = "zero"
         if answer["status"] == "error" and self.random.random() < 0.7:

@@ -6,24 +6,28 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from random import Random
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from tests.drive import ConfigurationChanges, config
+from tests.drive import ConfigurationChanges, config, of_llms
 from tests.simulation.auditor import Auditor, Violation
 from tests.simulation.broker import Broker, SimulatedProducer
 from tests.simulation.consumer import SimulatedClient
 from tests.simulation.process import Process, Watched
 from tests.simulation.steps import START_SECONDS, SimulatedLoop
 from tests.simulation.traffic import Traffic
+from worker.contract.accounts import Budget
 from worker.contract.messages import Configuration
+from worker.contract.token_costs import PriceList
 from worker.kafka.memory import FencedError, Log, Transaction
 from worker.service.committer import Committer
 from worker.service.overdue import Overdue
 from worker.service.positions import Positions
 
+PRICE_LIST = PriceList(Decimal(1), Decimal(4))
 STEPS = 500
 CALM_STEPS = 20_000
 FAILURES = 0.01
@@ -323,9 +327,22 @@ class World:
             "defers_filtered": pick((True, False)),
             "unknown_model": "ignore",
         }
-        scale = pick((1, 5, 20))
-        budgets = [{llm: self.random.randrange(200, 1_500) * scale for llm in llms} for _ in range(self.partitions)]
-        return [replace(config(**changes), budget_micros=budget) for budget in budgets]
+        changes["price_lists"] = dict.fromkeys(llms, PRICE_LIST)
+        return [replace(config(**changes), budgets=self._budgets(llms)) for _ in range(self.partitions)]
+
+    def _budgets(self, llms: tuple[str, ...]) -> tuple[Budget, ...]:
+        """A budget of each LLM, and sometimes others that overlap them, in every resource, over all queries or some."""
+        scale = self.random.choice((1, 5, 20))
+        own = of_llms({llm: self.random.randrange(200, 1_500) * scale for llm in llms})
+        others = (
+            Budget("company", "usd", self.random.randrange(1_000, 4_000) * scale),
+            Budget("team", "usd", self.random.randrange(100, 500) * scale, tags={"team": "team-0"}),
+            Budget("tokens", "tokens", self.random.randrange(500, 5_000) * scale, llms[:2]),
+            Budget("team tokens", "tokens", self.random.randrange(200, 900) * scale, tags={"team": "team-1"}),
+            Budget("requests", "requests", self.random.randrange(5, 30) * scale, (llms[0],)),
+            Budget("open", "open", self.random.randrange(1, 6), llms[:1]),
+        )
+        return own + tuple(budget for budget in others if self.random.random() < 0.5)
 
     # What the auditor hears
 

@@ -124,7 +124,7 @@ class World:
             attempt=attempt,
             quality=[0.5],
             cost_micros=[1.0],
-            prices=(0.0,),
+            charges=[0.0],
             llm=llm,
             reason=reason,
             query_deadline_ms=deadline_ms,

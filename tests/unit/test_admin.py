@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
 
 from worker.contract import codec, dead_letters, sentences
-from worker.contract.codes import Rejection, Remedy
+from worker.contract.codes import Lack, Rejection, Remedy
 from worker.contract.errors import CheckBroker
 from worker.contract.messages import Deferred, Dispatch, Origin, Query
 from worker.contract.record import Headers, StoredRecord, header_bytes
@@ -55,7 +55,7 @@ def test_what_is_accepted_can_be_published(changes: dict[str, int]) -> None:
     assert isinstance(query, Query), query
     raw, name, origin = codec.query_payload(record.value, query), query.id or "", Origin(1_000, 10**12)
     dispatch = codec.encode(Dispatch("1000-9-9", name, "a" * 249, origin, 9, 2**60, 0.1, 2**60, 0.1, 2**60, raw))
-    lacking = Remedy("raise_budget", {f"{number}{name}": 2**60 for number in range(5)})
+    lacking = Remedy("raise_budget", {f"{number}{name}": (Lack(name, "requests", 2**60),) for number in range(5)})
     text = sentences.deferral("exhausted", lacking)
     deferred = codec.encode(Deferred(name, origin, 9, "exhausted", lacking, "a" * 249, 0.1, text, raw))
     huge = StoredRecord("q" * 249, 0, 0, 0, b"k" * 10**7, b"v" * 10**7, [("h", b"x" * 100)] * 50_000)

@@ -22,7 +22,7 @@ from worker.local import bench, demo
 MACHINE = demo.Machine(cores=2, load=0.4)
 TIMING = demo.Timing(demo.Latency(100, 50.0, 9.5, 41.0), demo.Latency(200, 250.0, 120.0, 610.0), 208.4, 3.2)
 COUNTS = Counts(queries=300, dispatched=290, deferred=10, settled=280, released=10, decisions=640)
-LLMS = {"gpt-4o": LlmTotals(budget_micros=5_000, spent_micros=4_000, dispatched=290, judged=280, mean_quality=0.7)}
+LLMS = {"gpt-4o": LlmTotals(spent_micros=4_000, dispatched=290, judged=280, mean_quality=0.7)}
 FINDINGS = [Mismatch("was altered [field]").at("decisions", 2, 17), Mismatch("another").at("ledger", 0, None)]
 PROVEN = "proof     300 queries = 290 dispatched + 10 deferred + 0 dead letters"
 REFUTED = "proof     FAILED, 2 wrong; the first: decisions/2 offset 17: was altered [field]"
@@ -30,7 +30,7 @@ REFUTED = "proof     FAILED, 2 wrong; the first: decisions/2 offset 17: was alte
 
 def demo_that_finds(findings: list[Mismatch]) -> type[demo.Demo]:
     """A demo that routes nothing and whose audit found this."""
-    report = Report(not findings, COUNTS, LLMS, len(findings), findings, [], {})
+    report = Report(not findings, COUNTS, LLMS, [], len(findings), findings, [], {})
 
     class Made(demo.Demo):
         def __init__(self, *_: Any) -> None:
@@ -71,7 +71,7 @@ def test_the_exit_code_is_that_of_the_proof(
 @pytest.mark.parametrize(("load", "is_busy"), [(0.4, False), (1.0, False), (7.9, True)])
 def test_each_latency_says_of_which_load_it_is(load: float, is_busy: bool) -> None:
     """The demo tells the cores and the load, and the latencies of a light load and of a full machine apart."""
-    report = Report(True, COUNTS, LLMS, 0, [], [], {})
+    report = Report(True, COUNTS, LLMS, [], 0, [], [], {})
     result = demo.DemoResult(demo.Machine(2, load), "priced", 210.0, {"random": 100.0}, TIMING, report)
     written = io.StringIO()
     demo_command.show(Console(file=written, width=400), result)

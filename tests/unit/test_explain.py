@@ -51,12 +51,14 @@ def test_every_attempt_is_told_with_its_candidates_and_its_end() -> None:
     ]
 
 
-def test_a_score_is_quality_less_price_times_cost() -> None:
+def test_a_score_is_quality_less_what_is_paid_to_the_budgets() -> None:
     """And what must be held is the cost times the margin, rounded up; best scores come first."""
     drive = Drive(config(margins=(1.5, 1.5, 1.5))).run([query(0, cost_micros=[601, 200, 20])])
     [attempt] = attempts(drive, "q0")
     large = next(candidate for candidate in attempt.candidates if candidate.llm == "large")
-    assert (large.score, large.reserve_micros) == (large.quality - large.price * 601, 902)
+    [draw] = large.draws
+    assert draw.price is not None
+    assert (large.score, draw.reserve) == (large.quality - draw.price * 601, 902)
     assert attempt.candidates == sorted(attempt.candidates, key=lambda candidate: -candidate.score)
 
 
@@ -71,10 +73,10 @@ def test_nothing_is_told_of_a_query_that_was_never_decided() -> None:
 def test_the_accounts_are_those_just_before_the_decision() -> None:
     """What each LLM had left beside what it would have had to hold, chosen or not."""
     drive = Drive().run([query(offset) for offset in range(9)])
-    left = {llm: drive.router.view.accounts[llm].available_micros for llm in LLMS}
+    left = {llm: drive.router.view.budgets[llm].available for llm in LLMS}
     drive.commit([query(9, cost_micros=[10**6, 100, 100])])
     [attempt] = attempts(drive, "q9")
-    told = {c.llm: (c.available_micros, c.reserve_micros, c.affordable) for c in attempt.candidates}
+    told = {c.llm: (c.draws[0].left, c.draws[0].reserve, c.affordable) for c in attempt.candidates}
     assert told == {
         "large": (left["large"], 1_200_000, False),
         "medium": (left["medium"], 120, True),
@@ -146,7 +148,7 @@ def test_a_draw_that_cannot_reserve_is_told_apart() -> None:
     attempt = of_reason(drive, "exhausted")
     [skipped] = attempt.decision.skipped
     assert (attempt.why, verdicts(attempt)) == (
-        f"deferred: {skipped} could not reserve, drawn at random while {OBSERVING}",
+        f"deferred: {skipped} could not reserve (too little left of {skipped}), drawn at random while {OBSERVING}",
         {**dict.fromkeys(LLMS, "not drawn"), skipped: "no budget"},
     )
 
@@ -181,7 +183,8 @@ def test_without_any_budget_the_best_could_not_reserve() -> None:
     drive = Drive(POOR).run([query(0, quality=[0.9, 0.8, 0.7], cost_micros=[1, 1, 1])])
     [attempt] = attempts(drive, "q0")
     names = ", ".join(attempt.decision.skipped)
-    assert attempt.why == f"deferred: {names} could not reserve, and no other LLM was worth its price"
+    short = f"too little left of {names}"
+    assert attempt.why == f"deferred: {names} could not reserve ({short}), and no other LLM was worth its price"
 
 
 # Which query, and under which configuration

@@ -41,7 +41,7 @@ class System:
     ) -> None:
         """A dispatch of it."""
         cause, likely = Cause("queries", offset), probabilities or {}
-        fields = query_id, offset, attempt, [0.5], [1.0], (0.0,), llm
+        fields = query_id, offset, attempt, [0.5], [1.0], [0.0], llm
         self.decide(Routed(b"", cause, 5, *fields, "best_score", probabilities=likely))
 
     def close(self, offset: int, attempt: int = 1, **fields: Any) -> None:

@@ -92,7 +92,7 @@ PARTITION = PartitionStatus(
     oldest_ms=None,
     offsets=Offsets(),
     behind=Offsets(),
-    accounts={},
+    accounts=[],
     prices={},
     fit=Fit("observing", 0.0, 0.0, 0, "no_estimates"),
     unanswered={},
@@ -108,7 +108,9 @@ SAID = [
 @pytest.mark.parametrize(("names", "here", "said"), SAID)
 def test_status_says_it(names: dict[str, list[int]], here: bool, said: str) -> None:
     """In its last line."""
-    status = Status(llms={}, partitions=[PARTITION], silent=[], changed_settings=names, index_is_here=here)
+    status = Status(
+        budgets=[], prices={}, llms={}, partitions=[PARTITION], silent=[], changed_settings=names, index_is_here=here
+    )
     screen = Console(width=200)
     with screen.capture() as shown:
         screen.print(tables(status))

@@ -7,12 +7,12 @@ from typing import Unpack
 import pytest
 
 from tests.drive import LLMS, PRIOR, ConfigurationChanges, config, query
-from worker.contract.messages import Account
+from worker.contract.accounts import Account
 from worker.core.ledger import Ledger
 from worker.core.policy import make_policy
 from worker.core.pricing import Pricing
 
-LEDGER = Ledger({llm: Account(10_000) for llm in LLMS})
+LEDGER = Ledger(Account(llm, "usd", 10_000) for llm in LLMS)
 
 
 def pricing(seen: int = 0, **changes: Unpack[ConfigurationChanges]) -> Pricing:

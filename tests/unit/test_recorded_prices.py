@@ -10,6 +10,7 @@ from tests.drive import PRIOR, config
 from worker.audit.recorded_prices import Solutions
 from worker.contract.decisions import Cause, Priced
 from worker.core.policy import View, make_policy
+from worker.core.window import Sample
 
 CLOSE = [
     ("prices that are worth as much", 1.0000001, 1e-12, 1),
@@ -22,7 +23,8 @@ CLOSE = [
 def test_other_prices_pass_only_where_they_are_worth_the_same(factor: float, said: float, close: int) -> None:
     """Another machine's solver ends at other prices nearby. Their objective is computed again, so it must be true."""
     left = np.array([900.0, 300.0, 50.0])
-    view = View(0, PRIOR.quality, PRIOR.cost_micros, PRIOR.quality, PRIOR.cost_micros, left, left, (0.0,) * 3)
+    sample = Sample.untagged(PRIOR.quality, PRIOR.cost_micros)
+    view = View(0, sample, sample, left, left, (0.0,) * 3)
     policy = make_policy(config(horizon_queries=6), 0)
     solved = policy.solve(view)
     prices = tuple(factor * price for price in solved.prices)

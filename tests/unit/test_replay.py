@@ -204,7 +204,7 @@ DIVERGING = [
     ("another LLM", changed(D, ROUTED, llm="small"), (ROUTED, "Routed", "llm")),
     ("another reservation", changed(D, ROUTED, reserved_micros=1), (ROUTED, "Routed", "reserved_micros")),
     ("another reason", changed(D, ROUTED, reason="observing"), (ROUTED, "Routed", "reason")),
-    ("other estimates", changed(D, ROUTED, cost_micros=[9_000, 9, 9]), (ROUTED, "Routed", "reserved_micros")),
+    ("other estimates", changed(D, ROUTED, cost_micros=[9_000, 9, 9]), (ROUTED, "Routed", "charges")),
     ("estimates that change nothing", changed(D, ROUTED, quality=[0.0, 0.62, 0.0]), (ROUTED, "log", "records")),
     ("another overrun", changed(D, CLOSED, overrun_micros=5), (CLOSED, "Closed", "overrun_micros")),
     ("other prices", dearer(PRICED), (PRICED, "Priced", "prices")),

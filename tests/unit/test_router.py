@@ -106,11 +106,11 @@ def test_a_reservation_closes(event: Event, expected: tuple[object, ...]) -> Non
     within its budget, the account has no overrun."""
     drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0], cost_micros=[600, 0, 0]), event])
     [closed] = drive.decided(Closed)
-    account = drive.router.view.accounts["large"]
+    account = drive.router.view.budgets["large"]
     assert (closed.outcome, closed.spent_micros, closed.basis, closed.overrun_micros) == expected
-    assert account.spent_micros == expected[1]
-    assert account.reserved_micros == 0
-    assert account.overrun_micros == 0
+    assert account.spent == expected[1]
+    assert account.reserved == 0
+    assert account.overrun == 0
 
 
 def test_a_mass_expiry_takes_one_tick_after_the_other() -> None:
@@ -129,10 +129,10 @@ def test_a_mass_expiry_takes_one_tick_after_the_other() -> None:
 def test_a_completion_of_an_unknown_dispatch_changes_no_account() -> None:
     """It is recorded as ignored, with the cost that it states, and goes to the dead letters."""
     drive = Drive().run([query(0, quality=[0.9, 0.0, 0.0])])
-    before = drive.router.view.accounts
+    before = drive.router.view.budgets
     drive.run([completion(0, "0-7-1", "large")])
     [ignored] = drive.decided(Ignored)
-    assert drive.router.view.accounts == before
+    assert drive.router.view.budgets == before
     assert (ignored.code, ignored.llm, ignored.cost_micros) == ("unmatched", "large", 100)
     assert drive.ignored == [ignored]
 
@@ -189,9 +189,9 @@ def test_an_answer_after_the_closing_costs_money(
     for event in events:
         drive.run([event, CRASH])
     again = drive.decided(ChargedAgain)
-    large = drive.router.view.accounts["large"]
+    large = drive.router.view.budgets["large"]
     assert [(record.reason, record.spent_micros, record.replaced_micros) for record in again] == charged
-    assert (large.spent_micros, large.late_micros, large.paid_twice_micros) == account
+    assert (large.spent, large.late, large.paid_twice) == account
     assert drive.ignored == []
     assert len(drive.decided(Closed)) == 1
 
@@ -262,9 +262,9 @@ def test_a_new_budget_is_recorded_and_keeps_the_books() -> None:
     budgets = {"large": 1_000, "medium": 10_000, "tiny": 10}
     changed = config(llms=("large", "medium", "tiny"), budget_micros=budgets)
     drive.run([Reconfigured(1, changed), CRASH])
-    accounts = drive.router.view.accounts
-    assert accounts["large"].overrun_micros == 200
-    assert accounts["tiny"].budget_micros == 10
+    accounts = drive.router.view.budgets
+    assert accounts["large"].overrun == 200
+    assert accounts["tiny"].amount == 10
     assert drive.router.view.config == changed
 
 

@@ -223,7 +223,7 @@ ORDINARY = Replayed(
     anchor=None,
     head=Anchor(0, 100, "aa"),
     divergence=None,
-    accounts_before={},
+    accounts_before=[],
     seconds=0.5,
     live_seconds=5.0,
 )

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from worker.contract import codec, descriptions, examples, schemas, sentences
+from worker.contract.accounts import Account
 from worker.contract.answers import Begun, Unavailable
 from worker.contract.codes import Rejection
 from worker.contract.decisions import Decision
@@ -52,6 +53,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "dispatch": codec.decode_dispatch,
     "deferred": codec.decode_deferred,
     "account-row": codec.decode_account,
+    "budget-account": msgspec.msgpack.Decoder(Account).decode,
     "reservation": codec.decode_reservation,
     "configuration": msgspec.msgpack.Decoder(Configuration).decode,
     "closed-dispatch": msgspec.msgpack.Decoder(ClosedDispatch).decode,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.test_repository import text, tracked
 from worker.contract import sentences
-from worker.contract.codes import DeferReason, FitCode, IgnoreCode, RejectCode, Rejection, Remedy, RemedyCode
+from worker.contract.codes import DeferReason, FitCode, IgnoreCode, Lack, RejectCode, Rejection, Remedy, RemedyCode
 from worker.contract.decisions import Cause, Ignored
 
 # A code, with an example of the limit and the detail that it carries.
@@ -55,7 +55,12 @@ def test_a_deferral_in_words() -> None:
     assert len(reasons) == len(get_args(DeferReason))
     remedies = {sentences.remedy(Remedy(code)) for code in get_args(RemedyCode)}
     assert len(remedies) == len(get_args(RemedyCode))
-    assert "large lacks 7 micro-dollars" in sentences.remedy(Remedy("raise_budget", {"large": 7}))
+    own, company, tokens = Lack("large", "usd", 7), Lack("company", "usd", 9), Lack("day", "tokens", 12)
+    told = sentences.remedy(Remedy("raise_budget", {"large": (own,), "small": (company, tokens)}))
+    assert (
+        told
+        == "raise a budget: large lacks 7 micro-dollars, small lacks 9 micro-dollars of company and 12 tokens of day"
+    )
 
 
 def test_how_prices_were_found_in_words() -> None:

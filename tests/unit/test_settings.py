@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from worker.contract.errors import FixSetting
+from worker.contract.messages import Configuration
 from worker.contract.settings import KafkaSettings, LlmSettings, RoutingSettings, Settings, load_settings
 from worker.core.partition_config import configuration
 from worker.estimation.manifest import Manifest
@@ -166,7 +167,7 @@ REFUSED: list[tuple[str, str, dict[str, str], list[str]]] = [
         {},
         ["limits: max_dead_letter_bytes, 1000000, is below max_query_bytes, 2000000, and would cut"],
     ),
-    ("an LLM without a budget", "[llms.a]\n", {}, ["llms.a.budget_usd: Field required"]),
+    ("an LLM without a budget", "[llms.a]\n", {}, ["settings: llms.a: no budget is over all of its queries"]),
     ("half a price list", LLM + "input_usd_per_mtok = 1\n", {}, ["llms.a: a price list needs both"]),
     ("a cached price alone", LLM + "cached_input_usd_per_mtok = 1\n", {}, ["llms.a: a price list needs both"]),
     ("a negative budget", "[llms.a]\nbudget_usd = -1\n", {}, ["llms.a.budget_usd: Input should be greater than or"]),
@@ -320,6 +321,11 @@ def budgets(partitions: int, usd: str, horizon: int = 0) -> Settings:
     )
 
 
+def amounts(config: Configuration) -> dict[str, int]:
+    """The amounts of the budgets of a configuration."""
+    return {budget.name: budget.amount for budget in config.budgets}
+
+
 SPLITS = [
     ("even", 4, "1", [250_000] * 4),
     ("what is left goes to the first", 3, "0.000011", [4, 4, 3]),
@@ -332,7 +338,7 @@ SPLITS = [
 def test_budgets_are_split_exactly(partitions: int, usd: str, shares: list[int]) -> None:
     """The shares of all partitions add up to the budget, to the micro-dollar."""
     settings = budgets(partitions, usd)
-    split = [configuration(settings, manifest(), partition, {}).budget_micros for partition in range(partitions)]
+    split = [amounts(configuration(settings, manifest(), partition, {})) for partition in range(partitions)]
     assert split == [{"a": share, "b": share} for share in shares]
 
 
@@ -348,7 +354,7 @@ def test_a_margin_of_the_settings_wins() -> None:
     made = configuration(Settings(llms=llms), manifest(), 0, {})
     assert made.llms == ("a", "b")
     assert made.margins == (1.5, 2.0)
-    assert list(made.budget_micros) == ["a", "b"]
+    assert list(amounts(made)) == ["a", "b"]
 
 
 def test_an_index_of_other_llms_is_refused() -> None:

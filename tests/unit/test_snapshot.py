@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.drive import LLMS, NOT_A_QUERY, PRIOR, CompletionChanges, Drive, completion, config, query, tick
+from worker.contract.accounts import Account, Hold
 from worker.contract.decisions import Checkpoint
 from worker.contract.errors import FixSetting
 from worker.contract.messages import FORMAT, AccountRow, Reservation
@@ -89,7 +90,8 @@ def from_checkpoint(drive: Drive) -> Router:
     assert settings is not None
     reservations = [held for part in parts[first:] for held in part.reservations]
     closed = [dispatch for part in parts[first:] for dispatch in part.closed]
-    state = LaneState(row, settings, reservations, closed, dict(enumerate(parts[first].window)))
+    window = dict(enumerate(parts[first].window))
+    state = LaneState(row, settings, parts[first].accounts, reservations, closed, window)
     return Router.restored(0, PRIOR, state)
 
 
@@ -122,18 +124,19 @@ def without_a_reservation(rows: dict[str, bytes]) -> None:
 
 def with_another_amount(rows: dict[str, bytes]) -> None:
     held = reservation(rows["reservation/0-0-1"])
-    rows["reservation/0-0-1"] = encode(msgspec.structs.replace(held, reserved_micros=held.reserved_micros + 1))
+    more = tuple(msgspec.structs.replace(hold, amount=hold.amount + 1) for hold in held.holds)
+    rows["reservation/0-0-1"] = encode(msgspec.structs.replace(held, holds=more))
 
 
 def with_a_reservation_of_nobody(rows: dict[str, bytes]) -> None:
     held = reservation(rows["reservation/0-0-1"])
-    rows["reservation/0-9-1"] = encode(msgspec.structs.replace(held, dispatch_id="0-9-1", llm="nobody"))
+    holds = (Hold("nobody", 1),)
+    rows["reservation/0-9-1"] = encode(msgspec.structs.replace(held, dispatch_id="0-9-1", holds=holds))
 
 
 def with_money_from_nowhere(rows: dict[str, bytes]) -> None:
-    row = account(rows["account"])
-    spent = {llm: msgspec.structs.replace(held, spent_micros=10**9) for llm, held in row.accounts.items()}
-    rows["account"] = encode(msgspec.structs.replace(row, accounts=spent))
+    large = msgspec.msgpack.decode(rows["budget/0/large"], type=Account)
+    rows["budget/0/large"] = encode(msgspec.structs.replace(large, spent=10**9))
 
 
 @pytest.mark.parametrize(

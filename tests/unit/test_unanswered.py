@@ -36,10 +36,10 @@ def routes(drive: Drive) -> list[tuple[int, str | None, str]]:
 def test_the_query_goes_to_the_next_llm_and_the_money_stays_held() -> None:
     """Not to the LLM that is silent. Both reservations are open, and the record names who was tried."""
     drive = Drive(SETTINGS).run([FIRST, silent()])
-    accounts = drive.router.view.accounts
+    accounts = drive.router.view.budgets
     assert routes(drive) == [(1, "large", "best_score"), (2, "medium", "best_score")]
     assert drive.decided(Routed)[-1].tried == ("large",)
-    assert min(accounts["large"].reserved_micros, accounts["medium"].reserved_micros) > 0
+    assert min(accounts["large"].reserved, accounts["medium"].reserved) > 0
     assert [one.is_unanswered for one in drive.router.view.open.values()] == [True, False]
 
 
@@ -152,12 +152,12 @@ def test_a_reservation_expires_as_reserved_if_its_call_had_begun(begun: list[str
     [closed] = drive.decided(Closed)
     held = 720 if begun else 0
     assert (closed.outcome, closed.basis, closed.spent_micros) == ("expired", basis, held)
-    assert drive.router.view.accounts["large"].spent_micros == held
+    assert drive.router.view.budgets["large"].spent == held
     drive.run([CRASH, completion(0, "0-0-1", "large", at_ms=10_100)])
     [late] = drive.decided(ChargedAgain)
-    account = drive.router.view.accounts["large"]
+    account = drive.router.view.budgets["large"]
     assert (late.reason, late.spent_micros, late.replaced_micros) == ("late", 100, held)
-    assert (account.spent_micros, account.late_micros) == (100, 100)
+    assert (account.spent, account.late) == (100, 100)
 
 
 def story() -> list[Input]:

@@ -17,8 +17,10 @@ from tests.topics import value as value_of
 from worker.audit.report import report
 from worker.audit.verify import Verified, verify
 from worker.contract import codec, dead_letters
+from worker.contract.accounts import Account
 from worker.contract.codes import Remedy
 from worker.contract.decisions import Checkpoint, Closed, Routed
+from worker.contract.messages import FORMAT, AccountRow
 from worker.contract.record import StoredRecord
 from worker.core.events import Event, Reconfigured, Refused
 from worker.core.journal import record_hash
@@ -172,11 +174,7 @@ def misdirected(log: Log) -> None:
 
 
 def account_changed(log: Log) -> None:
-    change_last(
-        log,
-        "account",
-        accounts=lambda row: {**row.accounts, "large": msgspec.structs.replace(row.accounts["large"], spent_micros=0)},
-    )
+    change_last(log, "budget/0/large", spent=lambda _: 0)
 
 
 def prices_changed(log: Log) -> None:
@@ -189,7 +187,8 @@ def digest_changed(log: Log) -> None:
 
 def change_last(log: Log, key: str, **changes: Callable[[Any], Any]) -> None:
     number = max(i for i, stored in enumerate(log[LEDGER]) if stored.key == key.encode())
-    row = codec.decode_account(value_of(log[LEDGER][number]))
+    kind = Account if key.startswith("budget/") else AccountRow
+    row = msgspec.msgpack.decode(value_of(log[LEDGER][number]), type=kind)
     new = msgspec.structs.replace(row, **{name: change(row) for name, change in changes.items()})
     log[LEDGER][number] = log[LEDGER][number]._replace(value=encode(new))
 
@@ -284,9 +283,15 @@ ROUTED, CLOSED, CHECKPOINT = number_of(Routed, offset=9), number_of(Closed, outc
 CHANGED, MOVED, TORN = "was changed, or records", "was inserted, or moved", "changed, or torn"
 TAMPERED = [
     ("a date changed", changed(DECISIONS, ROUTED, at_ms=901), DECISIONS, ROUTED, TORN),
-    ("another format", changed(DECISIONS, 0, format=2), DECISIONS, 0, "format is 2, but must be 1"),
+    (
+        "another format",
+        changed(DECISIONS, 0, format=FORMAT + 1),
+        DECISIONS,
+        0,
+        f"format is {FORMAT + 1}, but must be {FORMAT}",
+    ),
     ("a reason changed", changed(DECISIONS, ROUTED, reason="observing"), DECISIONS, ROUTED, TORN),
-    ("prices changed", changed(DECISIONS, ROUTED, prices=()), DECISIONS, ROUTED, "Routed: prices is ()"),
+    ("prices changed", changed(DECISIONS, ROUTED, charges=[]), DECISIONS, ROUTED, "Routed: charges is []"),
     ("a reservation changed", changed(DECISIONS, ROUTED, reserved_micros=1), DECISIONS, ROUTED, TORN),
     ("more spent than said", changed(DECISIONS, CLOSED, spent_micros=10**6), DECISIONS, CLOSED, "overrun_micros is 0"),
     ("spent too much", changed(DECISIONS, CLOSED, reserved_micros=1), DECISIONS, CLOSED, "reserved_micros is 1"),

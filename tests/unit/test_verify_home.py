@@ -53,7 +53,7 @@ def test_partitions_with_different_settings_are_noted() -> None:
     assert "differ in" in report(lanes).notes[0]
     lanes[1] = configured(settings="b", budget_micros={**budgets, "large": 30_000})
     lanes[1].partition = 1
-    assert "the budget of large (20000 and 30000 micro-dollars a partition)" in report(lanes).notes[0]
+    assert "the budget large (20000 and 30000 micro-dollars a partition)" in report(lanes).notes[0]
     assert report(lanes).ok
 
 

@@ -62,7 +62,7 @@ def test_without_a_change_it_is_what_happened(policy: str) -> None:
 def test_smaller_budgets_are_kept() -> None:
     """With a tenth of the money, no LLM spends more than a tenth of its budget."""
     played = play(answered(), Change(budget_factor=0.1))
-    budgets = config().budget_micros
+    budgets = {budget.name: budget.amount for budget in config().budgets}
     assert all(served.cost_micros <= budgets[llm] // 10 for llm, served in played.other.llms.items())
     assert 0 < played.other.total().dispatched < played.real.total().dispatched
 
@@ -278,8 +278,10 @@ ALWAYS_MEDIUM = Change(policy="priced", without=("large", "small"), prices={})
 
 def drawn(queries: int = 300, judged: int = 300, **changes: Unpack[ConfigurationChanges]) -> Drive:
     """Queries drawn at random and answered with each LLM's TRUE quality, known for the first `judged` answers."""
-    rich = config(policy="port", budget_micros=dict.fromkeys(LLMS, 10**9), horizon_queries=queries, observe_share=1.0)
-    drive = Drive(msgspec.structs.replace(rich, **changes))
+    rich: ConfigurationChanges = {"policy": "port", "budget_micros": dict.fromkeys(LLMS, 10**9), "observe_share": 1.0}
+    rich["horizon_queries"] = queries
+    rich.update(changes)
+    drive = Drive(config(**rich))
     answers = 0
     for offset in range(queries):
         for sent in drive.commit([query(offset)]).dispatches:

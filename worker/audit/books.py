@@ -7,13 +7,16 @@ go on as the record says, so that one wrong record is one mismatch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
+from worker.audit.accounts import Accounts, reservation_of, token_mismatch
+from worker.audit.charges import Charges
 from worker.audit.mismatch import Mismatch, compared
 from worker.audit.start import Start
+from worker.contract.accounts import Account, AccountKey
 from worker.contract.decisions import (
     ChargedAgain,
     Checkpoint,
@@ -30,7 +33,6 @@ from worker.contract.decisions import (
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import (
     FORMAT,
-    Account,
     AccountRow,
     ClosedDispatch,
     Configuration,
@@ -55,16 +57,18 @@ class Books:
     def __init__(self, partition: int, start: Start | None = None) -> None:
         self.partition = partition
         self.config: Configuration | None = None
-        self.accounts: dict[str, Account] = {}
+        self.money = Accounts()
         self.open: dict[str, Reservation] = {}
         self.prices: dict[str, float] = {}
         self.clock_ms = self.seen = self.dispatches = self.decisions = 0
         self.counts: Counter[str] = Counter()
         self.dispatched: Counter[str] = Counter()
+        self.spent: Counter[str] = Counter()
         self.quality: dict[str, tuple[float, int]] = {}
         self.expired, self.answered = dict[str, ClosedDispatch](), dict[str, ClosedDispatch]()
         self.remarks: Counter[str] = Counter()
         self.out, self.tags = dict[str, int](), dict[str, TagTotal]()
+        self._charges: Charges | None = None
         self._probed: str | None = None
         self._by_query: dict[str, set[str]] = {}
         self._listed = 0
@@ -73,7 +77,8 @@ class Books:
 
     def _begin(self, start: Start, row: AccountRow) -> None:
         self.config = start.config
-        self.accounts, self.prices = dict(row.accounts), dict(row.prices)
+        self._charges = None if start.config is None else Charges(start.config)
+        self.money, self.prices = Accounts(start.accounts), dict(row.prices)
         self.clock_ms, self.seen, self.dispatches = row.clock_ms, row.seen, row.dispatches
         self.tags = dict(row.tags)
         for reservation in start.reservations:
@@ -89,9 +94,24 @@ class Books:
         return self.expired | self.answered
 
     @property
+    def accounts(self) -> dict[AccountKey, Account]:
+        """The account of each budget."""
+        return self.money.by_key
+
+    @property
+    def asked(self) -> set[str]:
+        """The LLMs that were dispatched to, as far as the books know."""
+        of_open, of_closed = ((one.llm for one in kept.values()) for kept in (self.open, self.closed))
+        return {*self.dispatched, *of_open, *of_closed}
+
+    @property
     def llms(self) -> tuple[str, ...]:
         """The LLMs in the order of the last configuration."""
         return self.config.llms if self.config is not None else ()
+
+    @property
+    def _budgets(self) -> list[str]:
+        return [] if self.config is None else [budget.name for budget in self.config.budgets]
 
     def apply(self, decision: Decision) -> Iterator[Mismatch]:
         """Book one record; yields what is wrong with it."""
@@ -102,7 +122,7 @@ class Books:
             case Configured():
                 yield from self._configured(decision)
             case Priced():
-                self.prices = dict(zip(self.llms, decision.prices, strict=False))
+                self.prices = dict(zip(self._budgets, decision.prices, strict=False))
             case Routed():
                 yield from self._routed(decision)
             case Closed():
@@ -123,16 +143,19 @@ class Books:
 
     def differences(self, what: str, row: AccountRow) -> Iterator[Mismatch]:
         """What an account row, called `what`, says that these books do not."""
-        pairs: list[tuple[str, Any, Any]] = [
-            (f"account {llm}", row.accounts.get(llm), self.accounts.get(llm))
-            for llm in sorted(self.accounts.keys() | row.accounts.keys())
-        ]
-        pairs += [("prices", row.prices, self.prices), ("seen", row.seen, self.seen)]
+        pairs: list[tuple[str, Any, Any]] = [("prices", row.prices, self.prices), ("seen", row.seen, self.seen)]
         pairs += [("dispatches", row.dispatches, self.dispatches), ("tags", row.tags, self.tags)]
         pairs += [("LLMs taken out", _out(row), self.out)]
         for field, recorded, expected in pairs:
             if recorded != expected:
                 yield Mismatch(what, field, recorded, expected)
+
+    def account_differences(self, what: str, accounts: Iterable[Account]) -> Iterator[Mismatch]:
+        """What the accounts that `what` lists say otherwise than these books."""
+        listed = {account.key: account for account in accounts}
+        for key in sorted(self.accounts.keys() | listed.keys()):
+            if listed.get(key) != self.accounts.get(key):
+                yield Mismatch(what, f"account {key[0]}", listed.get(key), self.accounts.get(key))
 
     def _configured(self, record: Configured) -> Iterator[Mismatch]:
         if record.partition != self.partition:
@@ -140,19 +163,17 @@ class Books:
         if record.format != FORMAT:
             yield Mismatch("Configured", "format", record.format, FORMAT)
         self.config, self.prices = record.config, {}
+        self._charges = Charges(record.config)
         kept = record.config.llms if record.config.probe_ms else ()
         self.out = {llm: until_ms for llm, until_ms in self.out.items() if llm in kept}
-        for llm, budget in record.config.budget_micros.items():
-            old = self.accounts.get(llm, Account(0))
-            uncovered = max(0, old.reserved_micros + old.spent_micros - budget)
-            self.accounts[llm] = replace(old, budget_micros=budget, overrun_micros=uncovered)
+        self.money.configured(record.config.budgets)
 
     def _routed(self, record: Routed) -> Iterator[Mismatch]:
         first = record.attempt == 1
         if first and record.reason not in UNPRICED:
             self.seen += 1
-        if record.prices != (in_force := tuple(self.prices.values())):
-            yield Mismatch("Routed", "prices", record.prices, in_force)
+        if self._charges is not None and (differs := self._charges.mismatch(record, self.prices)) is not None:
+            yield differs
         dispatched = record.llm is not None
         self.counts["dispatches" if dispatched else "deferrals"] += 1
         if first:
@@ -209,7 +230,7 @@ class Books:
                     self._hold(replace(other, is_overtaken=True))
 
     def _reserved(self, record: Routed, llm: str) -> Iterator[Mismatch]:
-        reservation = reservation_of(self.partition, record, llm)
+        reservation = reservation_of(self.partition, self.config, record, llm)
         self.dispatches += 1
         self.dispatched[llm] += 1
         if llm in self.out and llm != self._probed:
@@ -220,12 +241,7 @@ class Books:
         elif any(other.offset != record.offset or other.may_retry for other in self._of_query(record.query_id)):
             yield Mismatch(f"dispatches query {record.query_id} while another dispatch of it is open")
         self._hold(reservation)
-        old = self.accounts.get(llm, Account(0))
-        self.accounts[llm] = new = replace(old, reserved_micros=old.reserved_micros + record.reserved_micros)
-        held = new.reserved_micros + new.spent_micros
-        if held > new.budget_micros + new.overrun_micros:
-            budget = f"a budget of {new.budget_micros} with {new.overrun_micros} overrun"
-            yield Mismatch(f"takes {llm} to {held} of {budget}")
+        yield from self.money.reserve(reservation.holds)
 
     def _closed(self, record: Closed) -> Iterator[Mismatch]:
         reservation = self.open.pop(record.dispatch_id, None)
@@ -237,7 +253,9 @@ class Books:
         yield from _mismatches(record, reservation)
         yield from self._priced_wrong(record)
         self._judged(record)
-        yield from self._settled(reservation, record.spent_micros)
+        if (differs := token_mismatch(record, reservation.reserved_tokens)) is not None:
+            yield differs
+        yield from self.money.close(reservation, record)
         self._overtaken(record)
         self._tagged(reservation.tags, 0, record.spent_micros)
         self._keep(
@@ -250,6 +268,8 @@ class Books:
                 record.outcome,
                 self.decisions,
                 reservation.tags,
+                self.money.booked(reservation, record),
+                reservation.reserved_tokens,
             )
         )
 
@@ -272,19 +292,13 @@ class Books:
         for field, value in expected.items():
             if (recorded := getattr(record, field)) != value:
                 yield Mismatch(f"ChargedAgain {record.dispatch_id}", field, recorded, value)
-        old = self.accounts.get(dispatch.llm, Account(0))
-        spent = old.spent_micros + record.spent_micros - replaced
-        self.accounts[dispatch.llm] = replace(
-            old,
-            spent_micros=spent,
-            overrun_micros=max(0, old.reserved_micros + spent - old.budget_micros),
-            late_micros=old.late_micros + (record.spent_micros if late else 0),
-            paid_twice_micros=old.paid_twice_micros + (0 if late else record.spent_micros),
-        )
+        if (differs := token_mismatch(record, dispatch.reserved_tokens)) is not None:
+            yield differs
+        booked = self.money.charge_again(dispatch, record)
         self._tagged(dispatch.tags, 0, record.spent_micros - replaced)
-        booked = dispatch.booked_micros - replaced + record.spent_micros
+        micros = dispatch.booked_micros - replaced + record.spent_micros
         outcome: Outcome = "settled" if late else dispatch.outcome
-        self._keep(replace(dispatch, booked_micros=booked, outcome=outcome, number=self.decisions))
+        self._keep(replace(dispatch, booked_micros=micros, booked=booked, outcome=outcome, number=self.decisions))
         self._overtaken(record)
 
     def _priced_wrong(self, record: Closed | ChargedAgain) -> Iterator[Mismatch]:
@@ -319,6 +333,9 @@ class Books:
 
     def _judged(self, record: Closed | ChargedAgain) -> None:
         self.remarks.update(record.remarks)
+        self.spent[record.llm] += record.spent_micros - (
+            record.replaced_micros if isinstance(record, ChargedAgain) else 0
+        )
         if record.quality is not None:
             total, count = self.quality.get(record.llm, (0.0, 0))
             self.quality[record.llm] = total + record.quality, count + 1
@@ -333,6 +350,7 @@ class Books:
     def _checkpoint(self, record: Checkpoint) -> Iterator[Mismatch]:
         if record.row is not None:
             yield from self.differences("the checkpoint's account row", record.row)
+            yield from self.account_differences("the checkpoint", record.accounts)
         for dispatch in record.closed:
             name, mine = f"the checkpoint's closed dispatch {dispatch.dispatch_id}", self._closed_dispatch(dispatch)
             if mine is None:
@@ -351,33 +369,6 @@ class Books:
 
     def _closed_dispatch(self, dispatch: ClosedDispatch) -> ClosedDispatch | None:
         return self.expired.get(dispatch.dispatch_id) or self.answered.get(dispatch.dispatch_id)
-
-    def _settled(self, reservation: Reservation, spent_micros: int) -> Iterator[Mismatch]:
-        llm = reservation.llm
-        old = self.accounts.get(llm, Account(0))
-        reserved, spent = old.reserved_micros - reservation.reserved_micros, old.spent_micros + spent_micros
-        overrun = max(0, reserved + spent - old.budget_micros)
-        self.accounts[llm] = replace(old, reserved_micros=reserved, spent_micros=spent, overrun_micros=overrun)
-        if reserved < 0 or spent < 0:
-            yield Mismatch(f"takes {llm} below zero: {reserved} reserved, {spent} spent")
-
-
-def reservation_of(partition: int, record: Routed, llm: str) -> Reservation:
-    """The reservation that a decision makes, as the ledger must hold it."""
-    return Reservation(
-        dispatch_id=str(DispatchId(partition, record.offset, record.attempt)),
-        query_id=record.query_id,
-        llm=llm,
-        offset=record.offset,
-        attempt=record.attempt,
-        reserved_micros=record.reserved_micros,
-        at_ms=record.at_ms,
-        deadline_ms=record.deadline_ms,
-        tried=record.tried,
-        unanswered_at_ms=record.unanswered_at_ms,
-        above_context_tokens=record.above_context_tokens,
-        tags=record.tags,
-    )
 
 
 def _mismatches(record: Closed, reservation: Reservation) -> Iterator[Mismatch]:

@@ -96,6 +96,7 @@ def arrived(routed: Routed) -> Arrived:
         query=NIL,
         asks=routed.asks or NOTHING,
         tags=routed.tags,
+        input_tokens=routed.input_tokens,
     )
 
 

@@ -11,13 +11,12 @@ from worker.audit.mismatch import Mismatch, compared, shown
 from worker.contract import codec
 from worker.contract.messages import AccountRow, WindowBlock
 from worker.core.journal import record_hash
-from worker.core.outbox import CLOSED_PREFIX, RESERVATION_PREFIX, WINDOW_PREFIX
+from worker.core.outbox import CLOSED_PREFIX, RESERVATION_PREFIX, WINDOW_PREFIX, account_key
 from worker.core.router import Router
 
 # The account row's other fields say how the decisions were cut into transactions.
 COMPARED = (
     "offsets",
-    "accounts",
     "prices",
     "fit",
     "seen",
@@ -64,6 +63,9 @@ def _ledger_mismatches(ledger: LedgerView, row: AccountRow, router: Router) -> I
     if not ledger.is_whole:
         yield Mismatch("the ledger has rows after its last account row: they belong to no transaction")
     yield compared("configuration row", ledger.config, router.view.config)
+    accounts = {account.key: account for account in router.view.accounts}
+    for key in sorted(ledger.accounts.keys() | accounts.keys()):
+        yield compared(f"{account_key(key)} row", ledger.accounts.get(key), accounts.get(key))
     yield from _window_mismatches(ledger, router)
     for dispatch_id in sorted(ledger.reservations.keys() | router.view.open.keys()):
         theirs, held = ledger.reservations.get(dispatch_id), router.view.open.get(dispatch_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,25 +13,46 @@ from worker.audit.chain import DecisionRecord
 from worker.audit.outcomes import origin
 from worker.audit.start import StartSearch
 from worker.contract import sentences
+from worker.contract.codes import Resource
 from worker.contract.decisions import Cause, ChargedAgain, Checkpoint, Closed, Configured, Rejected, Routed
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Configuration
+from worker.core.draws import Draws
 from worker.core.policy import make_policy
 
 
-class Candidate(Struct, frozen=True):
-    """How one LLM stood in one decision. `score` is quality - price * cost; `reserve_micros` what it had to hold.
+class Draw(Struct, frozen=True):
+    """What one LLM would have drawn on one budget, in whole units of the budget's resource (US dollars: micro-dollars).
 
-    `available_micros` is what its account had left to reserve just before; None where that is not known any more.
+    `price` is that of one unit, in quality; `paid` is what the estimate uses at that price. `left` is what the account
+    had left just before. All three are None where they are not known any more.
+    """
+
+    budget: str
+    resource: Resource
+    reserve: int
+    price: float | None
+    paid: float | None
+    left: int | None
+
+    @property
+    def lacks(self) -> bool:
+        """Whether the budget had too little left."""
+        return self.left is not None and self.reserve > self.left
+
+
+class Candidate(Struct, frozen=True):
+    """How one LLM stood in one decision. `score` is quality - charge, and the charge is what it pays to all `draws`.
+
+    `affordable`: every budget had enough left; None where that is not known any more.
     """
 
     llm: str
     quality: float
     cost_micros: float
-    price: float
+    charge: float
     score: float
-    reserve_micros: int
-    available_micros: int | None
+    draws: list[Draw]
     affordable: bool | None
     verdict: str
 
@@ -76,7 +96,8 @@ class Met:
     routed: Routed
     config: Configuration | None
     seen: int | None
-    available_micros: dict[str, int]
+    left: dict[str, int]
+    prices: dict[str, float]
     closed: Closed | None = None
     again: list[ChargedAgain] = field(default_factory=list)
 
@@ -137,9 +158,9 @@ class Search:
 
     def _meet(self, offset: int, routed: Routed) -> Met:
         if self._books is None:
-            return Met(offset, routed, self._config, None, {})
-        left = {llm: account.available_micros for llm, account in self._books.accounts.items()}
-        return Met(offset, routed, self._config, self._books.seen, left)
+            return Met(offset, routed, self._config, None, {}, {})
+        left = {account.budget: account.available for account in self._books.accounts.values()}
+        return Met(offset, routed, self._config, self._books.seen, left, dict(self._books.prices))
 
     def _close(self, closed: Closed) -> None:
         for met in self._attempts_of(closed.dispatch_id):
@@ -176,7 +197,7 @@ def _notes(met: Met, config: Configuration | None) -> Iterator[str]:
     if unknown := _unknown(met.routed, config):
         yield f"the query names what is no LLM of the settings: {', '.join(unknown)}"
     if met.seen is None:
-        yield "the accounts of then have left the topic: what each LLM had left is not known"
+        yield "the accounts of then have left the topic: what each budget had left is not known"
 
 
 def _unknown(routed: Routed, config: Configuration | None) -> list[str]:
@@ -202,14 +223,31 @@ def _candidates(met: Met, config: Configuration, observing: bool, gated: bool) -
     routed = met.routed
     if len(config.llms) != len(routed.quality):
         return []
-    rows = zip(config.llms, routed.quality, routed.cost_micros, routed.prices, config.margins, strict=False)
+    draws, charges = Draws(config), routed.charges or [0.0] * len(config.llms)
+    rows = zip(config.llms, routed.quality, routed.cost_micros, charges, strict=False)
     candidates = []
-    for llm, quality, cost, price, margin in rows:
-        score, reserve, left = quality - price * cost, math.ceil(cost * margin), met.available_micros.get(llm)
-        affordable = None if left is None else reserve <= left
-        verdict = _verdict(routed, llm, observing, gated and score <= 0)
-        candidates.append(Candidate(llm, quality, cost, price, score, reserve, left, affordable, verdict))
+    for llm, quality, cost, charge in rows:
+        drawn = list(_draws(met, draws, config.llms.index(llm)))
+        unknown = any(draw.left is None for draw in drawn)
+        affordable = None if unknown else not any(draw.lacks for draw in drawn)
+        verdict = _verdict(routed, llm, observing, gated and quality - charge <= 0)
+        candidates.append(Candidate(llm, quality, cost, charge, quality - charge, drawn, affordable, verdict))
     return sorted(candidates, key=lambda candidate: -candidate.score)
+
+
+def _draws(met: Met, draws: Draws, llm: int) -> Iterator[Draw]:
+    """What a dispatch to LLM number `llm` would have drawn on each budget."""
+    routed = met.routed
+    cost = routed.cost_micros[llm]
+    held = draws.held(routed.tags, llm, cost, routed.input_tokens)
+    uses: dict[Resource, float] = {"usd": cost, "tokens": 0.0, "requests": 1.0, "open": 0.0}
+    if draws.counts_tokens:
+        uses["tokens"] = draws.tokens(routed.cost_micros, routed.input_tokens)[llm]
+    resources = {budget.name: budget.resource for budget in draws.budgets}
+    for hold in held.holds:
+        resource, price = resources[hold.budget], met.prices.get(hold.budget)
+        paid = None if price is None else price * uses[resource]
+        yield Draw(hold.budget, resource, hold.amount, price, paid, met.left.get(hold.budget))
 
 
 def _verdict(routed: Routed, llm: str, observing: bool, too_dear: bool) -> str:
@@ -251,7 +289,7 @@ def _why(routed: Routed, observing: bool, gated: bool) -> str:
     if routed.reason in UNSCORED:
         return f"deferred: {UNSCORED[routed.reason]}"
     if routed.reason in ("exhausted", "unavailable"):
-        lacking = f"{', '.join(routed.skipped)} could not reserve" if routed.skipped else ""
+        lacking = _could_not(routed)
         out = f"{', '.join(routed.out)} had been taken out" if routed.out else ""
         return f"deferred: {' and '.join(filter(None, (lacking, out)))}{_nobody_else(observing, gated)}"
     if observing:
@@ -261,12 +299,23 @@ def _why(routed: Routed, observing: bool, gated: bool) -> str:
     return f"deferred: no {'other ' if routed.tried else ''}LLM was worth the price of its budget"
 
 
+def _could_not(routed: Routed) -> str:
+    return f"{', '.join(routed.skipped)} could not reserve ({_short(routed)})" if routed.skipped else ""
+
+
+def _short(routed: Routed) -> str:
+    """The budgets that had too little."""
+    names = dict.fromkeys(one.budget for lacking in routed.lacking for one in lacking)
+    return f"too little left of {', '.join(names)}"
+
+
 def _why_chosen(routed: Routed, llm: str, observing: bool, gated: bool) -> str:
     if routed.reason == "exploring":
         return f"{llm} was drawn at random, to explore: its chance was {routed.probabilities.get(llm, 0.0):.2%}"
     if observing:
         return f"{llm} was drawn at random: the policy was still observing"
     passed = f"; {', '.join(routed.skipped)} scored higher and could not reserve" if routed.skipped else ""
+    passed += f" ({_short(routed)})" if routed.skipped else ""
     passed += f"; {', '.join(routed.out)} scored higher and had been taken out" if routed.out else ""
     failed = "".join(f"; {tried} {ENDS[end]}" for tried, end in _ends(routed).items())
     return f"{llm} had the best score{' above 0' if gated else ''}{passed}{failed}"

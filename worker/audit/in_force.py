@@ -31,7 +31,6 @@ SETTINGS = {
 NO_SETTINGS = ("home", "settings")
 # The fields that hold a value for each LLM.
 OF_LLMS = {
-    "budget_micros": "budget_usd",
     "margins": "margin",
     "price_lists": "price_list",
     "features": "features",
@@ -86,10 +85,20 @@ def _changed(
         before, after = getattr(running, field), getattr(wanted, field)
         if before == after:
             continue
-        if field in OF_LLMS and running.llms == wanted.llms:
+        if field == "budgets":
+            yield from _budgets(running, wanted)
+        elif field in OF_LLMS and running.llms == wanted.llms:
             yield from (f"llms.{llm}.{OF_LLMS[field]}" for llm in _llms(running.llms, before, after))
         elif field not in OF_LLMS:
             yield SETTINGS.get(field, f"routing.{field}")
+
+
+def _budgets(running: Configuration, wanted: Configuration) -> Iterator[str]:
+    """The budgets that are others. A budget with the name of an LLM is the LLM's own."""
+    before, after = ({budget.name: budget for budget in config.budgets} for config in (running, wanted))
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            yield f"llms.{name}.budget_usd" if name in wanted.llms else f"budgets.{name}"
 
 
 def _llms(llms: Sequence[str], before: object, after: object) -> Iterator[str]:

@@ -20,10 +20,10 @@ from worker.contract.answers import Unavailable
 from worker.contract.asks import asks_of
 from worker.contract.codes import Rejection
 from worker.contract.extras import tags_of
-from worker.contract.messages import Configuration
+from worker.contract.messages import Configuration, Query
 from worker.contract.record import StoredRecord
 from worker.contract.rejections import Limits, read_completion, read_query
-from worker.contract.requests import input_tokens
+from worker.contract.requests import input_tokens, known_tokens
 from worker.contract.settings import LimitSettings
 from worker.contract.token_costs import PriceList
 from worker.core.candidates import refused_model
@@ -114,7 +114,7 @@ class Originals:
         if event.deadline_ms != query.deadline_ms:
             return "query_deadline_ms", event.deadline_ms, query.deadline_ms
         differs = None if estimated is None else self._estimates(event, estimated, config)
-        return differs or msgspec.structs.replace(event, asks=asks_of(query, input_tokens(query)), tags=tags_of(query))
+        return differs or _asked(event, query)
 
     def _estimates(self, event: Arrived, estimated: Event, config: Configuration | None) -> Difference | None:
         if not self._is_here(config):
@@ -195,6 +195,14 @@ class Originals:
         other = any(a not in (b, c) for a, b, c in zip(named, free, limits, strict=True))
         self.doubts[OTHER_LIMITS] += other
         return other
+
+
+def _asked(event: Arrived, query: Query) -> Arrived:
+    """The event with what its record asks of an LLM."""
+    tokens = input_tokens(query)
+    return msgspec.structs.replace(
+        event, asks=asks_of(query, tokens), tags=tags_of(query), input_tokens=known_tokens(tokens)
+    )
 
 
 def _unfounded(event: Refused, found: object) -> Difference:

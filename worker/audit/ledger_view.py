@@ -11,19 +11,29 @@ import msgspec
 from worker.audit.mismatch import Mismatch, compared
 from worker.audit.topics import Topics
 from worker.contract import codec
+from worker.contract.accounts import Account, AccountKey
 from worker.contract.messages import AccountRow, ClosedDispatch, Configuration, Reservation
 from worker.contract.record import Record
 from worker.core.journal import record_hash
-from worker.core.outbox import ACCOUNT_KEY, CLOSED_PREFIX, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX
+from worker.core.outbox import (
+    ACCOUNT_KEY,
+    BUDGET_PREFIX,
+    CLOSED_PREFIX,
+    CONFIGURATION_KEY,
+    RESERVATION_PREFIX,
+    WINDOW_PREFIX,
+    account_key,
+)
 
 # About 250 bytes each. Older transactions are not checked for being torn.
 MARKS = 100_000
 
+_account = msgspec.msgpack.Decoder(Account).decode
 _closed = msgspec.msgpack.Decoder(ClosedDispatch).decode
 _configuration = msgspec.msgpack.Decoder(Configuration).decode
 
 
-Content = Configuration | Reservation | ClosedDispatch | bytes | None
+Content = Account | Configuration | Reservation | ClosedDispatch | bytes | None
 
 
 class Mark(NamedTuple):
@@ -37,7 +47,8 @@ class Mark(NamedTuple):
 
 
 class LedgerView:
-    """The newest account row, the configuration, the open reservations, and the marks of the newest transactions.
+    """The newest account row, the configuration, the accounts of budgets, the open reservations, and the marks of the
+    newest transactions.
 
     `window` maps the keys of the window's rows to hashes of these rows. `next_offset` follows the last row that was
     read. Rows count once the account row that ends their transaction is read: a reader of a running system may stop
@@ -47,6 +58,7 @@ class LedgerView:
     def __init__(self) -> None:
         self.row: AccountRow | None = None
         self.config: Configuration | None = None
+        self.accounts: dict[AccountKey, Account] = {}
         self.reservations: dict[str, Reservation] = {}
         self.closed: dict[str, ClosedDispatch] = {}
         self.window: dict[str, bytes] = {}
@@ -93,6 +105,8 @@ class LedgerView:
         self.window.pop(key, None)
         if isinstance(content, Configuration):
             self.config = content
+        elif isinstance(content, Account):
+            self.accounts[content.key] = content
         elif isinstance(content, Reservation):
             self.reservations[key.removeprefix(RESERVATION_PREFIX)] = content
         elif isinstance(content, ClosedDispatch):
@@ -101,6 +115,8 @@ class LedgerView:
             self.window[key] = content
         elif key == CONFIGURATION_KEY:
             self.config = None
+        elif key.startswith(BUDGET_PREFIX):
+            self.accounts = {one: account for one, account in self.accounts.items() if account_key(one) != key}
 
     def differences(
         self,
@@ -132,6 +148,8 @@ def _content(key: str, value: bytes | None) -> Content:
         return None
     if key == CONFIGURATION_KEY:
         return _configuration(value)
+    if key.startswith(BUDGET_PREFIX):
+        return _account(value)
     if key.startswith(RESERVATION_PREFIX):
         return codec.decode_reservation(value)
     if key.startswith(CLOSED_PREFIX):

@@ -208,7 +208,7 @@ class Outputs:
         if dispatch.id != str(DispatchId(self._partition, offset, attempt)):
             raise ValueError(f"the id {dispatch.id} is not of this origin and attempt")
         money = (dispatch.query_id, dispatch.llm, dispatch.reserved_micros, dispatch.deadline_ms)
-        said = (*money, dispatch.quality, dispatch.cost_micros, dispatch.price, *dispatch.tags.items())
+        said = (*money, dispatch.quality, dispatch.cost_micros, dispatch.charge, *dispatch.tags.items())
         return AttemptKey(offset, attempt), said
 
     def _letter(self, record: Record) -> tuple[Key, Hashable]:
@@ -239,7 +239,7 @@ def _reason(headers: Mapping[str, str]) -> Hashable:
 
 
 def _remedy(what: Remedy) -> Hashable:
-    return what.code, *what.lacking_micros.items(), *what.excluded.items()
+    return what.code, *what.lacking.items(), *what.excluded.items()
 
 
 def _base(key: Key, base: Offsets) -> int:
@@ -253,7 +253,7 @@ def _content(decision: Decision, llms: Sequence[str]) -> Hashable:
             i = llms.index(llm) if llm in llms else len(llms)
             money = (decision.query_id, llm, decision.reserved_micros, decision.deadline_ms)
             chosen = slice(i, i + 1)
-            terms = (*decision.quality[chosen], *decision.cost_micros[chosen], *decision.prices[chosen])
+            terms = (*decision.quality[chosen], *decision.cost_micros[chosen], *decision.charges[chosen])
             return (*money, *terms, *decision.tags.items())
         case Routed():
             return decision.query_id, decision.reason, _remedy(remedy(decision)), *best(decision, llms)

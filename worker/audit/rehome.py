@@ -19,7 +19,7 @@ from worker.contract.messages import Configuration, Home
 from worker.contract.record import Record, StoredRecord
 from worker.contract.settings import Settings
 from worker.core.events import Reconfigured
-from worker.core.outbox import CLOSED_PREFIX, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX
+from worker.core.outbox import CLOSED_PREFIX, CONFIGURATION_KEY, RESERVATION_PREFIX, WINDOW_PREFIX, account_key
 from worker.core.router import Prior, Router
 from worker.core.snapshot import LaneState
 from worker.kafka.reader import Place, Reader
@@ -95,12 +95,13 @@ def _state(router: Router, sequence: int, compared: int) -> LaneState:
     assert view.config is not None, "a chain begins with a configuration"
     # How many transactions wrote the records is not known: not more than there are records.
     row = replace(view.account_row(), sequence=sequence + compared, digest=b"")
-    return LaneState(row, view.config, list(view.open.values()), view.closed, view.window())
+    return LaneState(row, view.config, view.accounts, list(view.open.values()), view.closed, view.window())
 
 
 def rows_of(state: LaneState) -> dict[str, bytes]:
     """The rows of a ledger but for its account row, which ends the transaction."""
     rows = {CONFIGURATION_KEY: codec.encode(state.config)}
+    rows |= {account_key(account.key): codec.encode(account) for account in state.accounts}
     rows |= {RESERVATION_PREFIX + one.dispatch_id: codec.encode(one) for one in state.reservations}
     rows |= {CLOSED_PREFIX + one.dispatch_id: codec.encode(one) for one in state.closed}
     return rows | {f"{WINDOW_PREFIX}{number}": codec.encode(block) for number, block in state.window.items()}

@@ -20,9 +20,10 @@ from worker.audit.mismatch import Mismatch
 from worker.audit.recorded_prices import Solutions
 from worker.audit.start import Start, find_start, router_at
 from worker.contract import codec
+from worker.contract.accounts import Account
 from worker.contract.decisions import Checkpoint, Priced
 from worker.contract.errors import FixSetting
-from worker.contract.messages import Account, Configuration
+from worker.contract.messages import Configuration
 from worker.contract.record import Record
 from worker.core.events import Event
 from worker.core.ledger import BrokenInvariant
@@ -83,7 +84,7 @@ class Replay:
     first_ms: int = 0
     last_ms: int = 0
     mismatch: Mismatch | None = None
-    accounts: dict[str, Account] = field(default_factory=dict)
+    accounts: list[Account] = field(default_factory=list)
 
     def find(self, offset: int | None, mismatch: Mismatch | None) -> bool:
         """Note the first mismatch, and where it is; returns whether there is one."""

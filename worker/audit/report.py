@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from worker.audit import homes
 from worker.audit.books import Books
+from worker.audit.budget_totals import BudgetTotal, totals
 from worker.audit.mismatch import Mismatch
 from worker.audit.verify import Verified
 from worker.contract.topic_names import TopicNames
@@ -50,17 +51,9 @@ class Counts(Struct, frozen=True):
 
 
 class LlmTotals(Struct, frozen=True):
-    """One LLM over all partitions. `mean_quality` is over its `judged` answers; None if there are none.
+    """One LLM over all partitions. `mean_quality` is over its `judged` answers; None if there are none."""
 
-    `late_micros` and `paid_twice_micros` are parts of `spent_micros`.
-    """
-
-    budget_micros: int = 0
     spent_micros: int = 0
-    reserved_micros: int = 0
-    overrun_micros: int = 0
-    late_micros: int = 0
-    paid_twice_micros: int = 0
     dispatched: int = 0
     judged: int = 0
     mean_quality: float | None = None
@@ -76,6 +69,7 @@ class Report(Struct, frozen=True):
     ok: bool
     counts: Counts
     llms: dict[str, LlmTotals]
+    budgets: list[BudgetTotal]
     wrong: int
     findings: list[Mismatch]
     notes: list[str]
@@ -92,6 +86,10 @@ def report(partitions: Sequence[Verified]) -> Report:
         ok=wrong == 0,
         counts=_counts(partitions),
         llms=_totals([partition.books for partition in partitions]),
+        budgets=totals(
+            (account for partition in partitions for account in partition.books.accounts.values()),
+            (partition.books.config for partition in partitions),
+        ),
         wrong=wrong,
         findings=[*between, *(finding for partition in partitions for finding in partition.findings)],
         notes=[*homes.notes(configs), *(note for partition in partitions for note in partition.notes)],
@@ -114,21 +112,15 @@ def _counts(partitions: Sequence[Verified]) -> Counts:
 
 
 def _totals(books: Sequence[Books]) -> dict[str, LlmTotals]:
-    llms = dict.fromkeys(llm for partition in books for llm in partition.accounts)
+    llms = dict.fromkeys(llm for partition in books for llm in (*partition.llms, *partition.dispatched))
     return {llm: _total(llm, books) for llm in llms}
 
 
 def _total(llm: str, books: Sequence[Books]) -> LlmTotals:
-    accounts = [partition.accounts[llm] for partition in books if llm in partition.accounts]
     judged = [partition.quality[llm] for partition in books if llm in partition.quality]
     quality, count = sum(total for total, _ in judged), sum(count for _, count in judged)
     return LlmTotals(
-        budget_micros=sum(account.budget_micros for account in accounts),
-        spent_micros=sum(account.spent_micros for account in accounts),
-        reserved_micros=sum(account.reserved_micros for account in accounts),
-        overrun_micros=sum(account.overrun_micros for account in accounts),
-        late_micros=sum(account.late_micros for account in accounts),
-        paid_twice_micros=sum(account.paid_twice_micros for account in accounts),
+        spent_micros=sum(partition.spent[llm] for partition in books),
         dispatched=sum(partition.dispatched[llm] for partition in books),
         judged=count,
         mean_quality=quality / count if count else None,

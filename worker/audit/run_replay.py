@@ -21,8 +21,8 @@ from worker.audit.recorded_prices import Solutions
 from worker.audit.replay import Checks, Replay
 from worker.audit.replay import replay as replay_partition
 from worker.audit.topics import PartitionTopics, Topics
+from worker.contract.accounts import Account
 from worker.contract.errors import FixSetting
-from worker.contract.messages import Account
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.contract.token_costs import PriceList
@@ -87,7 +87,7 @@ class Replayed(Struct, frozen=True):
     anchor: Anchor | None
     head: Anchor | None
     divergence: Mismatch | None
-    accounts_before: dict[str, Account]
+    accounts_before: list[Account]
     seconds: float
     live_seconds: float
 
@@ -164,7 +164,7 @@ def _replayed(
         anchor=anchor,
         head=result.head,
         divergence=result.mismatch,
-        accounts_before=result.accounts if result.mismatch is not None else {},
+        accounts_before=result.accounts if result.mismatch is not None else [],
         seconds=max(0.001, round(seconds, 3)),
         live_seconds=(result.last_ms - result.first_ms) / 1000,
     )

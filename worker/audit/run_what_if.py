@@ -22,8 +22,10 @@ from worker.audit.what_if import Change, WhatIf
 from worker.contract.decisions import Checkpoint, Configured
 from worker.contract.errors import CheckFailed, FixSetting
 from worker.contract.record import Record
-from worker.contract.settings import MICROS_PER_USD, Settings
+from worker.contract.settings import Settings
+from worker.contract.usage import MICROS_PER_USD
 from worker.core.events import Arrived
+from worker.core.partition_config import share
 from worker.estimation.estimator import Estimator
 from worker.kafka.reader import KafkaReader, OpenReader, Progress, Reader, silent
 from worker.service import index_in_use
@@ -61,22 +63,23 @@ CAVEAT = (
 def what_if(
     settings: Settings,
     change: Change,
-    budgets_usd: Mapping[str, Decimal],
+    amounts: Mapping[str, Decimal],
     directory: Path | None,
     progress: Progress,
     open_reader: OpenReader = KafkaReader,
 ) -> Comparison:
     """Play every partition under `change`, with the budgets split as the lanes split them.
 
-    `directory` names another index to estimate by. Raises CheckBroker, FixSetting, and CheckFailed where the decisions
-    have lost their beginning and hold no checkpoint.
+    `amounts` are other amounts of budgets, by name: US dollars, tokens, requests or open dispatches. `directory` names
+    another index to estimate by. Raises CheckBroker, FixSetting, and CheckFailed where the decisions have lost their
+    beginning and hold no checkpoint.
     """
     estimator = index_in_use.load(settings, directory)
     partitions = settings.kafka.partitions
     with open_reader(settings, silent) as reader:
         scene = Scene(settings, reader, estimator, directory is not None, progress)
         played = [
-            scene.play(partition, _of_partition(change, budgets_usd, partitions, partition))
+            scene.play(partition, msgspec.structs.replace(change, amounts=_shares(settings, amounts, partition)))
             for partition in range(partitions)
         ]
     explored = Explored()
@@ -92,13 +95,11 @@ def what_if(
     )
 
 
-def _of_partition(change: Change, budgets_usd: Mapping[str, Decimal], partitions: int, partition: int) -> Change:
-    """The change as one partition sees it: budgets split exactly, what does not divide to the lowest partitions."""
-    budgets = {}
-    for llm, usd in budgets_usd.items():
-        micros = int(usd * MICROS_PER_USD)
-        budgets[llm] = micros // partitions + (partition < micros % partitions)
-    return msgspec.structs.replace(change, budget_micros=budgets)
+def _shares(settings: Settings, amounts: Mapping[str, Decimal], partition: int) -> dict[str, int]:
+    """The amounts of one partition, in whole units. A budget that is not in [budgets] is that of an LLM."""
+    counted = {name for name, budget in settings.budgets.items() if budget.resource != "usd"}
+    units = {name: int(amount * (1 if name in counted else MICROS_PER_USD)) for name, amount in amounts.items()}
+    return {name: share(total, settings.kafka.partitions, partition) for name, total in units.items()}
 
 
 class Scene:

@@ -8,6 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from worker.audit.chain import DecisionRecord
+from worker.contract.accounts import Account
 from worker.contract.decisions import Checkpoint, Configured
 from worker.contract.messages import AccountRow, ClosedDispatch, Configuration, Reservation
 from worker.core.ledger import BrokenInvariant
@@ -50,6 +51,11 @@ class Start(Struct, frozen=True):
     def config(self) -> Configuration | None:
         """The configuration of the checkpoint; None at the beginning of the chain."""
         return self.parts[0].config if self.parts else None
+
+    @property
+    def accounts(self) -> list[Account]:
+        """The accounts of the checkpoint; none at the beginning of the chain."""
+        return self.parts[0].accounts if self.parts else []
 
     @property
     def reservations(self) -> list[Reservation]:
@@ -118,5 +124,7 @@ def router_at(start: Start, partition: int, prior: Prior, policies: Policies) ->
         raise BrokenInvariant("its account row does not name the record before it")
     # The records of the checkpoint are decisions too.
     row = replace(row, head=start.records[-1].head, decisions=row.decisions + len(start.records))
-    state = LaneState(row, config, start.reservations, start.closed, dict(enumerate(start.parts[0].window)))
+    state = LaneState(
+        row, config, start.accounts, start.reservations, start.closed, dict(enumerate(start.parts[0].window))
+    )
     return Router.restored(partition, prior, state, policies)

@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from worker.audit import in_force
+from worker.audit.budget_totals import BudgetTotal, totals
 from worker.audit.ledger_view import LedgerView
-from worker.contract.messages import Account, AccountRow, Fit, Offsets, TagTotal
+from worker.contract.accounts import Account
+from worker.contract.messages import AccountRow, Fit, Offsets, TagTotal
 from worker.contract.settings import Settings
 from worker.contract.topic_names import TopicNames
+from worker.contract.usage import MICROS_PER_USD
 from worker.kafka.reader import KafkaReader, OpenReader, Reader, silent
 
 EVERY_SECONDS = 1.0
@@ -36,7 +39,7 @@ class PartitionStatus(Struct, frozen=True):
     oldest_ms: int | None
     offsets: Offsets
     behind: Offsets
-    accounts: dict[str, Account]
+    accounts: list[Account]
     prices: dict[str, float]
     fit: Fit
     unanswered: dict[str, int]
@@ -44,31 +47,29 @@ class PartitionStatus(Struct, frozen=True):
 
 
 class LlmStatus(Struct, frozen=True):
-    """One LLM over all partitions. `prices` are in quality per US dollar, one for each partition that has a price.
+    """One LLM over all partitions. `open` counts its open dispatches, and `reserved_micros` is the money held for them.
 
-    `unanswered` counts open dispatches that were not answered in time. Their money is held. `out` says in which
-    partitions the LLM was taken out, and why.
+    `unanswered` counts those that were not answered in time. `out` says in which partitions the LLM was taken out, and
+    why.
     """
 
-    budget_micros: int
-    spent_micros: int
+    open: int
     reserved_micros: int
-    overrun_micros: int
-    late_micros: int
-    paid_twice_micros: int
-    prices: list[float]
     unanswered: int
     out: dict[int, str] = {}
 
 
 class Status(Struct, frozen=True):
-    """All partitions with a decision in `partitions`, the numbers of the others in `silent`. `tags` are the totals of
+    """All partitions with a decision in `partitions`, the numbers of the others in `silent`. `prices` are, for each
+    budget, those of the partitions that have one, in quality per US dollar, token or request. `tags` are the totals of
     queries by `<name>=<value>`.
 
     `changed_settings` are the settings that are not those of the file any more, each with the partitions that decide by
     another value. Where the index is not here (`index_is_here`), index.directory and margins are not compared.
     """
 
+    budgets: list[BudgetTotal]
+    prices: dict[str, list[float]]
     llms: dict[str, LlmStatus]
     partitions: list[PartitionStatus]
     silent: list[int]
@@ -115,9 +116,13 @@ def status(
     """The status by the ledgers of all partitions; `behind` are the offsets that each has not applied."""
     found = [_partition(*one) for one in zip(range(len(ledgers)), ledgers, behind, strict=True)]
     partitions = [partition for partition in found if partition is not None]
-    llms = dict.fromkeys(llm for partition in partitions for llm in partition.accounts)
+    llms = dict.fromkeys(llm for ledger in ledgers for llm in _llms_of(ledger))
+    accounts = (account for partition in partitions for account in partition.accounts)
+    budgets = totals(accounts, (ledger.config for ledger in ledgers))
     return Status(
-        llms={llm: _llm(llm, partitions) for llm in llms},
+        budgets=budgets,
+        prices={one.budget: _prices(one, partitions) for one in budgets},
+        llms={llm: _llm(llm, ledgers, partitions) for llm in llms},
         partitions=partitions,
         silent=[number for number, ledger in enumerate(ledgers) if ledger.row is None],
         changed_settings=dict(changed_settings),
@@ -149,7 +154,7 @@ def _partition(partition: int, ledger: LedgerView, behind: Offsets) -> Partition
         oldest_ms=min((reservation.at_ms for reservation in ledger.reservations.values()), default=None),
         offsets=row.offsets,
         behind=behind,
-        accounts=row.accounts,
+        accounts=list(ledger.accounts.values()),
         prices=row.prices,
         fit=row.fit,
         out={llm: one.error_class or "unanswered" for llm, one in row.breakers.items() if one.is_open},
@@ -157,16 +162,22 @@ def _partition(partition: int, ledger: LedgerView, behind: Offsets) -> Partition
     )
 
 
-def _llm(llm: str, partitions: Sequence[PartitionStatus]) -> LlmStatus:
-    accounts = [partition.accounts[llm] for partition in partitions if llm in partition.accounts]
+def _llms_of(ledger: LedgerView) -> Iterator[str]:
+    """The LLMs of the configuration, and those that still have open dispatches."""
+    yield from () if ledger.config is None else ledger.config.llms
+    yield from (one.llm for one in ledger.reservations.values())
+
+
+def _prices(total: BudgetTotal, partitions: Sequence[PartitionStatus]) -> list[float]:
+    unit = MICROS_PER_USD if total.resource == "usd" else 1
+    return [partition.prices[total.budget] * unit for partition in partitions if total.budget in partition.prices]
+
+
+def _llm(llm: str, ledgers: Sequence[LedgerView], partitions: Sequence[PartitionStatus]) -> LlmStatus:
+    held = [one for ledger in ledgers for one in ledger.reservations.values() if one.llm == llm]
     return LlmStatus(
-        budget_micros=sum(account.budget_micros for account in accounts),
-        spent_micros=sum(account.spent_micros for account in accounts),
-        reserved_micros=sum(account.reserved_micros for account in accounts),
-        overrun_micros=sum(account.overrun_micros for account in accounts),
-        late_micros=sum(account.late_micros for account in accounts),
-        paid_twice_micros=sum(account.paid_twice_micros for account in accounts),
-        prices=[partition.prices[llm] * 1e6 for partition in partitions if llm in partition.prices],
-        unanswered=sum(partition.unanswered.get(llm, 0) for partition in partitions),
+        open=len(held),
+        reserved_micros=sum(one.reserved_micros for one in held),
+        unanswered=sum(one.is_unanswered for one in held),
         out={partition.partition: partition.out[llm] for partition in partitions if llm in partition.out},
     )

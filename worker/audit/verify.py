@@ -241,7 +241,7 @@ def _row_differences(
 def _check_outputs(result: Verified, outputs: Outputs, llms: Iterable[str], topics: Topics) -> None:
     """Compare the dispatches, the deferred queries and the dead letters with the decisions."""
     names = result.names
-    dispatches = [names.dispatch(llm) for llm in sorted({*llms, *result.books.accounts})]
+    dispatches = [names.dispatch(llm) for llm in sorted({*llms, *result.books.asked})]
     published = [*dispatches, names.deferred, names.dead_letters]
     outputs.oldest = {topic: topics.oldest(topic) for topic in published}
     base = Offsets(result.queries.base, result.completions.base)
@@ -302,6 +302,7 @@ def _check_ledger(result: Verified) -> None:
     what = "the account row"
     result.find(names.ledger, None, _row_differences(result, what, row, result.decisions, result.head))
     result.find(names.ledger, None, result.books.differences(what, row))
+    result.find(names.ledger, None, result.books.account_differences("the row", result.ledger.accounts.values()))
     result.find(
         names.ledger, None, result.ledger.differences(result.books.config, result.books.open, result.books.closed)
     )

@@ -22,6 +22,7 @@ from worker.audit.outcomes import Tally, origin
 from worker.audit.propensity import Exploration
 from worker.audit.start import Start, find_start, router_at
 from worker.contract import codec
+from worker.contract.accounts import Budget
 from worker.contract.completions import UsableCompletion
 from worker.contract.decisions import Closed, Configured, Decision, Routed
 from worker.contract.dispatch_id import DispatchId
@@ -37,9 +38,10 @@ Estimated = Callable[[Arrived], Arrived]
 
 
 class Change(Struct, frozen=True):
-    """What is otherwise. Budgets are of the partition; prices are in quality per micro-dollar, and fixed."""
+    """What is otherwise. `amounts` are of the partition, by budget; prices, by budget too, are in quality per unit, and
+    fixed."""
 
-    budget_micros: Mapping[str, int] = {}
+    amounts: Mapping[str, int] = {}
     budget_factor: float = 1.0
     policy: str | None = None
     without: tuple[str, ...] = ()
@@ -48,22 +50,31 @@ class Change(Struct, frozen=True):
     def configuration(self, config: Configuration) -> Configuration:
         """The configuration as it would have been."""
         llms = tuple(self._kept(config.llms, config.llms))
-        budgets = {llm: int(config.budget_micros[llm] * self.budget_factor) for llm in llms}
+        budgets = tuple(self._budget(budget) for budget in config.budgets if self._is_over_one(budget))
         return msgspec.structs.replace(
             config,
             llms=llms,
-            budget_micros={llm: self.budget_micros.get(llm, budget) for llm, budget in budgets.items()},
+            budgets=budgets,
             margins=tuple(self._kept(config.llms, config.margins)),
             policy=self.policy or config.policy,
             unanswered_ms=tuple(self._kept(config.llms, config.unanswered_ms)),
         )
+
+    def _budget(self, budget: Budget) -> Budget:
+        amount = self.amounts.get(budget.name, int(budget.amount * self.budget_factor))
+        llms = tuple(llm for llm in budget.llms if llm not in self.without)
+        return msgspec.structs.replace(budget, amount=amount, llms=llms)
+
+    def _is_over_one(self, budget: Budget) -> bool:
+        """Whether it is over an LLM that stays. A budget that names no LLM is over all."""
+        return not budget.llms or not set(budget.llms) <= set(self.without)
 
     def make_policy(self, config: Configuration, partition: int) -> Policy:
         """The policy, with fixed prices where they are given."""
         policy = make_policy(config, partition)
         if self.prices is None:
             return policy
-        return FixedPrices(policy, tuple(self.prices.get(llm, 0.0) for llm in config.llms))
+        return FixedPrices(policy, tuple(self.prices.get(budget.name, 0.0) for budget in config.budgets))
 
     def arrival(self, query: Arrived, llms: Sequence[str]) -> Arrived:
         """The query as it would have been: without the estimates of LLMs left out."""

@@ -14,9 +14,9 @@ ANSWER_CHARACTERS = 50
 def show(console: Console, result: LlmDemoResult) -> None:
     """Each question with its answer, what each LLM answered, spent and was right in, and the proof."""
     console.print(Figures(("question", "answer", "right", "LLM", "$"), [_row(one) for one in result.asked], texts=4))
-    llms = result.report.llms
+    llms, budgets = result.report.llms, {total.budget: total.amount for total in result.report.budgets}
     rows = [
-        (llm, usd(total.budget_micros), usd(total.spent_micros), *_right(result, llm)) for llm, total in llms.items()
+        (llm, usd(budgets.get(llm, 0)), usd(total.spent_micros), *_right(result, llm)) for llm, total in llms.items()
     ]
     console.print(Figures(("LLM", "budget $", "spent $", "answered", "right", "right in history"), rows))
     answered = [one for one in result.asked if one.answer is not None]

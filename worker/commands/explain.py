@@ -12,7 +12,7 @@ from worker.audit.explain import Attempt, Explanation
 from worker.audit.run_explain import find, with_neighbours
 from worker.commands.options import ConfigOption, JsonOption, OutputOption, more_help, new_app, settings_from
 from worker.commands.output import present, reading
-from worker.commands.tables import USD_PER_MICRO, Figures
+from worker.commands.tables import USD_PER_MICRO, Figures, amount
 from worker.contract.errors import CheckFailed
 
 QueryId = Annotated[
@@ -41,11 +41,12 @@ def command(
 ) -> None:
     """Explain the decisions about one query.
 
-    The command shows the nearest past queries, and for each attempt the quality, cost, price and score of each LLM,
-    which LLMs had enough budget, and the outcome.
+    The command shows the nearest past queries, and for each attempt the quality, cost, charge and score of each LLM,
+    what each LLM pays to each budget, which budgets had too little left, and the outcome.
 
-    A score is quality - price x cost. The LLM with the best score above 0 that can reserve is chosen. Costs and
-    reservations are in micro-dollars, prices in quality per dollar.
+    A score is quality - charge, and the charge is what the LLM would use of each budget, times the budget's price. The
+    LLM with the best score above 0 that can reserve is chosen. Costs are in micro-dollars. A price is in quality per
+    dollar, token or request.
     """
     settings = settings_from(config)
     with reading() as progress:
@@ -89,6 +90,7 @@ def _show_attempt(console: Console, attempt: Attempt) -> None:
         console.print(f"note: {attempt.note}")
     if attempt.candidates:
         console.print(_candidates(attempt))
+        console.print(_draws(attempt))
     if routed.llm is not None:
         console.print(_ending(attempt))
 
@@ -99,16 +101,31 @@ def _candidates(attempt: Attempt) -> Figures:
             candidate.llm,
             f"{candidate.quality:.3f}",
             f"{candidate.cost_micros:,.1f}",
-            f"{candidate.price / USD_PER_MICRO:,.0f}",
+            f"{candidate.charge:.3f}",
             f"{candidate.score:.3f}",
-            f"{candidate.reserve_micros:,}",
-            "?" if candidate.available_micros is None else f"{candidate.available_micros:,}",
             "?" if candidate.affordable is None else "yes" if candidate.affordable else "no",
             candidate.verdict,
         )
         for candidate in attempt.candidates
     ]
-    return Figures(("LLM", "quality", "cost", "price", "score", "reserve", "left", "enough", "verdict"), rows)
+    return Figures(("LLM", "quality", "cost", "charge", "score", "enough", "verdict"), rows)
+
+
+def _draws(attempt: Attempt) -> Figures:
+    rows = [
+        (
+            candidate.llm,
+            draw.budget,
+            "?" if draw.price is None else f"{draw.price / (USD_PER_MICRO if draw.resource == 'usd' else 1):,.4g}",
+            "?" if draw.paid is None else f"{draw.paid:.3f}",
+            amount(draw.resource, draw.reserve),
+            "?" if draw.left is None else amount(draw.resource, draw.left),
+            "refused" if draw.lacks else "",
+        )
+        for candidate in attempt.candidates
+        for draw in candidate.draws
+    ]
+    return Figures(("LLM", "budget", "price", "pays", "reserve", "left", ""), rows, texts=2)
 
 
 def _ending(attempt: Attempt) -> str:

@@ -163,8 +163,8 @@ def show(console: Console, results: Sequence[Replayed], anchor: Path | None = No
             console.print(Text.assemble(("note", "yellow"), f" partition {result.partition}: {note}"))
         if (divergence := result.divergence) is not None:
             console.print(Text.assemble(("diverges", "red"), f" {divergence}"))
-            for llm, account in result.accounts_before.items():
-                console.print(f"  before it: {llm}: {account}")
+            for account in result.accounts_before:
+                console.print(f"  before it: {account}")
 
 
 def _proof(result: Replayed) -> str:

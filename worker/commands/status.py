@@ -12,10 +12,11 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from worker.audit.budget_totals import BudgetTotal
 from worker.audit.status import LlmStatus, Status, statuses
 from worker.commands.options import ConfigOption, JsonOption, OutputOption, more_help, new_app, settings_from
 from worker.commands.output import console, present
-from worker.commands.tables import Figures, usd
+from worker.commands.tables import Figures, amount, usd
 
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again every second, until Ctrl-C.")]
 
@@ -28,9 +29,10 @@ def command(
 ) -> None:
     """Show budgets, prices and the progress of each partition.
 
-    The status is read from the ledger topic, so no worker has to run. A price is the quality that one dollar must buy;
-    it is 0 for a budget that is not scarce. `behind` counts the records that arrived and are not decided yet. If
-    queries have tags, a table shows the number of queries with each tag and what their answers cost.
+    The status is read from the ledger topic, so no worker has to run. A price is the quality that one dollar, token or
+    request of a budget must buy; it is 0 for a budget that is not scarce, and for open dispatches. `behind` counts the
+    records that arrived and are not decided yet. If queries have tags, a table shows the number of queries with each
+    tag and what their answers cost.
 
     `settings` names the settings that were changed since the workers started. They take effect when the workers are
     restarted. Settings that no decision depends on, such as [log] and base_url, are not compared.
@@ -64,11 +66,11 @@ def _follow(states: Iterable[Status], as_json: bool) -> None:
 
 
 def tables(status: Status) -> RenderableType:
-    """The LLMs, the partitions, and the tags if there are any."""
+    """The budgets, the LLMs, the partitions, and the tags if there are any."""
     if not status.partitions:
         return "no partition has decided anything yet: start a worker with `tollgate run`"
     tags = [_tags(status)] if status.tags else []
-    return Group(_llms(status), _partitions(status), *tags, _settings(status))
+    return Group(_budgets(status), _llms(status), _partitions(status), *tags, _settings(status))
 
 
 def _settings(status: Status) -> Text:
@@ -86,31 +88,22 @@ def _numbers(partitions: Sequence[int]) -> str:
     return f"partition{'s' if len(partitions) > 1 else ''} {', '.join(map(str, partitions))}"
 
 
+def _budgets(status: Status) -> Figures:
+    rows = []
+    for one in status.budgets:
+        columns = (one.amount, one.spent, one.late, one.paid_twice, one.reserved)
+        figures = (amount(one.resource, column) for column in columns)
+        rows.append((one.budget, one.resource, *figures, _left(one), _prices(status.prices.get(one.budget, []))))
+    headers = ("budget", "of", "amount", "spent", "late", "twice", "reserved", "left", "price")
+    return Figures(headers, rows, texts=2)
+
+
 def _llms(status: Status) -> Figures:
     rows = []
     for llm, state in status.llms.items():
-        money = (
-            state.budget_micros,
-            state.spent_micros,
-            state.late_micros,
-            state.paid_twice_micros,
-            state.reserved_micros,
-        )
         silent = f"{state.unanswered:,}" if state.unanswered else ""
-        rows.append((llm, *map(usd, money), _left(state), _prices(state.prices), silent, _out(state)))
-    headers = (
-        "LLM",
-        "budget $",
-        "spent $",
-        "late $",
-        "twice $",
-        "reserved $",
-        "left",
-        "price",
-        "unanswered",
-        "taken out",
-    )
-    return Figures(headers, rows)
+        rows.append((llm, f"{state.open:,}", usd(state.reserved_micros), silent, _out(state)))
+    return Figures(("LLM", "open", "reserved $", "unanswered", "taken out"), rows)
 
 
 def _out(state: LlmStatus) -> str:
@@ -125,9 +118,8 @@ def _tags(status: Status) -> Figures:
     return Figures(("tag", "queries", "spent $"), rows)
 
 
-def _left(state: LlmStatus) -> str:
-    left = state.budget_micros - state.spent_micros - state.reserved_micros
-    return f"{max(0, left) / state.budget_micros:.0%}" if state.budget_micros else ""
+def _left(total: BudgetTotal) -> str:
+    return f"{total.left / total.amount:.0%}" if total.amount else ""
 
 
 def _prices(prices: list[float]) -> str:

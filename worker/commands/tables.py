@@ -9,6 +9,8 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from worker.contract.codes import Resource
+
 PADDING = 2
 SHORTEST_NAME = 12
 USD_PER_MICRO = 1e-6
@@ -34,6 +36,11 @@ class Figures:
             left -= column.min_width + PADDING
         table.columns[0].no_wrap, table.columns[0].max_width = True, max(SHORTEST_NAME, left)
         yield table
+
+
+def amount(resource: Resource, units: int) -> str:
+    """An amount of a budget: US dollars, or a number of tokens, requests or open dispatches."""
+    return usd(units) if resource == "usd" else f"{units:,}"
 
 
 def usd(micros: float) -> str:

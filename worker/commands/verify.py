@@ -10,7 +10,7 @@ from worker.audit.report import Counts, Report
 from worker.audit.run_verify import verify
 from worker.commands.options import ConfigOption, JsonOption, OutputOption, more_help, new_app, settings_from
 from worker.commands.output import present, reading
-from worker.commands.tables import Figures, usd
+from worker.commands.tables import Figures, amount, usd
 from worker.contract.errors import CheckFailed
 
 SHOWN = 10
@@ -27,7 +27,8 @@ def command(config: ConfigOption = None, json: JsonOption = False, output: Outpu
     \b
     - each query has one first decision: dispatched, deferred or a dead letter;
     - each decision is in its topic exactly once;
-    - each account is the sum of its reservations and settlements;
+    - each dispatch holds a part of every budget that it draws on, and gives it back to the same ones;
+    - each account of a budget is the sum of its reservations and settlements;
     - the hash chain of the decisions is whole.
 
     If a row is wrong, the command names the first one by its topic, partition and offset.
@@ -41,7 +42,8 @@ def command(config: ConfigOption = None, json: JsonOption = False, output: Outpu
 
 def show(console: Console, report: Report) -> None:
     """The report as tables."""
-    console.print(accounts_table(report))
+    console.print(budgets_table(report))
+    console.print(llms_table(report))
     console.print(_proof_table(report))
     for note in report.notes:
         console.print(Text.assemble(("note", "yellow"), " ", note))
@@ -51,22 +53,23 @@ def show(console: Console, report: Report) -> None:
         console.print(f"and {report.wrong - SHOWN:,} more", style="red")
 
 
-def accounts_table(report: Report) -> Figures:
+def budgets_table(report: Report) -> Figures:
+    """One row for each budget."""
+    headers = ("budget", "of", "amount", "spent", "late", "twice", "reserved", "overrun")
+    rows = []
+    for one in report.budgets:
+        columns = (one.amount, one.spent, one.late, one.paid_twice, one.reserved, one.overrun)
+        rows.append((one.budget, one.resource, *(amount(one.resource, column) for column in columns)))
+    return Figures(headers, rows, texts=2)
+
+
+def llms_table(report: Report) -> Figures:
     """One row for each LLM."""
     rows = []
     for llm, total in report.llms.items():
-        money = (
-            total.budget_micros,
-            total.spent_micros,
-            total.late_micros,
-            total.paid_twice_micros,
-            total.reserved_micros,
-            total.overrun_micros,
-        )
         quality = "" if total.mean_quality is None else f"{total.mean_quality:.3f}"
-        rows.append((llm, *map(usd, money), f"{total.dispatched:,}", quality))
-    headers = ("LLM", "budget $", "spent $", "late $", "twice $", "reserved $", "overrun $", "dispatched", "quality")
-    return Figures(headers, rows)
+        rows.append((llm, usd(total.spent_micros), f"{total.dispatched:,}", quality))
+    return Figures(("LLM", "spent $", "dispatched", "quality"), rows)
 
 
 def _proof_table(report: Report) -> Table:

@@ -22,30 +22,31 @@ from worker.commands.tables import USD_PER_MICRO, Figures, usd
 
 
 @dataclass(frozen=True)
-class LlmNumber:
-    """A number for one LLM."""
+class NamedNumber:
+    """A number for one budget."""
 
-    llm: str
+    name: str
     number: Decimal
 
 
-def llm_number(text: str) -> LlmNumber:
-    """`LLM=NUMBER`, a number of at least 0. Raises typer.BadParameter."""
-    llm, _, number = text.rpartition("=")
-    if not llm:
-        raise typer.BadParameter(f"{text!r} names no LLM; write LLM=NUMBER")
+def named_number(text: str) -> NamedNumber:
+    """`NAME=NUMBER`, a number of at least 0. Raises typer.BadParameter."""
+    name, _, number = text.rpartition("=")
+    if not name:
+        raise typer.BadParameter(f"{text!r} names no budget; write NAME=NUMBER")
     if not number.replace(".", "", 1).isdecimal():
         raise typer.BadParameter(f"{number!r} is not a number of at least 0")
-    return LlmNumber(llm, Decimal(number))
+    return NamedNumber(name, Decimal(number))
 
 
 Budgets = Annotated[
-    list[LlmNumber] | None,
+    list[NamedNumber] | None,
     typer.Option(
         "--budget",
-        metavar="LLM=USD",
-        parser=llm_number,
-        help="Another budget for this LLM, in dollars; may be repeated.",
+        metavar="NAME=AMOUNT",
+        parser=named_number,
+        help="Another amount of this budget, or of this LLM's own budget: dollars, tokens, requests or open "
+        "dispatches; may be repeated.",
         show_default=False,
     ),
 ]
@@ -63,12 +64,13 @@ Without = Annotated[
     typer.Option(metavar="LLM", help="Route without this LLM; may be repeated.", show_default=False),
 ]
 Prices = Annotated[
-    list[LlmNumber] | None,
+    list[NamedNumber] | None,
     typer.Option(
         "--price",
-        metavar="LLM=PRICE",
-        parser=llm_number,
-        help="A fixed price for this LLM, in quality per dollar; may be repeated. Each other LLM then has price 0.",
+        metavar="NAME=PRICE",
+        parser=named_number,
+        help="A fixed price of this budget, or of this LLM's own budget, in quality per dollar, token or request; may "
+        "be repeated. Each other budget then has price 0.",
         show_default=False,
     ),
 ]
@@ -112,23 +114,26 @@ def command(
     counted for judged answers. On the changed side it is counted only if the changed decision chooses the same LLM.
     """
     settings = settings_from(config)
-    budgets = {one.llm: one.number for one in budget or ()}
-    prices = {one.llm: float(one.number) * USD_PER_MICRO for one in price or ()}
-    for option, names in (("--budget", budgets), ("--without", without or ()), ("--price", prices)):
-        _check(option, names, settings.llms)
+    amounts = {one.name: one.number for one in budget or ()}
+    counted = {name for name, one in settings.budgets.items() if one.resource != "usd"}
+    prices = {one.name: float(one.number) * (1 if one.name in counted else USD_PER_MICRO) for one in price or ()}
+    own = {llm for llm, one in settings.llms.items() if one.budget_usd is not None}
+    _check("--without", without or (), settings.llms, "configured in [llms]")
+    for option, names in (("--budget", amounts), ("--price", prices)):
+        _check(option, names, own | settings.budgets.keys(), "a budget: neither in [budgets], nor an LLM's budget_usd")
     if set(without or ()) >= set(settings.llms):
         raise typer.BadParameter("no LLM is left", param_hint="--without")
     change = Change(
         budget_factor=budget_factor, policy=policy, without=tuple(without or ()), prices=prices if price else None
     )
     with reading() as progress:
-        comparison = what_if(settings, change, budgets, index, progress)
+        comparison = what_if(settings, change, amounts, index, progress)
     present(comparison, json, output, lambda console: show(console, comparison))
 
 
-def _check(option: str, names: Iterable[str], llms: Container[str]) -> None:
-    if unknown := [name for name in names if name not in llms]:
-        raise typer.BadParameter(f"{', '.join(unknown)} is not configured in [llms]", param_hint=option)
+def _check(option: str, names: Iterable[str], known: Container[str], what: str) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise typer.BadParameter(f"{', '.join(unknown)} is not {what}", param_hint=option)
 
 
 def show(console: Console, comparison: Comparison) -> None:

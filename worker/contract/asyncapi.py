@@ -14,6 +14,7 @@ CONTRACT_VERSION = "1.0.0"
 TEXT = {"type": "string"}
 DISPATCH_ID = {"type": "string", "pattern": "^[0-9]+-[0-9]+-[0-9]+$", "description": "<partition>-<offset>-<attempt>"}
 QUERY_ID = {"type": "string", "description": "the query's id, or <partition>-<offset> where it brought none"}
+BUDGET_KEY = {**TEXT, "description": "budget/<period>/<name of the budget>"}
 QUERY_KEY = {**TEXT, "description": "the query's id"}
 EXTRAS = {
     "tollgate-id": "the id of the query",
@@ -156,7 +157,8 @@ TOPICS = (
         "compact",
         "The state of each partition, by key; a reservation that closed is a tombstone.",
         (
-            Message("account-row", "account-row", {"const": "account"}, "Money, prices and offsets of the partition"),
+            Message("account-row", "account-row", {"const": "account"}, "Prices, offsets and counts of the partition"),
+            Message("budget-account", "budget-account", BUDGET_KEY, "The account of one budget in one period"),
             Message("configuration", "configuration", {"const": "configuration"}, "The settings in force"),
             Message("reservation", "reservation", {"type": "string", "pattern": "^reservation/"}, "Money held"),
             Message(

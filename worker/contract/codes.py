@@ -17,6 +17,8 @@ DeferReason = Literal[
     "filtered",
     "no_candidate",
 ]
+# What a budget limits: US dollars (in micro-dollars), tokens, requests, or dispatches that are not answered yet.
+Resource = Literal["usd", "tokens", "requests", "open"]
 RemedyCode = Literal[
     "raise_budget",
     "lower_prices",
@@ -141,10 +143,18 @@ class Rejection(Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
+class Lack(Struct, frozen=True, gc=False):
+    """What one budget lacks to serve a query, in whole units of its resource (US dollars: micro-dollars)."""
+
+    budget: str
+    resource: Resource
+    amount: int
+
+
 class Remedy(Struct, frozen=True, omit_defaults=True):
-    """What would let a deferred query be served. `lacking_micros` says how much the budget of each LLM lacks, and
-    `excluded` why each LLM is no candidate."""
+    """What would let a deferred query be served. `lacking` says by LLM which budgets lack how much, and `excluded` why
+    each LLM is no candidate."""
 
     code: RemedyCode
-    lacking_micros: dict[str, int] = {}
+    lacking: dict[str, tuple[Lack, ...]] = {}
     excluded: dict[str, Exclusion] = {}

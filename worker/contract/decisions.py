@@ -9,6 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from worker.contract.accounts import Account
 from worker.contract.asks import Asks
 from worker.contract.codes import (
     MAX_DETAIL_CHARACTERS,
@@ -16,6 +17,7 @@ from worker.contract.codes import (
     ErrorClass,
     Exclusion,
     IgnoreCode,
+    Lack,
     QueryRemark,
     RejectCode,
     Rejection,
@@ -57,7 +59,7 @@ class Configured(Struct, frozen=True, tag="configured", tag_field="kind"):
 
 
 class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
-    """New prices in force from here on (or the old ones kept, with the reason in `fit`)."""
+    """New prices of the budgets, in force from here on (or the old ones kept, with the reason in `fit`)."""
 
     prev: bytes
     cause: Cause
@@ -68,9 +70,10 @@ class Priced(Struct, frozen=True, tag="priced", tag_field="kind"):
 
 
 class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit_defaults=True):
-    """One decision. `llm` None means deferred, for `reason`. The LLMs `skipped` scored higher but could not reserve:
-    `lacking_micros` is what the budget of each lacked. `tried` failed or did not answer in earlier attempts. Without an
-    answer the dispatch is unanswered from `unanswered_at_ms` on (0: never). The LLMs in `out` scored higher and were
+    """One decision. `llm` None means deferred, for `reason`. `charges` are what each LLM would have used of the
+    budgets, at their prices: a score is quality - charge. The LLMs `skipped` scored higher but could not reserve:
+    `lacking` says of each which budgets lacked how much. `tried` failed or did not answer in earlier attempts. Without
+    an answer the dispatch is unanswered from `unanswered_at_ms` on (0: never). The LLMs in `out` scored higher and were
     taken out. An LLM with no more than `above_context_tokens` has refused the query as too long.
 
     The LLMs `excluded` were no candidates, each for a reason. `asks` is what the query asks of an LLM; it is there if
@@ -88,13 +91,14 @@ class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit
     attempt: int
     quality: list[float]
     cost_micros: list[float]
-    prices: tuple[float, ...]
+    charges: list[float]
     llm: str | None
     reason: Literal["best_score", "observing", "exploring"] | DeferReason
     reserved_micros: int = 0
+    reserved_tokens: int = 0
     deadline_ms: int = 0
     skipped: tuple[str, ...] = ()
-    lacking_micros: tuple[int, ...] = ()
+    lacking: tuple[tuple[Lack, ...], ...] = ()
     tried: tuple[str, ...] = ()
     query_deadline_ms: int | None = None
     unanswered_at_ms: int = 0
@@ -105,6 +109,7 @@ class Routed(Struct, frozen=True, gc=False, tag="routed", tag_field="kind", omit
     remarks: tuple[QueryRemark, ...] = ()
     tags: dict[str, str] = {}
     probabilities: dict[str, float] = {}
+    input_tokens: int = 0
 
 
 class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind", omit_defaults=True):
@@ -143,7 +148,8 @@ class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit
 
     Its cause is a completion, or the tick that expired it. `basis` says where the cost came from: stated, priced by
     `usage`, cut to the limit, as reserved because it is unknown or because the call had begun and was not answered, or
-    none. `overrun_micros` is what was charged beyond the reservation. `remarks` are codes of what was odd about the
+    none. `overrun_micros` is what was charged beyond the reservation. `spent_tokens` is what budgets in tokens are
+    charged: as the usage says, or as reserved where it says nothing. `remarks` are codes of what was odd about the
     answer. `failed`: the answer is an error, of `error_class`, and the
     provider wants to be left alone for `retry_after_ms`.
     """
@@ -159,6 +165,7 @@ class Closed(Struct, frozen=True, gc=False, tag="closed", tag_field="kind", omit
     spent_micros: int
     basis: Basis
     overrun_micros: int = 0
+    spent_tokens: int = 0
     quality: float | None = None
     error: str | None = None
     usage: Usage | None = None
@@ -205,6 +212,7 @@ class ChargedAgain(Struct, frozen=True, gc=False, tag="charged_again", tag_field
     spent_micros: int
     basis: Basis
     replaced_micros: int = 0
+    spent_tokens: int = 0
     quality: float | None = None
     error: str | None = None
     usage: Usage | None = None
@@ -241,8 +249,8 @@ class Ignored(Struct, frozen=True, tag="ignored", tag_field="kind", omit_default
 class Checkpoint(Struct, frozen=True, tag="checkpoint", tag_field="kind"):
     """The whole state of the lane at this point, so that a replay can begin here; in `parts` records, `part` from 0.
 
-    The first part carries all but the reservations, and its `row.head` is its `prev`. `window` lists every block of
-    the window in order.
+    The first part carries all but the reservations, also the accounts of all budgets, and its `row.head` is its
+    `prev`. `window` lists every block of the window in order.
     """
 
     prev: bytes
@@ -253,6 +261,7 @@ class Checkpoint(Struct, frozen=True, tag="checkpoint", tag_field="kind"):
     row: AccountRow | None
     config: Configuration | None
     window: list[WindowBlock]
+    accounts: list[Account]
     reservations: list[Reservation]
     closed: list[ClosedDispatch]
 

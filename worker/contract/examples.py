@@ -7,9 +7,10 @@ from decimal import Decimal
 from msgspec import Raw, Struct, json, msgpack
 
 from worker.contract import codec, dead_letters, sentences
+from worker.contract.accounts import Account, Budget, Hold
 from worker.contract.answers import Answer, Begun, Unavailable
 from worker.contract.asks import Asks
-from worker.contract.codes import Rejection, Remedy
+from worker.contract.codes import Lack, Rejection, Remedy
 from worker.contract.dead_letters import DeadLetter
 from worker.contract.decisions import (
     Cause,
@@ -27,7 +28,6 @@ from worker.contract.decisions import (
 from worker.contract.judgements import Judgement
 from worker.contract.messages import (
     FORMAT,
-    Account,
     AccountRow,
     ClosedDispatch,
     Completion,
@@ -52,11 +52,21 @@ AT_MS = 1_760_000_000_000
 LLMS = ("gpt-4o", "claude-3-haiku")
 UNKNOWN_FIELD = Rejection("unknown_field", detail="txt")
 QUERY, ANSWER = Cause("queries", 1_234), Cause("completions", 980)
-PRICES = (0.00004, 0.000125)
+PRICES = (0.00004, 0.000025, 0.0)
 PREV = bytes(range(16))
 FIT = Fit(status="converged", objective=412.5, gap=0.0003, iterations=18, code="solved")
 JUDGEMENT = Judgement(0.8, dispatch_id="1-1234-2", by="support-team")
-ACCOUNTS = {"gpt-4o": Account(2_500_000, 5_340, 128_770, 310), "claude-3-haiku": Account(1_250_000, 0, 9_410)}
+ACCOUNTS = (
+    Account("gpt-4o", "usd", 2_500_000, 5_340, 128_770, 310),
+    Account("search-team", "usd", 5_000_000, 5_340, 401_220),
+    Account("gpt-4o-open", "open", 16, 1),
+)
+BUDGETS = (
+    Budget("gpt-4o", "usd", 2_500_000, ("gpt-4o",)),
+    Budget("search-team", "usd", 5_000_000, tags=TAGS),
+    Budget("gpt-4o-open", "open", 16, ("gpt-4o",)),
+)
+HOLDS = (Hold("gpt-4o", 5_340), Hold("search-team", 5_340), Hold("gpt-4o-open", 1))
 
 
 def messages() -> dict[str, Struct]:
@@ -117,6 +127,7 @@ def ledger_rows() -> dict[str, Struct]:
     return {
         "account-row": _account_row(),
         "configuration": _configuration(),
+        "budget-account": ACCOUNTS[0],
         "reservation": _reservation(),
         "closed-dispatch": _closed_dispatch(),
         "window-block": WindowBlock(bytes(8), bytes(16)),
@@ -163,7 +174,7 @@ def _dispatch() -> Dispatch:
         reserved_micros=5_340,
         quality=0.8125,
         cost_micros=4_450,
-        price=PRICES[0],
+        charge=0.28925,
         deadline_ms=AT_MS + 60_000,
         query=codec.dispatched_query(Raw(msgpack.encode(_query())), "msgpack"),
         tags=TAGS,
@@ -171,7 +182,7 @@ def _dispatch() -> Dispatch:
 
 
 def _deferred() -> Deferred:
-    remedy = Remedy("raise_budget", {"gpt-4o": 1_740})
+    remedy = Remedy("raise_budget", {"gpt-4o": (Lack("search-team", "usd", 1_740),)})
     return Deferred(
         query_id="order-2042",
         origin=Origin(1, 1_236),
@@ -200,8 +211,7 @@ def _account_row() -> AccountRow:
     return AccountRow(
         format=FORMAT,
         offsets=Offsets(1_236, 980),
-        accounts=ACCOUNTS,
-        prices=dict(zip(LLMS, PRICES, strict=True)),
+        prices={budget.name: price for budget, price in zip(BUDGETS, PRICES, strict=True)},
         fit=FIT,
         seen=1_190,
         clock_ms=AT_MS,
@@ -218,11 +228,12 @@ def _account_row() -> AccountRow:
 
 
 def _reservation() -> Reservation:
-    return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000, (), TAGS)
+    return Reservation("1-1234-1", "order-2041", "gpt-4o", 1_234, 1, 5_340, AT_MS, AT_MS + 60_000, (), TAGS, HOLDS)
 
 
 def _closed_dispatch() -> ClosedDispatch:
-    return ClosedDispatch("1-1200-1", "order-2007", "gpt-4o", 5_100, 4_980, "settled", 2_190, TAGS)
+    booked = (Hold("gpt-4o", 4_980), Hold("search-team", 4_980), Hold("gpt-4o-open", 0))
+    return ClosedDispatch("1-1200-1", "order-2007", "gpt-4o", 5_100, 4_980, "settled", 2_190, TAGS, booked)
 
 
 def _charged_again() -> ChargedAgain:
@@ -243,7 +254,7 @@ def _charged_again() -> ChargedAgain:
 def _configuration() -> Configuration:
     return Configuration(
         llms=LLMS,
-        budget_micros={llm: account.budget_micros for llm, account in ACCOUNTS.items()},
+        budgets=BUDGETS,
         margins=(1.2, 1.3),
         policy="priced",
         horizon_queries=25_000,
@@ -291,6 +302,7 @@ def _checkpoint() -> Checkpoint:
         row=_account_row(),
         config=_configuration(),
         window=[WindowBlock(bytes(8), bytes(16))],
+        accounts=list(ACCOUNTS),
         reservations=[_reservation()],
         closed=[_closed_dispatch()],
     )
@@ -306,7 +318,7 @@ def _routed() -> Routed:
         attempt=1,
         quality=[0.8125, 0.6875],
         cost_micros=[4_450, 390],
-        prices=PRICES,
+        charges=[0.28925, 0.00975],
         llm="gpt-4o",
         reason="best_score",
         reserved_micros=5_340,
@@ -315,6 +327,7 @@ def _routed() -> Routed:
         asks=Asks(deny=("claude-3-haiku",)),
         excluded={"claude-3-haiku": "denied"},
         tags=TAGS,
+        input_tokens=412,
     )
 
 

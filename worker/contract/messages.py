@@ -2,7 +2,9 @@
 defaults are the wire contract.
 
 Money is integer micro-dollars (`_micros`), time is integer milliseconds since the epoch (`_ms`), quality is in [0, 1].
-Lists of `quality`, `cost_micros` and `prices` run over the LLMs in the order of the last `Configured` record.
+Lists of `quality`, `cost_micros` and `charges` run over the LLMs in the order of the last `Configured` record, `prices`
+over its budgets. Amounts of a budget are whole units of its resource: micro-dollars, tokens, requests, or dispatches
+that are not answered yet.
 JSON Schemas in schemas/ are generated from this module. Types that a lane keeps by the hundred thousand hold nothing
 that could refer back to them, and are left out of Python's garbage collection (`gc=False`).
 """
@@ -13,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
+from worker.contract.accounts import Budget, Hold
 from worker.contract.codes import CostWord, DeferReason, Dialect, ErrorClass, Feature, FitCode, Remedy
 from worker.contract.token_costs import PriceList
 from worker.contract.usage import MAX_TOKENS
@@ -28,7 +31,7 @@ Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 MAX_WINDOW_QUERIES = 100_000
 
 # The version of the records on `ledger` and `decisions`. The first record of a chain and every account row carry it.
-FORMAT = 1
+FORMAT = 2
 
 EmbeddingDtype = Literal["float16", "float32"]
 Outcome = Literal["settled", "released", "expired"]
@@ -109,7 +112,10 @@ class Origin(Struct, frozen=True, gc=False):
 
 
 class Dispatch(Struct, frozen=True, gc=False, omit_defaults=True):
-    """One query sent to one LLM, on `dispatch.<llm>`. `id` is `<partition>-<offset>-<attempt>`."""
+    """One query sent to one LLM, on `dispatch.<llm>`. `id` is `<partition>-<offset>-<attempt>`.
+
+    `charge` is the quality that the dispatch had to be worth: what it uses of each budget, times the budget's price.
+    """
 
     id: str
     query_id: str
@@ -119,7 +125,7 @@ class Dispatch(Struct, frozen=True, gc=False, omit_defaults=True):
     reserved_micros: int
     quality: float
     cost_micros: float
-    price: float
+    charge: float
     deadline_ms: int
     query: Raw
     tags: dict[str, str] = {}
@@ -143,30 +149,9 @@ class Deferred(Struct, frozen=True):
     query: Raw
 
 
-# The ledger topic: an `account` row, a `configuration` row (of type Configuration), a `reservation/<dispatch id>` row
-# while it is open, a `closed/<dispatch id>` row for a while after that, and `window/<block>` rows.
-
-
-class Account(Struct, frozen=True, gc=False):
-    """One LLM's money in one partition. Always: spent + reserved <= budget + overrun, and none is negative.
-
-    `overrun_micros` is what is spent or reserved beyond the budget: because providers charged more than was reserved,
-    or because the budget was lowered. What a lowered budget leaves uncovered of a reservation goes when that closes.
-    `late_micros` and `paid_twice_micros` are the parts of `spent_micros` that were booked after a dispatch had closed:
-    for an answer after the expiry, and for each further answer.
-    """
-
-    budget_micros: int
-    reserved_micros: int = 0
-    spent_micros: int = 0
-    overrun_micros: int = 0
-    late_micros: int = 0
-    paid_twice_micros: int = 0
-
-    @property
-    def available_micros(self) -> int:
-        """What may still be reserved: budget - spent - reserved, at least 0."""
-        return max(0, self.budget_micros - self.spent_micros - self.reserved_micros)
+# The ledger topic: an `account` row with the state of the lane, a `configuration` row (of type Configuration), a
+# `budget/<period>/<name>` row for each account of a budget, a `reservation/<dispatch id>` row while it is open, a
+# `closed/<dispatch id>` row for a while after that, and `window/<block>` rows.
 
 
 class Offsets(Struct, frozen=True, gc=False):
@@ -215,19 +200,19 @@ class TagTotal(Struct, frozen=True, gc=False):
 
 
 class AccountRow(Struct, frozen=True, omit_defaults=True):
-    """The state of one lane but for its open reservations, its window and its configuration; key `account`.
+    """The state of one lane but for its accounts, its open reservations, its window and its configuration; key
+    `account`.
 
     `format` is the version of these records (FORMAT). `seen` counts first-time queries priced; `sequence` counts
     transactions; `head` is the hash of the last decision record; `decisions` and `dispatches` count all ever written.
     `digest` is over this transaction's dispatch ids and `head`, so that a torn transaction would be seen. The window
     holds the estimates since `seen` was `window_from`. `group` and `settings` are those of the configuration: here a
-    reader finds them at the end of the topic. `tags` are the totals of each tag, by `<name>=<value>`. `breakers` has
-    the LLMs that are taken out, or that have failed.
+    reader finds them at the end of the topic. `prices` are by budget. `tags` are the totals of each tag, by
+    `<name>=<value>`. `breakers` has the LLMs that are taken out, or that have failed.
     """
 
     format: int
     offsets: Offsets
-    accounts: dict[str, Account]
     prices: dict[str, float]
     fit: Fit
     seen: int
@@ -245,7 +230,10 @@ class AccountRow(Struct, frozen=True, omit_defaults=True):
 
 
 class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
-    """Money held for one open dispatch; key `reservation/<dispatch_id>`, tombstoned when it closes.
+    """What is held for one open dispatch; key `reservation/<dispatch_id>`, tombstoned when it closes.
+
+    `holds` says how much of each account: `reserved_micros` of budgets in US dollars, `reserved_tokens` of budgets in
+    tokens (0 where there is none), 1 of the others.
 
     Without an answer the dispatch is unanswered from `unanswered_at_ms` on (0: never). `is_unanswered`: the query has
     gone on without its answer. `is_overtaken`: another dispatch of the query was answered, so this one has at most a
@@ -262,6 +250,8 @@ class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
     deadline_ms: int
     tried: tuple[str, ...]
     tags: dict[str, str] = {}
+    holds: tuple[Hold, ...] = ()
+    reserved_tokens: int = 0
     unanswered_at_ms: int = 0
     is_unanswered: bool = False
     is_overtaken: bool = False
@@ -276,8 +266,9 @@ class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
 class ClosedDispatch(Struct, frozen=True, gc=False, omit_defaults=True):
     """A dispatch that closed, kept for answers that come later; key `closed/<dispatch_id>`.
 
-    `booked_micros` is what its account has spent for it so far. `number` is the place of its closing in the order of
-    all decisions: the lane keeps the newest ones of each outcome, and forgets the oldest first.
+    `booked_micros` is what was charged for it so far, and `booked` what each account has spent for it. `number` is the
+    place of its closing in the order of all decisions: the lane keeps the newest ones of each outcome, and forgets the
+    oldest first.
     """
 
     dispatch_id: str
@@ -288,16 +279,22 @@ class ClosedDispatch(Struct, frozen=True, gc=False, omit_defaults=True):
     outcome: Outcome
     number: int
     tags: dict[str, str] = {}
+    booked: tuple[Hold, ...] = ()
+    reserved_tokens: int = 0
 
 
-class WindowBlock(Struct, frozen=True):
+class WindowBlock(Struct, frozen=True, omit_defaults=True):
     """Estimates of recent queries, so that a restored lane re-solves as the old one would; key `window/<block>`.
 
     `quality` is little-endian float32 [rows, LLMs], `cost_micros` little-endian float64; rows in the ring's order.
+    `cells` are, for each row, the numbers of the budgets with tags that its query draws on; it is empty if no query of
+    the block draws on any. `input_tokens` are the input tokens of each row's query, as far as a budget limits tokens.
     """
 
     quality: bytes
     cost_micros: bytes
+    cells: tuple[tuple[int, ...], ...] = ()
+    input_tokens: tuple[int, ...] = ()
 
 
 class Home(Struct, frozen=True):
@@ -328,7 +325,7 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
     """
 
     llms: tuple[str, ...]
-    budget_micros: dict[str, int]
+    budgets: tuple[Budget, ...]
     margins: tuple[float, ...]
     policy: str
     horizon_queries: int

@@ -113,6 +113,11 @@ def input_tokens(query: Query) -> float:
     return float(approximate_tokens(query.text)) if query.text else math.nan
 
 
+def known_tokens(tokens: float) -> int:
+    """Input tokens as a whole number; 0 where they are not known (nan)."""
+    return 0 if math.isnan(tokens) else math.ceil(tokens)
+
+
 def _paid(body: Mapping[str, Any]) -> Iterator[int]:
     for name in ASKED_IN:
         yield from _tokens(body.get(name))

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from worker.contract.codes import DeferReason, Exclusion, FitCode, Reason, Remedy, RemedyCode, Untold
+from collections.abc import Sequence
+
+from worker.contract.codes import DeferReason, Exclusion, FitCode, Lack, Reason, Remedy, RemedyCode, Resource, Untold
 from worker.contract.completions import Remark
+
+UNITS: dict[Resource, str] = {
+    "usd": "micro-dollars",
+    "tokens": "tokens",
+    "requests": "requests",
+    "open": "open dispatches",
+}
 
 REASONS = {
     "empty": "the record has no value",
@@ -152,12 +161,18 @@ def deferral(reason: DeferReason, what: Remedy) -> str:
 def remedy(what: Remedy) -> str:
     """What would let a deferred query be served."""
     if what.code == "raise_budget":
-        lacks = [f"{llm} lacks {micros} micro-dollars" for llm, micros in what.lacking_micros.items()]
-        return f"raise a budget: {', '.join(lacks)}"
+        return f"raise a budget: {', '.join(_lacks(*each) for each in what.lacking.items())}"
     if what.code == "change_request":
         why = [f"{llm}: {EXCLUSIONS[code]}" for llm, code in what.excluded.items()]
         return f"change the request, or what it allows ({'; '.join(why)})"
     return REMEDIES[what.code]
+
+
+def _lacks(llm: str, lacking: Sequence[Lack]) -> str:
+    """What one LLM lacks. A budget of the same name is its own."""
+    own = len(lacking) == 1 and lacking[0].budget == llm
+    told = [f"{one.amount} {UNITS[one.resource]}" + ("" if own else f" of {one.budget}") for one in lacking]
+    return f"{llm} lacks {' and '.join(told)}"
 
 
 def untold(code: Untold) -> str:

@@ -16,13 +16,10 @@ from typing import Annotated, Any, Literal
 from msgspec import structs
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     FilePath,
     SecretStr,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -36,33 +33,20 @@ from pydantic_settings import (
 from typing_extensions import override
 
 from worker.contract import addresses, environment
+from worker.contract.budget_settings import BudgetSettings, uncovered
 from worker.contract.codec import Format
 from worker.contract.codes import Dialect, Feature
 from worker.contract.errors import FixSetting
 from worker.contract.messages import MAX_WINDOW_QUERIES, UnknownModel
 from worker.contract.mistakes import refuse_secrets, told
 from worker.contract.price_lists import UnknownPriceList, named_price_list
+from worker.contract.section import Dollars, Section
 from worker.contract.token_costs import PriceList, Tier
 from worker.contract.topic_names import TopicNames
+from worker.contract.usage import MICROS_PER_USD
 
-MICROS_PER_USD = 1_000_000
 MAX_JSON_QUERY_BYTES = 10_000_000
-Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=6)]
 Positive = Annotated[int, Field(ge=1, le=10**9)]
-
-
-class Section(BaseModel):
-    """One table of tollgate.toml; unknown names are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_number_is_a_boolean(cls, value: Any, info: ValidationInfo) -> Any:
-        """Without this, `true` is taken for 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError(f"is no switch, and cannot be {str(value).lower()}")
-        return value
 
 
 class KafkaSettings(Section):
@@ -228,8 +212,9 @@ class TierSettings(Section):
 
 
 class LlmSettings(Section):
-    """[llms."<name>"]: one LLM's budget, its prices, and how `tollgate infer` calls it. Without `base_url` it does not
-    call it.
+    """[llms."<name>"]: one LLM's prices, and how `tollgate infer` calls it. Without `base_url` it does not call it.
+
+    `budget_usd` is the short form of a budget over this LLM alone, in US dollars.
 
     `features` and `context_tokens` are what the LLM can do; an LLM without them can do all, for all that is known.
     `model` is the provider's name of the LLM; without it, the name in the settings. `dialects` are the request formats
@@ -244,7 +229,7 @@ class LlmSettings(Section):
     `like` names an LLM of the index. Until the index knows this LLM, it is estimated as that one.
     """
 
-    budget_usd: Dollars
+    budget_usd: Dollars | None = None
     features: tuple[Feature, ...] | None = None
     context_tokens: Positive | None = None
     model: str | None = Field(default=None, min_length=1, max_length=256)
@@ -314,6 +299,7 @@ class Settings(BaseSettings):
     inference: InferenceSettings = InferenceSettings()
     log: LogSettings = LogSettings()
     llms: dict[str, LlmSettings] = {}
+    budgets: dict[str, BudgetSettings] = {}
 
     @classmethod
     @override
@@ -327,8 +313,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags first, then the environment, then the file."""
         file = TomlConfigSettingsSource(settings_cls)
-        llms = file().get("llms")
-        variables = environment.nested(os.environ, cls.model_fields, llms if isinstance(llms, dict) else ())
+        variables = environment.nested(os.environ, cls.model_fields, file())
         return init_settings, InitSettingsSource(settings_cls, variables), file
 
     @field_validator("llms")
@@ -337,6 +322,13 @@ class Settings(BaseSettings):
         if not all(name.strip() for name in llms):
             raise ValueError("an LLM's name is empty")
         return llms
+
+    @model_validator(mode="after")
+    def _budgets_match(self) -> Settings:
+        own = {llm for llm, settings in self.llms.items() if settings.budget_usd is not None}
+        if problems := list(uncovered(self.budgets, tuple(self.llms), own)):
+            raise ValueError("; ".join(problems))
+        return self
 
     @model_validator(mode="after")
     def _dispatches_fit(self) -> Settings:

@@ -94,16 +94,19 @@ def of_lane(lane: LaneView) -> list[Alarm]:
 
 
 def _of_budgets(lane: LaneView, config: Configuration) -> Iterator[Alarm]:
-    horizon, seen, accounts = config.horizon_queries, lane.seen, lane.accounts
+    horizon, seen, budgets = config.horizon_queries, lane.seen, lane.budgets
     elapsed = seen / horizon if horizon else 1.0
-    used = {llm: (a.spent_micros + a.reserved_micros) / max(a.budget_micros, 1) for llm, a in accounts.items()}
-    gone = [llm for llm, share in used.items() if share > USED_SHARE]
+    # Open dispatches come back, so they are not used up.
+    lasting = {name: account for name, account in budgets.items() if account.resource != "open"}
+    used = {name: (account.spent + account.reserved) / max(account.amount, 1) for name, account in lasting.items()}
+    gone = [name for name, share in used.items() if share > USED_SHARE]
     if gone and elapsed < ELAPSED_SHARE:
         yield Alarm("early_exhaustion", f"at {elapsed:.0%} of the horizon: {', '.join(gone)}")
     if 0 < horizon < seen:
         yield Alarm("past_horizon", f"{seen} queries of {horizon}")
-    over = sum(max(0, a.spent_micros - a.budget_micros) for a in accounts.values())
-    if over > OVERRUN_SHARE * sum(a.budget_micros for a in accounts.values()):
+    money = [account for account in lane.accounts if account.resource == "usd"]
+    over = sum(max(0, account.spent - account.amount) for account in money)
+    if over > OVERRUN_SHARE * sum(account.amount for account in money):
         yield Alarm("overrun", f"by {over} micro-dollars")
 
 
@@ -112,12 +115,12 @@ def _of_prices(lane: LaneView, config: Configuration) -> Iterator[Alarm]:
         yield Alarm("fit_kept", sentences.fit(lane.fit.code))
     if lane.fit.status != "observing" and lane.fit.gap > WIDE_GAP:
         yield Alarm("wide_gap", f"{lane.fit.gap:.1%}")
-    quality, cost = lane.recent()
+    quality, cost, charges = lane.recent()
     if len(quality) < FEWEST_QUERIES or not lane.prices:
         return
     if not any(lane.prices):
         yield Alarm("prices_all_zero", f"after {lane.seen} queries")
-    best = (quality - cost * np.array(lane.prices)).argmax(axis=1)
+    best = (quality - charges).argmax(axis=1)
     counts = np.bincount(best, minlength=quality.shape[1])
     if len(counts) > 1 and counts.max() > TAKES_ALL_SHARE * len(best):
         yield Alarm("one_llm_takes_all", f"{config.llms[counts.argmax()]}: {counts.max() / len(best):.0%}")

@@ -14,7 +14,6 @@ repeated by the inference worker, inside the dispatch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 
 from msgspec import Raw, Struct, msgpack
@@ -24,6 +23,7 @@ from worker.contract.codes import DeferReason, ErrorClass
 from worker.contract.completions import UsableCompletion
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Configuration, Reservation
+from worker.core.draws import Draws
 from worker.core.events import Arrived
 
 # Nothing is wrong with the request or with the LLM's settings: the same call may succeed.
@@ -48,6 +48,8 @@ class Attempt(Struct, frozen=True):
     def candidates(self, ranked: Sequence[int], config: Configuration) -> list[int]:
         """The LLMs worth trying, best first, and last the one that may be asked once more. `ranked` are all that are
         worth their price."""
+        if not self.tried:
+            return list(ranked)
         able = [i for i in ranked if self._has_context(config.llms[i], config)]
         untried = [i for i in able if config.llms[i] not in self.tried]
         return untried + [i for i in able if config.llms[i] == self.again]
@@ -123,9 +125,10 @@ def _next(
 
 
 def reservation_for(
-    query: Arrived, i: int, attempt: Attempt, config: Configuration, partition: int, now_ms: int
+    query: Arrived, i: int, attempt: Attempt, config: Configuration, draws: Draws, partition: int, now_ms: int
 ) -> Reservation:
-    """The money that a dispatch of the query to LLM number `i` holds."""
+    """What a dispatch of the query to LLM number `i` holds of each budget."""
+    held = draws.held(query.tags, i, query.cost_micros[i], query.input_tokens)
     deadline_ms = now_ms + config.reservation_ms
     if query.deadline_ms is not None:
         deadline_ms = min(deadline_ms, query.deadline_ms)
@@ -135,13 +138,15 @@ def reservation_for(
         llm=config.llms[i],
         offset=query.offset,
         attempt=attempt.number,
-        reserved_micros=math.ceil(query.cost_micros[i] * config.margins[i]),
+        reserved_micros=held.micros,
         at_ms=now_ms,
         deadline_ms=deadline_ms,
         tried=attempt.tried,
         unanswered_at_ms=_unanswered_at_ms(query, i, config, now_ms, deadline_ms),
         above_context_tokens=attempt.above_context_tokens,
         tags=query.tags,
+        holds=held.holds,
+        reserved_tokens=held.tokens,
     )
 
 

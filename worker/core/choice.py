@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-from worker.contract.codes import DeferReason
+from worker.contract.codes import DeferReason, Lack
 from worker.contract.messages import Reservation
 from worker.core.attempts import FIRST, Attempt, reservation_for
 from worker.core.breakers import Breakers
@@ -18,14 +18,13 @@ from worker.core.policy import Reason
 from worker.core.pricing import Pricing
 
 
-class PassedOver(NamedTuple):
-    """The LLMs that scored higher than the one chosen: what each lacked to reserve, and those that were taken out."""
+class Considered(NamedTuple):
+    """What an LLM was chosen by: what each would use of the budgets, at their prices; and the LLMs that scored higher:
+    what the budgets lacked to reserve for each, and those that were taken out."""
 
-    lacking_micros: Mapping[str, int] = MappingProxyType({})
+    charges: list[float]
+    lacking: Mapping[str, tuple[Lack, ...]] = MappingProxyType({})
     out: tuple[str, ...] = ()
-
-
-NOBODY = PassedOver()
 
 
 class Chosen(NamedTuple):
@@ -35,7 +34,7 @@ class Chosen(NamedTuple):
     i: int
     reservation: Reservation
     reason: Reason
-    passed: PassedOver
+    considered: Considered
     probabilities: Mapping[str, float] = MappingProxyType({})
 
 
@@ -43,7 +42,7 @@ class Unserved(NamedTuple):
     """No LLM takes the query."""
 
     reason: DeferReason
-    passed: PassedOver
+    considered: Considered
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,9 @@ class Choice:
     def of(self, query: Arrived, attempt: Attempt) -> Chosen | Unserved:
         """The best LLM that is in use and can reserve, or another where the lane explores."""
         config = self.pricing.config
-        ranked = attempt.candidates(self.pricing.rank(query), config)
-        lacking_micros: dict[str, int] = {}
+        charges = self.pricing.charges(query)
+        ranked = attempt.candidates(self.pricing.rank(query, charges), config)
+        lacking: dict[str, tuple[Lack, ...]] = {}
         out: list[str] = []
         for i in ranked:
             llm = config.llms[i]
@@ -68,14 +68,14 @@ class Choice:
                 out.append(llm)
                 continue
             reservation = self._reservation(query, i, attempt)
-            lacking = self.ledger.lacking_micros(reservation)
-            if not lacking:
-                passed = PassedOver(lacking_micros, tuple(out))
-                return self._explored(query, attempt, Chosen(i, reservation, self.pricing.reason(), passed))
-            lacking_micros[llm] = lacking
+            lacks = self.ledger.lacking(reservation)
+            if not lacks:
+                considered = Considered(charges, lacking, tuple(out))
+                return self._explored(query, attempt, Chosen(i, reservation, self.pricing.reason(), considered))
+            lacking[llm] = lacks
         left = set(config.llms) - self.pricing.excluded(query).keys()
-        reason = attempt.reason(config, left, bool(lacking_micros), bool(out))
-        return Unserved(reason, PassedOver(lacking_micros, tuple(out)))
+        reason = attempt.reason(config, left, bool(lacking), bool(out))
+        return Unserved(reason, Considered(charges, lacking, tuple(out)))
 
     def _explored(self, query: Arrived, attempt: Attempt, usual: Chosen) -> Chosen:
         """The choice that the policy makes, or another that was drawn.
@@ -88,8 +88,8 @@ class Choice:
         drawn = draw(config, self.partition, query.offset, usual.i, self._able(query, attempt))
         if drawn.llm == usual.i:
             return usual._replace(probabilities=drawn.probabilities)
-        reservation = self._reservation(query, drawn.llm, attempt)
-        return Chosen(drawn.llm, reservation, "exploring", NOBODY, drawn.probabilities)
+        reservation, considered = self._reservation(query, drawn.llm, attempt), Considered(usual.considered.charges)
+        return Chosen(drawn.llm, reservation, "exploring", considered, drawn.probabilities)
 
     def _able(self, query: Arrived, attempt: Attempt) -> Sequence[int]:
         """The LLMs that could take the query, whatever their score."""
@@ -97,10 +97,11 @@ class Choice:
         candidates = [
             i for i, llm in enumerate(self.pricing.config.llms) if llm not in excluded and not self._is_out(i)
         ]
-        return [i for i in candidates if not self.ledger.lacking_micros(self._reservation(query, i, attempt))]
+        return [i for i in candidates if not self.ledger.lacking(self._reservation(query, i, attempt))]
 
     def _is_out(self, i: int) -> bool:
         return self.breakers.is_out(self.pricing.config.llms[i], self.now_ms)
 
     def _reservation(self, query: Arrived, i: int, attempt: Attempt) -> Reservation:
-        return reservation_for(query, i, attempt, self.pricing.config, self.partition, self.now_ms)
+        pricing = self.pricing
+        return reservation_for(query, i, attempt, pricing.config, pricing.draws, self.partition, self.now_ms)

@@ -21,7 +21,7 @@ REMEDIES: dict[str, RemedyCode] = {
 def remedy(routed: Routed) -> Remedy:
     """What would change this deferral."""
     if routed.reason == "exhausted":
-        return Remedy("raise_budget", dict(zip(routed.skipped, routed.lacking_micros, strict=False)))
+        return Remedy("raise_budget", dict(zip(routed.skipped, routed.lacking, strict=False)))
     if routed.reason == "no_candidate":
         return Remedy("change_request", excluded=routed.excluded)
     return Remedy(REMEDIES[routed.reason])
@@ -32,8 +32,8 @@ def best(routed: Routed, llms: Sequence[str]) -> tuple[str | None, float | None]
 
     None without prices, estimates or candidates.
     """
-    terms = zip(llms, routed.quality, routed.cost_micros, routed.prices, strict=False)
-    scores = [(quality - cost * price, llm) for llm, quality, cost, price in terms if llm not in routed.excluded]
+    terms = zip(llms, routed.quality, routed.charges, strict=False)
+    scores = [(quality - charge, llm) for llm, quality, charge in terms if llm not in routed.excluded]
     if not scores:
         return None, None
     highest, llm = max(scores, key=lambda scored: scored[0])

@@ -29,6 +29,7 @@ class Arrived(Struct, frozen=True, gc=False):
     query: Raw
     asks: Asks = NOTHING
     tags: dict[str, str] = {}
+    input_tokens: int = 0
 
 
 class Completed(Struct, frozen=True, gc=False):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.contract.accounts import Account
 from worker.contract.messages import (
-    Account,
     AccountRow,
     Breaker,
     ClosedDispatch,
@@ -27,6 +27,14 @@ from worker.core.pricing import OBSERVING, Prior
 
 if TYPE_CHECKING:
     from worker.core.router import Router
+
+
+class Recent(NamedTuple):
+    """Quality, cost in micro-dollars, and charges at the prices of now, [n, LLMs] each."""
+
+    quality: NDArray[np.float64]
+    cost_micros: NDArray[np.float64]
+    charges: NDArray[np.float64]
 
 
 class LaneView:
@@ -74,9 +82,15 @@ class LaneView:
         return self._router._sequence
 
     @property
-    def accounts(self) -> dict[str, Account]:
-        """Each LLM's account."""
-        return self._router._ledger.accounts.copy()
+    def accounts(self) -> list[Account]:
+        """The accounts of all budgets, by name and period."""
+        return self._router._ledger.all_accounts()
+
+    @property
+    def budgets(self) -> dict[str, Account]:
+        """The account that each budget of the configuration reserves from now."""
+        config, accounts = self.config, self._router._ledger.accounts.copy()
+        return {} if config is None else {one.name: accounts[(one.name, 0)] for one in config.budgets}
 
     @property
     def open(self) -> Mapping[str, Reservation]:
@@ -108,7 +122,7 @@ class LaneView:
 
     @property
     def prices(self) -> tuple[float, ...]:
-        """The prices in force, in the order of the configuration's LLMs; empty before the first solution."""
+        """The prices in force, in the order of the configuration's budgets; empty before the first solution."""
         return () if self._router._pricing is None else self._router._pricing.prices
 
     @property
@@ -131,15 +145,16 @@ class LaneView:
         """Whether the next query is routed at random, to observe."""
         return self._router._in_force.reason() == "observing"
 
-    def recent(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Quality and cost in micro-dollars, [n, LLMs] each, of the newest queries, oldest first."""
+    def recent(self) -> Recent:
+        """The estimates of the newest queries, oldest first, and what they would use of the budgets now."""
         pricing = self._router._in_force
-        return pricing.window.newest(pricing.seen - pricing.window_from, pricing.seen)
+        sample = pricing.window.newest(pricing.seen - pricing.window_from, pricing.seen)
+        return Recent(sample.quality, sample.cost_micros, pricing.charges_of(sample))
 
     def window(self) -> dict[int, WindowBlock]:
         """The window as the ledger holds it: every block by number."""
         return self._router._in_force.window.all_blocks()
 
     def account_row(self) -> AccountRow:
-        """The state but for open reservations, window and configuration, as of the last event."""
+        """The state but for accounts, open reservations, window and configuration, as of the last event."""
         return self._router._account_row()

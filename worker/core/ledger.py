@@ -1,13 +1,14 @@
-"""The ledger: accounts and open reservations of one partition, in integer micro-dollars. Pure.
+"""The ledger: accounts of budgets and open reservations of one partition, in whole units of each budget. Pure.
 
 Rules, asserted in production after every change of an account:
 - nothing is negative;
-- reserved = the sum of the account's open reservations (in full on restore and at checkpoints);
-- spent + reserved <= budget + overrun, where overrun grows only when a provider charges more than was reserved, or
-  when a budget is lowered below what is already committed, and shrinks to what is still beyond the budget when a
+- reserved = the sum of what the open reservations hold of the account (in full on restore and at checkpoints);
+- spent + reserved <= amount + overrun, where overrun grows only when a provider charges more than was reserved, or
+  when a budget is lowered below what is already committed, and shrinks to what is still beyond the amount when a
   reservation closes or the budget is raised;
+- a reservation takes from all accounts that it holds a part of, or from none, and gives back to the same ones;
 - a reservation closes exactly once: reserve -> settle | release | expire (two-phase transfers, as in TigerBeetle);
-- a query waits for at most one of its dispatches; the money of the others is held until they close too.
+- a query waits for at most one of its dispatches; what the others hold is held until they close too.
 
 An answer to a dispatch that has closed still costs money. So the ledger keeps the newest MOST_CLOSED dispatches that
 expired, and as many that were answered.
@@ -17,12 +18,15 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
 from msgspec.structs import replace
 
-from worker.contract.messages import Account, ClosedDispatch, Outcome, Reservation
+from worker.contract.accounts import Account, AccountKey, Budget, Hold
+from worker.contract.codes import Lack
+from worker.contract.messages import ClosedDispatch, Outcome, Reservation
+from worker.core.settlement import Charge, uses
 
 # About 300 bytes each, in memory and twice in the checkpoint's records.
 MOST_CLOSED = 10_000
@@ -46,11 +50,12 @@ class Ledger:
 
     def __init__(
         self,
-        accounts: Mapping[str, Account],
+        accounts: Iterable[Account] = (),
         reservations: Iterable[Reservation] = (),
         closed: Iterable[ClosedDispatch] = (),
     ) -> None:
-        self.accounts = dict(accounts)
+        self.accounts = {account.key: account for account in accounts}
+        self._changed: dict[AccountKey, None] = {}
         self._expired: dict[str, ClosedDispatch] = {}
         self._answered: dict[str, ClosedDispatch] = {}
         for dispatch in sorted(closed, key=lambda dispatch: dispatch.number):
@@ -63,37 +68,49 @@ class Ledger:
             self._watch(reservation)
         self.check()
 
-    def budget(self, budgets_micros: Mapping[str, int]) -> None:
-        """Set the budgets. What a lowered budget no longer covers becomes overrun; other accounts keep theirs."""
-        for llm, budget in budgets_micros.items():
-            old = self.accounts.get(llm, Account(0))
-            self._put(llm, _overrun(replace(old, budget_micros=budget)))
+    def budget(self, budgets: Iterable[Budget]) -> None:
+        """Set the amounts. What a lowered amount no longer covers becomes overrun; other accounts keep theirs."""
+        for budget in budgets:
+            empty = Account(budget.name, budget.resource, 0)
+            old = self.accounts.get(empty.key, empty)
+            if old.resource != budget.resource:
+                _broken(f"the account of {budget.name} is in {old.resource}, and its budget in {budget.resource}")
+            self._put(_overrun(replace(old, amount=budget.amount)))
 
-    def available_micros(self, llm: str) -> int:
-        """What may still be reserved of an LLM's budget."""
-        return self.accounts[llm].available_micros
+    def all_accounts(self) -> list[Account]:
+        """Every account, by budget and period. A restored ledger has the same order."""
+        return sorted(self.accounts.values(), key=lambda account: account.key)
 
-    def lacking_micros(self, reservation: Reservation) -> int:
-        """What the account lacks to hold the reservation's money; 0: it can be reserved."""
-        account = self.accounts[reservation.llm]
-        committed_micros = account.spent_micros + account.reserved_micros + reservation.reserved_micros
-        return max(0, committed_micros - account.budget_micros)
+    def take_changed(self) -> list[Account]:
+        """The accounts that have changed since the last call."""
+        changed, self._changed = self._changed, {}
+        return [self.accounts[key] for key in changed]
 
-    def reserve(self, reservation: Reservation) -> int:
-        """Hold the reservation's money, if the account still has it.
+    def lacking(self, reservation: Reservation) -> tuple[Lack, ...]:
+        """What the accounts lack to hold the reservation; empty: they have all of it."""
+        lacking = []
+        for hold in reservation.holds:
+            account = self.accounts[hold.key]
+            lack = account.spent + account.reserved + hold.amount - account.amount
+            if lack > 0:
+                lacking.append(Lack(account.budget, account.resource, lack))
+        return tuple(lacking)
 
-        Returns what the account lacks, in micro-dollars; 0: it is reserved.
+    def reserve(self, reservation: Reservation) -> tuple[Lack, ...]:
+        """Hold all that the reservation needs, or nothing of it.
+
+        Returns what the accounts lack; empty: it is reserved.
         """
-        account = self.accounts[reservation.llm]
-        amount = reservation.reserved_micros
-        if lacking_micros := self.lacking_micros(reservation):
-            return lacking_micros
+        if lacking := self.lacking(reservation):
+            return lacking
         if any(other.offset != reservation.offset or other.may_retry for other in self._of_query(reservation)):
             _broken(f"{reservation.dispatch_id} is already open")
-        self._put(reservation.llm, replace(account, reserved_micros=account.reserved_micros + amount))
+        for hold in reservation.holds:
+            account = self.accounts[hold.key]
+            self._put(replace(account, reserved=account.reserved + hold.amount))
         self.open[reservation.dispatch_id] = reservation
         self._watch(reservation)
-        return 0
+        return ()
 
     def go_on(self, reservation: Reservation) -> Reservation:
         """The query waits no longer for this dispatch; returns the reservation as it is now."""
@@ -111,30 +128,32 @@ class Ledger:
             if other.offset == offset and not other.is_overtaken
         ]
 
-    def close(self, reservation: Reservation, outcome: Outcome, spent_micros: int, number: int) -> Closing:
-        """End an open reservation with what it cost (0: released, or expired without a call), in micro-dollars.
-
-        `number` grows with every closing.
-        """
+    def close(self, reservation: Reservation, charge: Charge, number: int) -> Closing:
+        """End an open reservation with what it is charged. `number` grows with every closing."""
         if self.open.pop(reservation.dispatch_id, None) != reservation:
             _broken(f"{reservation.dispatch_id} is not open")
         self._forget(reservation)
         self._drop_passed()
-        old = self.accounts[reservation.llm]
-        reserved, spent = old.reserved_micros - reservation.reserved_micros, old.spent_micros + spent_micros
-        self._put(reservation.llm, _overrun(replace(old, reserved_micros=reserved, spent_micros=spent)))
+        booked = []
+        for hold in reservation.holds:
+            old = self.accounts[hold.key]
+            spent = uses(old.resource, charge)
+            booked.append(Hold(hold.budget, spent, hold.period))
+            self._put(_overrun(replace(old, reserved=old.reserved - hold.amount, spent=old.spent + spent)))
         dispatch = ClosedDispatch(
             reservation.dispatch_id,
             reservation.query_id,
             reservation.llm,
             reservation.reserved_micros,
-            spent_micros,
-            outcome,
+            charge.spent_micros,
+            charge.outcome,
             number,
             reservation.tags,
+            tuple(booked),
+            reservation.reserved_tokens,
         )
         forgotten = self._keep(dispatch)
-        return Closing(max(0, spent_micros - reservation.reserved_micros), dispatch, forgotten)
+        return Closing(max(0, charge.spent_micros - reservation.reserved_micros), dispatch, forgotten)
 
     def closed(self, dispatch_id: str) -> ClosedDispatch | None:
         """The dispatch of this id, if it closed and is not forgotten."""
@@ -145,26 +164,32 @@ class Ledger:
         kept = [*self._expired.values(), *self._answered.values()]
         return sorted(kept, key=lambda dispatch: dispatch.number)
 
-    def charge_again(self, dispatch: ClosedDispatch, spent_micros: int, number: int) -> Closing:
+    def charge_again(self, dispatch: ClosedDispatch, charge: Charge, number: int) -> Closing:
         """Book an answer that came after the dispatch had closed.
 
         After an expiry it replaces what the expiry booked (late); after another answer it is added (paid twice).
         """
         if self.closed(dispatch.dispatch_id) != dispatch:
             _broken(f"{dispatch.dispatch_id} is not closed")
-        account = self.accounts[dispatch.llm]
-        if dispatch.outcome == "expired":
-            del self._expired[dispatch.dispatch_id]
-            spent = account.spent_micros + spent_micros - dispatch.booked_micros
-            account = replace(account, spent_micros=spent, late_micros=account.late_micros + spent_micros)
-            answered = replace(dispatch, outcome="settled", booked_micros=spent_micros, number=number)
-        else:
-            del self._answered[dispatch.dispatch_id]
-            spent, twice = account.spent_micros + spent_micros, account.paid_twice_micros + spent_micros
-            account = replace(account, spent_micros=spent, paid_twice_micros=twice)
-            answered = replace(dispatch, booked_micros=dispatch.booked_micros + spent_micros, number=number)
-        self._put(dispatch.llm, _overrun(account))
+        del self._kept(dispatch.outcome)[dispatch.dispatch_id]
+        is_late = dispatch.outcome == "expired"
+        booked = tuple(self._book_again(hold, charge, is_late) for hold in dispatch.booked)
+        micros = charge.spent_micros + (0 if is_late else dispatch.booked_micros)
+        outcome: Outcome = "settled" if is_late else dispatch.outcome
+        answered = replace(dispatch, outcome=outcome, booked=booked, booked_micros=micros, number=number)
         return Closing(0, answered, self._keep(answered))
+
+    def _book_again(self, booked: Hold, charge: Charge, is_late: bool) -> Hold:
+        """Book a further answer on one account; returns what the account has spent for the dispatch then."""
+        account = self.accounts[booked.key]
+        more = uses(account.resource, charge)
+        if is_late:
+            spent = account.spent + more - booked.amount
+            self._put(_overrun(replace(account, spent=spent, late=account.late + more)))
+            return replace(booked, amount=more)
+        twice = account.paid_twice + more
+        self._put(_overrun(replace(account, spent=account.spent + more, paid_twice=twice)))
+        return replace(booked, amount=booked.amount + more)
 
     def _kept(self, outcome: Outcome) -> dict[str, ClosedDispatch]:
         return self._expired if outcome == "expired" else self._answered
@@ -210,15 +235,16 @@ class Ledger:
 
     def check(self) -> None:
         """Assert every rule over the whole ledger; raises BrokenInvariant."""
-        reserved: Counter[str] = Counter()
+        reserved: Counter[AccountKey] = Counter()
         for reservation in self.open.values():
-            reserved[reservation.llm] += reservation.reserved_micros
+            for hold in reservation.holds:
+                reserved[hold.key] += hold.amount
         if missing := reserved.keys() - self.accounts.keys():
             _broken(f"reservations without an account: {sorted(missing)}")
-        for llm, account in self.accounts.items():
-            _check_account(llm, account)
-            if account.reserved_micros != reserved[llm]:
-                _broken(f"{llm}: {account.reserved_micros} reserved, but {reserved[llm]} in open reservations")
+        for key, account in self.accounts.items():
+            _check_account(account)
+            if account.reserved != reserved[key]:
+                _broken(f"{account.budget}: {account.reserved} reserved, but {reserved[key]} in open reservations")
 
     def _of_query(self, reservation: Reservation) -> list[Reservation]:
         """The open reservations of the same query."""
@@ -255,29 +281,25 @@ class Ledger:
         reservation = self.open.get(dispatch_id)
         return reservation is not None and reservation.may_retry
 
-    def _put(self, llm: str, account: Account) -> None:
-        _check_account(llm, account)
-        self.accounts[llm] = account
+    def _put(self, account: Account) -> None:
+        _check_account(account)
+        key = account.key
+        self.accounts[key] = account
+        self._changed[key] = None
 
 
 def _overrun(account: Account) -> Account:
-    """The account with what of it is beyond its budget."""
-    beyond = account.spent_micros + account.reserved_micros - account.budget_micros
-    return replace(account, overrun_micros=max(0, beyond))
+    """The account with what of it is beyond its amount."""
+    beyond = max(0, account.spent + account.reserved - account.amount)
+    return account if account.overrun == beyond else replace(account, overrun=beyond)
 
 
-def _check_account(llm: str, account: Account) -> None:
-    budget, reserved, spent, overrun = (
-        account.budget_micros,
-        account.reserved_micros,
-        account.spent_micros,
-        account.overrun_micros,
-    )
-    later = account.late_micros + account.paid_twice_micros
-    if budget < 0 or reserved < 0 or overrun < 0 or spent + reserved > budget + overrun:
-        _broken(f"{llm}: {account}")
-    if account.late_micros < 0 or account.paid_twice_micros < 0 or not later <= spent:
-        _broken(f"{llm}: {account}")
+def _check_account(account: Account) -> None:
+    amount, reserved, spent, overrun = account.amount, account.reserved, account.spent, account.overrun
+    if amount < 0 or reserved < 0 or overrun < 0 or spent + reserved > amount + overrun:
+        _broken(f"{account}")
+    if account.late < 0 or account.paid_twice < 0 or account.late + account.paid_twice > spent:
+        _broken(f"{account}")
 
 
 def _broken(what: str) -> NoReturn:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from worker.contract import sentences
+from worker.contract.accounts import Account, AccountKey
 from worker.contract.codes import DeferReason, IgnoreCode
 from worker.contract.completions import UsableCompletion
 from worker.contract.decisions import (
@@ -38,7 +39,7 @@ from worker.contract.messages import (
 )
 from worker.core.attempts import Attempt
 from worker.core.candidates import names_llms, remarks
-from worker.core.choice import NOBODY, Chosen, PassedOver
+from worker.core.choice import Chosen, Considered
 from worker.core.deferral import best, remedy
 from worker.core.events import Arrived, Effects, Refused
 from worker.core.journal import Journal, record_hash
@@ -49,6 +50,7 @@ from worker.core.settlement import Charge
 
 ACCOUNT_KEY = "account"
 CONFIGURATION_KEY = "configuration"
+BUDGET_PREFIX = "budget/"
 RESERVATION_PREFIX = "reservation/"
 CLOSED_PREFIX = "closed/"
 WINDOW_PREFIX = "window/"
@@ -57,6 +59,12 @@ WINDOW_PREFIX = "window/"
 CHECKPOINT_RESERVATIONS = 5_000
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def account_key(key: AccountKey) -> str:
+    """The key of an account's row in the ledger."""
+    budget, period = key
+    return f"{BUDGET_PREFIX}{period}/{budget}"
 
 
 class Outbox:
@@ -83,8 +91,9 @@ class Outbox:
         dispatch_ids = "".join(dispatch.id for dispatch in self._effects.dispatches)
         return record_hash(dispatch_ids.encode() + self._journal.head)
 
-    def sealed(self, row: AccountRow, window: Mapping[int, WindowBlock]) -> Effects:
-        """The batch with its last rows: the touched blocks of the window, then the account row."""
+    def sealed(self, row: AccountRow, accounts: Iterable[Account], window: Mapping[int, WindowBlock]) -> Effects:
+        """The batch with its last rows: the changed accounts, the touched blocks of the window, the account row."""
+        self._effects.rows |= {account_key(account.key): _encode(account) for account in accounts}
         self._effects.rows |= {f"{WINDOW_PREFIX}{block}": _encode(content) for block, content in window.items()}
         self._effects.rows[ACCOUNT_KEY] = _encode(row)
         self._effects.decisions = self._journal.take()
@@ -106,19 +115,19 @@ class Outbox:
                 reserved_micros=reservation.reserved_micros,
                 quality=query.quality[i],
                 cost_micros=query.cost_micros[i],
-                price=pricing.prices[i],
+                charge=chosen.considered.charges[i],
                 deadline_ms=reservation.deadline_ms,
                 query=query.query,
                 tags=query.tags,
             )
         )
-        self._routed(query, attempt, pricing, chosen.reason, chosen.passed, chosen)
+        self._routed(query, attempt, pricing, chosen.reason, chosen.considered, chosen)
 
     def defer(
-        self, query: Arrived, attempt: Attempt, reason: DeferReason, pricing: Pricing, passed: PassedOver = NOBODY
+        self, query: Arrived, attempt: Attempt, reason: DeferReason, pricing: Pricing, considered: Considered
     ) -> None:
         """A query is not served now, for `reason`."""
-        routed = self._routed(query, attempt, pricing, reason, passed, None)
+        routed = self._routed(query, attempt, pricing, reason, considered, None)
         llm, score = best(routed, pricing.config.llms)
         origin, what = Origin(self.partition, query.offset), remedy(routed)
         text = sentences.deferral(reason, what)
@@ -157,6 +166,7 @@ class Outbox:
             spent_micros=charge.spent_micros,
             basis=charge.basis,
             overrun_micros=closing.overrun_micros,
+            spent_tokens=charge.spent_tokens,
             quality=charge.quality,
             error=charge.error,
             usage=charge.usage,
@@ -183,6 +193,7 @@ class Outbox:
             spent_micros=charge.spent_micros,
             basis=charge.basis,
             replaced_micros=dispatch.booked_micros if late else 0,
+            spent_tokens=charge.spent_tokens,
             quality=charge.quality,
             error=charge.error,
             usage=charge.usage,
@@ -273,6 +284,7 @@ class Outbox:
                 row=row if first else None,
                 config=pricing.config if first else None,
                 window=window if first else [],
+                accounts=ledger.all_accounts() if first else [],
                 reservations=reservations[part * CHECKPOINT_RESERVATIONS :][:CHECKPOINT_RESERVATIONS],
                 closed=closed[part * CHECKPOINT_RESERVATIONS :][:CHECKPOINT_RESERVATIONS],
             )
@@ -284,7 +296,7 @@ class Outbox:
         attempt: Attempt,
         pricing: Pricing,
         reason: Reason | DeferReason,
-        passed: PassedOver,
+        considered: Considered,
         chosen: Chosen | None,
     ) -> Routed:
         reservation = None if chosen is None else chosen.reservation
@@ -298,23 +310,25 @@ class Outbox:
             attempt=attempt.number,
             quality=query.quality,
             cost_micros=query.cost_micros,
-            prices=pricing.prices,
+            charges=considered.charges,
             llm=None if reservation is None else reservation.llm,
             reason=reason,
             reserved_micros=0 if reservation is None else reservation.reserved_micros,
+            reserved_tokens=0 if reservation is None else reservation.reserved_tokens,
             deadline_ms=0 if reservation is None else reservation.deadline_ms,
-            skipped=tuple(passed.lacking_micros),
-            lacking_micros=tuple(passed.lacking_micros.values()),
+            skipped=tuple(considered.lacking),
+            lacking=tuple(considered.lacking.values()),
             tried=attempt.tried,
             query_deadline_ms=query.deadline_ms,
             unanswered_at_ms=0 if reservation is None else reservation.unanswered_at_ms,
-            out=passed.out,
+            out=considered.out,
             above_context_tokens=attempt.above_context_tokens,
             asks=query.asks if excluded or odd or names_llms(query.asks, pricing.config) else None,
             excluded=excluded,
             remarks=odd,
             tags=query.tags,
             probabilities={} if chosen is None else dict(chosen.probabilities),
+            input_tokens=query.input_tokens,
         )
         self._journal.append(query.query_id, record)
         return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from decimal import Decimal
 from hashlib import blake2b
 from math import ceil
 from typing import Protocol
@@ -11,10 +10,13 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
+from worker.contract.accounts import Budget
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration
-from worker.contract.settings import MICROS_PER_USD, Settings
+from worker.contract.sentences import UNITS
+from worker.contract.settings import Settings
 from worker.contract.token_costs import PriceList
+from worker.contract.usage import MICROS_PER_USD
 
 SETTINGS_BYTES = 8
 
@@ -39,16 +41,17 @@ def configuration(
 ) -> Configuration:
     """What one partition decides by: budgets and horizon split, LLMs and margins in the order of the index.
 
-    Budgets split exactly: what does not divide goes to the lowest partitions. Raises FixSetting where the index and
-    the settings speak of different LLMs.
+    Budgets split exactly, in whole units: what does not divide goes to the lowest partitions. Raises FixSetting where
+    the index and the settings speak of different LLMs, and where a budget cannot be counted.
     """
     check_llms(settings, manifest.llms, "the index")
+    _check_budgets(settings, price_lists)
     routing, partitions = settings.routing, settings.kafka.partitions
     probe_ms = routing.probe_seconds * 1_000
     margins = zip(manifest.llms, manifest.margins, strict=True)
     whole = Configuration(
         llms=tuple(manifest.llms),
-        budget_micros={llm: _micros(settings.llms[llm].budget_usd) for llm in manifest.llms},
+        budgets=_budgets(settings, manifest.llms),
         margins=tuple(float(settings.llms[llm].margin or margin) for llm, margin in margins),
         policy=routing.policy,
         horizon_queries=routing.horizon_queries,
@@ -73,11 +76,11 @@ def configuration(
         unknown_model=routing.unknown_model,
         exploration_share=routing.exploration_share,
     )
-    budgets = {llm: _share(micros, partitions, partition) for llm, micros in whole.budget_micros.items()}
-    horizon = _share(whole.horizon_queries, partitions, partition)
+    budgets = tuple(replace(one, amount=share(one.amount, partitions, partition)) for one in whole.budgets)
+    horizon = share(whole.horizon_queries, partitions, partition)
     return replace(
         whole,
-        budget_micros=budgets,
+        budgets=budgets,
         horizon_queries=horizon,
         # One lane after the other, so that all together probe an LLM once in this time.
         first_probe_ms=(partition + 1) * probe_ms,
@@ -106,16 +109,26 @@ def _numbers(partitions: list[int]) -> str:
 def _differing(one: Configuration, other: Configuration) -> Iterator[str]:
     for name in one.__struct_fields__:
         mine, theirs = getattr(one, name), getattr(other, name)
-        if name == "budget_micros":
-            for llm in sorted({*mine, *theirs}):
-                # Shares of the same budget differ by one micro-dollar at most.
-                if abs(mine.get(llm, 0) - theirs.get(llm, 0)) > 1:
-                    yield f"the budget of {llm} ({mine.get(llm, 0)} and {theirs.get(llm, 0)} micro-dollars a partition)"
+        if name == "budgets":
+            yield from _differing_budgets(mine, theirs)
         elif name == "horizon_queries":
             if abs(mine - theirs) > 1:
                 yield name
         elif name not in ("settings", "home", "first_probe_ms") and mine != theirs:
             yield name
+
+
+def _differing_budgets(mine: tuple[Budget, ...], theirs: tuple[Budget, ...]) -> Iterator[str]:
+    ours, others = ({budget.name: budget for budget in budgets} for budgets in (mine, theirs))
+    for name in sorted(ours.keys() | others.keys()):
+        one, other = ours.get(name), others.get(name)
+        if one is None or other is None:
+            yield f"the budget {name}, which only some have"
+        # Shares of the same budget differ by one unit at most.
+        elif abs(one.amount - other.amount) > 1:
+            yield f"the budget {name} ({one.amount} and {other.amount} {UNITS[one.resource]} a partition)"
+        elif replace(one, amount=other.amount) != other:
+            yield f"what the budget {name} is over"
 
 
 def _hash(whole: Configuration, partitions: int) -> str:
@@ -141,9 +154,35 @@ def _unanswered_ms(settings: Settings, llm: str) -> int:
     return ceil(1_000 * (settings.llms[llm].timeout_seconds + UNANSWERED_SECONDS if seconds is None else seconds))
 
 
-def _micros(usd: Decimal) -> int:
-    return int(usd * MICROS_PER_USD)
+def _budgets(settings: Settings, llms: Collection[str]) -> tuple[Budget, ...]:
+    """All budgets, whole: those of one LLM in the order of the LLMs, then the others in the order of the settings."""
+    own = ((llm, settings.llms[llm].budget_usd) for llm in llms)
+    of_llms = (Budget(llm, "usd", int(usd * MICROS_PER_USD), (llm,)) for llm, usd in own if usd is not None)
+    others = (
+        Budget(name, budget.resource, budget.amount, budget.llms or (), dict(budget.tags))
+        for name, budget in settings.budgets.items()
+    )
+    return (*of_llms, *others)
 
 
-def _share(total: int, partitions: int, partition: int) -> int:
+def _check_budgets(settings: Settings, price_lists: Mapping[str, PriceList]) -> None:
+    """Raise FixSetting for a budget in tokens over an LLM whose tokens nobody can estimate, and for one that `port`
+    does not know."""
+    for name, budget in settings.budgets.items():
+        for llm in settings.llms if budget.resource == "tokens" else ():
+            if budget.is_over(llm) and (llm not in price_lists or not price_lists[llm].output_usd_per_mtok):
+                raise FixSetting(
+                    f"budgets.{name}.tokens: {llm} has no price of output tokens, so the tokens of its answers cannot "
+                    f"be estimated; set llms.{llm}.price_list, or limit {name} by requests or open"
+                )
+    for llm, one in settings.llms.items():
+        if settings.routing.policy == "port" and one.budget_usd is None:
+            raise FixSetting(
+                f"llms.{llm}.budget_usd: the policy port knows only budgets of one LLM each; set it, or set "
+                'routing.policy = "priced"'
+            )
+
+
+def share(total: int, partitions: int, partition: int) -> int:
+    """The part of one partition: whole units, and what does not divide goes to the lowest partitions."""
     return total // partitions + (1 if partition < total % partitions else 0)

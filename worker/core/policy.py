@@ -1,13 +1,15 @@
 """The routing policies behind one interface. Pure and deterministic: no clock, no global randomness.
 
-`priced` (the default) weighs quality against the live price of each LLM's budget and re-solves the prices as queries
-come. `port` is the algorithm of arXiv 2509.02718 as published, for comparison.
+`priced` (the default) weighs quality against the live prices of all budgets that a query draws on, and re-solves the
+prices as queries come. `port` is the algorithm of arXiv 2509.02718 as published, for comparison. It knows one budget
+for each LLM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from math import ceil
 from typing import Literal, Protocol
@@ -15,9 +17,13 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy.optimize import OptimizeResult, minimize
 
+from worker.contract.accounts import Budget
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration, Fit
-from worker.core.solver import Market, certificate, dual, ended, market, solve
+from worker.core.draws import Draws
+from worker.core.market import Market, market_of
+from worker.core.solver import certificate, dual, ended, in_units, solve
+from worker.core.window import Sample
 from worker.estimation.features import Float64
 
 Reason = Literal["best_score", "observing", "exploring"]
@@ -28,20 +34,18 @@ MICROS_PER_USD = 1e6
 
 @dataclass(frozen=True)
 class View:
-    """All that a policy may look at when it solves, for w queries seen, p rows of prior and M LLMs.
+    """All that a policy may look at when it solves, for B budgets.
 
-    `seen` counts the first-time queries priced so far by this lane. `window_*` float64 [w, M] are the newest
-    estimates, oldest first; `prior_*` float64 [p, M] come from history. `balance_micros` float64 [M] is budget less
-    spent less reserved, >= 0. `prices` are those in force, in quality per micro-dollar.
+    `seen` counts the first-time queries priced so far by this lane. `window` has the newest estimates, `prior` those
+    that come from history. `amount` and `balance` float64 [B] are in whole units of each budget; the balance is the
+    amount less spent less reserved, >= 0. `prices` [B] are those in force, in quality per unit.
     """
 
     seen: int
-    window_quality: Float64
-    window_cost_micros: Float64
-    prior_quality: Float64
-    prior_cost_micros: Float64
-    budget_micros: Float64
-    balance_micros: Float64
+    window: Sample
+    prior: Sample
+    amount: Float64
+    balance: Float64
     prices: tuple[float, ...]
 
 
@@ -68,10 +72,11 @@ class Policy(Protocol):
     def objective(self, view: View, prices: Sequence[float]) -> float:
         """The dual objective of these prices on what `solve` would look at: the lower, the better."""
 
-    def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
-    ) -> list[int]:
-        """LLMs worth trying for query number `seen`, best first; none: priced out."""
+    def rank(self, seen: int, quality: Sequence[float], charges: Sequence[float]) -> list[int]:
+        """LLMs worth trying for query number `seen`, best first; none: priced out.
+
+        `charges` [LLMs] are what each would use of the budgets, at their prices.
+        """
 
     def reason(self, seen: int) -> Reason:
         """Why query number `seen` went where it went."""
@@ -87,11 +92,9 @@ class PolicyAround:
         """As the other policy measures prices."""
         return self.policy.objective(view, prices)
 
-    def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
-    ) -> list[int]:
+    def rank(self, seen: int, quality: Sequence[float], charges: Sequence[float]) -> list[int]:
         """As the other policy ranks."""
-        return self.policy.rank(seen, quality, cost_micros, prices)
+        return self.policy.rank(seen, quality, charges)
 
     def reason(self, seen: int) -> Reason:
         """As the other policy says."""
@@ -109,11 +112,11 @@ def make_policy(config: Configuration, partition: int) -> Policy:
 
 @dataclass(frozen=True)
 class PricedPolicy:
-    """Score = quality - price * cost; every LLM scoring above 0 is worth trying, best first.
+    """Score = quality - charge; every LLM scoring above 0 is worth trying, best first.
 
     Re-solved every `resolve_every_queries` on the newest `window_queries` estimates, topped up from history, for what
-    is left: balance / (horizon - seen). When the horizon is unknown (0) or used up, as if `horizon_floor_queries` were
-    still to come, however many came: the price stays finite and the balance lasts.
+    is left of each budget: balance / (horizon - seen). When the horizon is unknown (0) or used up, as if
+    `horizon_floor_queries` were still to come, however many came: the price stays finite and the balance lasts.
     """
 
     config: Configuration
@@ -129,24 +132,22 @@ class PricedPolicy:
 
     def objective(self, view: View, prices: Sequence[float]) -> float:
         here = self._market(view)
-        return 0.0 if here is None else dual(here, np.array(prices) / here.unit)
+        return 0.0 if here is None else dual(here, in_units(here, prices))
 
     def _market(self, view: View) -> Market | None:
-        quality = self._topped_up(view.window_quality, view.prior_quality)
-        cost = self._topped_up(view.window_cost_micros, view.prior_cost_micros)
-        if not len(quality):
+        newest = self.config.window_queries
+        sample = view.window.newest(newest).topped_up(view.prior, newest)
+        if not len(sample.quality):
             return None
-        return market(quality, cost, np.maximum(view.balance_micros, 0.0) / self.remaining_queries(view.seen))
+        return market_of(sample, self._draws, np.maximum(view.balance, 0.0) / self.remaining_queries(view.seen))
 
     def remaining_queries(self, seen: int) -> int:
         """The queries still to be paid from the balance; at least 1."""
         left = self.config.horizon_queries - seen
         return left if left > 0 else max(self.config.horizon_floor_queries, 1)
 
-    def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
-    ) -> list[int]:
-        scores = [q - price * cost for q, cost, price in zip(quality, cost_micros, prices, strict=True)]
+    def rank(self, seen: int, quality: Sequence[float], charges: Sequence[float]) -> list[int]:
+        scores = [q - charge for q, charge in zip(quality, charges, strict=True)]
         worth = [llm for llm, score in enumerate(scores) if score > 0.0]
         # Equal scores stay in the order of the LLMs, also reversed.
         worth.sort(key=scores.__getitem__, reverse=True)
@@ -155,9 +156,9 @@ class PricedPolicy:
     def reason(self, seen: int) -> Reason:
         return "best_score"
 
-    def _topped_up(self, window: Float64, prior: Float64) -> Float64:
-        newest = window[-self.config.window_queries :]
-        return np.vstack([newest, prior[: self.config.window_queries - len(newest)]])
+    @cached_property
+    def _draws(self) -> Draws:
+        return Draws(self.config)
 
 
 @dataclass(frozen=True)
@@ -180,46 +181,56 @@ class PortPolicy:
         return seen == self.observed_queries
 
     def solve(self, view: View) -> Solution:
-        if not len(view.window_quality):
+        if not len(view.window.quality):
             return Solution(view.prices, Fit("observing", 0.0, 1.0, 0, "no_estimates"))
         found = port_weights(
-            view.window_quality,
-            view.window_cost_micros / MICROS_PER_USD,
-            view.budget_micros / MICROS_PER_USD,
+            view.window.quality,
+            view.window.cost_micros / MICROS_PER_USD,
+            view.amount[self._of_llms] / MICROS_PER_USD,
             self.config.observe_share,
         )
-        prices = found.x / PORT_ALPHA / MICROS_PER_USD
+        # A budget over more than one LLM has no weight in the paper.
+        prices = np.zeros(len(view.amount))
+        prices[self._of_llms] = found.x / PORT_ALPHA / MICROS_PER_USD
         return self._certified(view, prices, found)
 
     def objective(self, view: View, prices: Sequence[float]) -> float:
-        if not len(view.window_quality):
+        if not len(view.window.quality):
             return 0.0
         here = self._market(view)
-        return dual(here, np.array(prices) / here.unit)
+        return dual(here, in_units(here, prices))
 
     def _market(self, view: View) -> Market:
-        per_query = view.budget_micros * self.config.observe_share / len(view.window_quality)
-        return market(view.window_quality, view.window_cost_micros, per_query)
+        per_query = view.amount * self.config.observe_share / len(view.window.quality)
+        return market_of(view.window, Draws(self.config), per_query)
+
+    @cached_property
+    def _of_llms(self) -> list[int]:
+        """The number of each LLM's own budget."""
+        own = {budget.llms: number for number, budget in enumerate(self.config.budgets) if _is_of_llm(budget)}
+        return [own[llm,] for llm in self.config.llms]
 
     def _certified(self, view: View, prices: Float64, found: OptimizeResult) -> Solution:
         here = self._market(view)
-        proof = certificate(here, prices / here.unit)
+        proof = certificate(here, in_units(here, prices.tolist()))
         if not np.isfinite(prices).all():
             return Solution(view.prices, Fit("kept", proof.objective, 1.0, int(found.nit), "not_finite"))
         fit = Fit("converged", proof.objective, proof.gap, int(found.nit), ended(found))
         return Solution(tuple(float(price) for price in prices), fit)
 
-    def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
-    ) -> list[int]:
+    def rank(self, seen: int, quality: Sequence[float], charges: Sequence[float]) -> list[int]:
         if seen < self.observed_queries:
             drawn = draw(self.config.seed, self.partition, seen, len(quality) + 1)
             return [drawn] if drawn < len(quality) else []
-        scores = [q - price * cost for q, cost, price in zip(quality, cost_micros, prices, strict=True)]
+        scores = [q - charge for q, charge in zip(quality, charges, strict=True)]
         return [scores.index(max(scores))]
 
     def reason(self, seen: int) -> Reason:
         return "observing" if seen < self.observed_queries else "best_score"
+
+
+def _is_of_llm(budget: Budget) -> bool:
+    return budget.resource == "usd" and len(budget.llms) == 1 and not budget.tags
 
 
 def port_weights(quality: Float64, cost_usd: Float64, budget_usd: Float64, epsilon: float) -> OptimizeResult:

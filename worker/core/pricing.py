@@ -1,22 +1,23 @@
-"""What each LLM's budget is worth to a lane now: prices in force, the estimates they came from, the policy. Pure."""
+"""What each budget is worth to a lane now: prices in force, the estimates they came from, the policy. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.contract.codes import Exclusion
+from worker.contract.codes import Exclusion, Resource
 from worker.contract.messages import AccountRow, Configuration, Fit, WindowBlock
 from worker.core.candidates import exclusions
+from worker.core.draws import Cell, Draws
 from worker.core.events import Arrived
 from worker.core.ledger import Ledger
 from worker.core.policy import Policy, Reason, View
-from worker.core.window import Window
+from worker.core.window import Sample, Window
 
 OBSERVING = Fit("observing", 0.0, 0.0, 0, "no_prices")
 
@@ -32,8 +33,17 @@ class Prior:
     cost_micros: NDArray[np.float64]
 
 
+class Rates(NamedTuple):
+    """What the queries of one cell pay for each LLM, [LLMs] each: per micro-dollar, per token, and per request. None:
+    no budget in tokens, or in requests, has a price."""
+
+    usd: list[float]
+    tokens: list[float] | None
+    requests: list[float] | None
+
+
 class Pricing:
-    """The prices of one lane under one configuration. `prices` is empty until the first solution.
+    """The prices of one lane under one configuration, by budget. `prices` is empty until the first solution.
 
     `seen` counts first-time queries priced; the window holds the estimates since `seen` was `window_from`.
     """
@@ -42,10 +52,12 @@ class Pricing:
         self.config = config
         self.policy = policy
         self.prior = prior
-        self.window = Window(config.window_queries, len(config.llms))
+        self.draws = Draws(config)
+        self.window = Window(config.window_queries, len(config.llms), self.draws.counts_tokens)
         self.window_from = self.seen = seen
         self.prices: tuple[float, ...] = ()
         self.fit = OBSERVING
+        self._rates: dict[Cell, Rates] = {}
 
     @classmethod
     def restored(
@@ -74,16 +86,59 @@ class Pricing:
         """Put new prices in force, or keep the old ones with the reason in `fit`."""
         solution = self.policy.solve(self._view(ledger))
         self.prices, self.fit = solution.prices, solution.fit
+        self._rates.clear()
 
-    def rank(self, query: Arrived) -> list[int]:
+    def by_budget(self) -> dict[str, float]:
+        """The prices by the names of their budgets; empty before the first solution."""
+        return {budget.name: price for budget, price in zip(self.config.budgets, self.prices, strict=False)}
+
+    def charges(self, query: Arrived) -> list[float]:
+        """What the query would use of the budgets at their prices, for each LLM; empty without prices or estimates."""
+        if not self.prices or not query.cost_micros:
+            return []
+        cell = self.draws.cell(query.tags)
+        rates = self._rates.get(cell)
+        if rates is None:
+            rates = self._rates[cell] = self._rates_of(cell)
+        charges = [rate * cost for rate, cost in zip(rates.usd, query.cost_micros, strict=True)]
+        if rates.tokens is not None:
+            tokens = self.draws.tokens(query.cost_micros, query.input_tokens)
+            charges = [charge + rate * n for charge, rate, n in zip(charges, rates.tokens, tokens, strict=True)]
+        if rates.requests is not None:
+            charges = [charge + rate for charge, rate in zip(charges, rates.requests, strict=True)]
+        return charges
+
+    def charges_of(self, sample: Sample) -> NDArray[np.float64]:
+        """What each query of a sample would use of the budgets at their prices, [n, LLMs]; 0 without prices."""
+        charges = np.zeros_like(sample.quality)
+        for cell in set(sample.cells) if self.prices else ():
+            rows = np.array([one == cell for one in sample.cells])
+            rates = self._rates_of(cell)
+            charges[rows] = sample.cost_micros[rows] * rates.usd + np.array(rates.requests or 0.0)
+            if rates.tokens is not None:
+                pairs = zip(sample.cost_micros[rows].tolist(), sample.input_tokens[rows].tolist(), strict=True)
+                charges[rows] += np.array([self.draws.tokens(*pair) for pair in pairs]) * rates.tokens
+        return charges
+
+    def _rates_of(self, cell: Cell) -> Rates:
+        def of(resource: Resource) -> list[float]:
+            budgets = self.draws.budgets
+            return [
+                sum(self.prices[number] for number in numbers if budgets[number].resource == resource)
+                for numbers in self.draws.matching(cell)
+            ]
+
+        tokens, requests = of("tokens"), of("requests")
+        return Rates(of("usd"), tokens if any(tokens) else None, requests if any(requests) else None)
+
+    def rank(self, query: Arrived, charges: list[float]) -> list[int]:
         """The candidates worth trying for this query, best first."""
         excluded = self.excluded(query)
         if not excluded:
-            return self.policy.rank(self.seen, query.quality, query.cost_micros, self.prices)
+            return self.policy.rank(self.seen, query.quality, charges)
         llms = self.config.llms
         quality = [-math.inf if llm in excluded else q for llm, q in zip(llms, query.quality, strict=True)]
-        ranked = self.policy.rank(self.seen, quality, query.cost_micros, self.prices)
-        return [i for i in ranked if llms[i] not in excluded]
+        return [i for i in self.policy.rank(self.seen, quality, charges) if llms[i] not in excluded]
 
     def excluded(self, query: Arrived) -> dict[str, Exclusion]:
         """The LLMs that are no candidates for a query, and why."""
@@ -101,23 +156,24 @@ class Pricing:
         excluded, quality = self.excluded(query), query.quality
         if excluded:
             quality = [0.0 if llm in excluded else q for llm, q in zip(self.config.llms, quality, strict=True)]
-        self.window.put(self.seen, quality, query.cost_micros)
+        cell = self.draws.cell(query.tags)
+        self.window.put(self.seen, quality, query.cost_micros, cell, query.input_tokens)
         self.seen += 1
 
     def _view(self, ledger: Ledger) -> View:
-        llms = self.config.llms
-        quality, cost_micros = self.window.newest(self.seen - self.window_from, self.seen)
+        accounts = [ledger.accounts[(budget.name, 0)] for budget in self.config.budgets]
         return View(
             seen=self.seen,
-            window_quality=quality,
-            window_cost_micros=cost_micros,
-            prior_quality=self.prior.quality,
-            prior_cost_micros=self.prior.cost_micros,
-            budget_micros=np.array([ledger.accounts[llm].budget_micros for llm in llms], dtype=np.float64),
-            balance_micros=np.array([ledger.available_micros(llm) for llm in llms], dtype=np.float64),
-            prices=self.prices or (0.0,) * len(llms),
+            window=self.window.newest(self.seen - self.window_from, self.seen),
+            prior=Sample.untagged(self.prior.quality, self.prior.cost_micros),
+            amount=np.array([account.amount for account in accounts], dtype=np.float64),
+            balance=np.array([account.available for account in accounts], dtype=np.float64),
+            prices=self.prices or (0.0,) * len(accounts),
         )
 
 
 def _window_shape(config: Configuration) -> tuple[object, ...]:
-    return config.llms, config.index, config.window_queries
+    """What the rows of a window depend on. Their cells are numbers of budgets with tags."""
+    tags = tuple((number, budget.tags) for number, budget in enumerate(config.budgets) if budget.tags)
+    counts_tokens = any(budget.resource == "tokens" for budget in config.budgets)
+    return config.llms, config.index, config.window_queries, tags, counts_tokens

@@ -39,7 +39,7 @@ from worker.core.attempts import FIRST, Attempt, acted_by, after_failure, after_
 from worker.core.breakers import Breakers
 from worker.core.candidates import refused_model
 from worker.core.causes import cause_of
-from worker.core.choice import NOBODY, Choice, Chosen, PassedOver, Unserved
+from worker.core.choice import Choice, Chosen, Considered, Unserved
 from worker.core.events import (
     Arrived,
     Completed,
@@ -75,7 +75,7 @@ class Router:
         self.partition = partition
         self._prior = prior
         self._policies = policies
-        self._ledger = Ledger({})
+        self._ledger = Ledger()
         self._breakers = Breakers({})
         self._journal = Journal()
         self._offsets = Offsets()
@@ -99,7 +99,7 @@ class Router:
                 f"partition {partition}: the ledger has format {row.format}, but this version reads format {FORMAT}; "
                 "run the version that wrote it, or begin afresh with another kafka.topic_prefix and kafka.group"
             )
-        router._ledger = Ledger(row.accounts, state.reservations, state.closed)
+        router._ledger = Ledger(state.accounts, state.reservations, state.closed)
         router._journal = Journal(row.head, row.decisions)
         router._breakers = Breakers(row.breakers)
         router._offsets, router._clock_ms = row.offsets, row.clock_ms
@@ -125,7 +125,7 @@ class Router:
         if with_checkpoint or self._sequence % self._config.checkpoint_every == 0:
             self._ledger.check()
             outbox.checkpoint(self._account_row(), self._in_force, self._ledger)
-        return outbox.sealed(self._account_row(), self._in_force.window.take_touched())
+        return outbox.sealed(self._account_row(), self._ledger.take_changed(), self._in_force.window.take_touched())
 
     def _decide(self, events: Iterable[Event]) -> Outbox:
         outbox = self._outbox = Outbox(self.partition, self._journal)
@@ -213,8 +213,8 @@ class Router:
         """Dispatch or defer."""
         choice = Choice(self.partition, self._clock_ms, self._in_force, self._ledger, self._breakers)
         match choice.of(query, attempt):
-            case Unserved(reason, passed):
-                self._defer(query, attempt, reason, passed)
+            case Unserved(reason, considered):
+                self._outbox.defer(query, attempt, reason, self._in_force, considered)
             case Chosen() as chosen:
                 llm = chosen.reservation.llm
                 if self._ledger.reserve(chosen.reservation):
@@ -222,8 +222,9 @@ class Router:
                 self._switched(llm, "probed", self._breakers.probe(llm, self._clock_ms, self._config))
                 self._outbox.dispatch(query, attempt, chosen, self._in_force)
 
-    def _defer(self, query: Arrived, attempt: Attempt, reason: DeferReason, passed: PassedOver = NOBODY) -> None:
-        self._outbox.defer(query, attempt, reason, self._in_force, passed)
+    def _defer(self, query: Arrived, attempt: Attempt, reason: DeferReason) -> None:
+        """Defer without looking at any LLM."""
+        self._outbox.defer(query, attempt, reason, self._in_force, Considered(self._in_force.charges(query)))
 
     # Completions
 
@@ -261,7 +262,7 @@ class Router:
 
     def _charge_again(self, dispatch: ClosedDispatch, completion: Completed) -> None:
         charged = self._charge(dispatch, completion.answer)
-        closing = self._ledger.charge_again(dispatch, charged.spent_micros, self._journal.count)
+        closing = self._ledger.charge_again(dispatch, charged, self._journal.count)
         self._tags.spend(dispatch.tags, closing.dispatch.booked_micros - dispatch.booked_micros)
         self._outbox.charged_again(dispatch, charged, closing, failed=not completion.answer.ok)
         if completion.answer.ok:
@@ -318,7 +319,7 @@ class Router:
                 self._close(reservation, expiry(reservation, expired.begun))
 
     def _close(self, reservation: Reservation, charged: Charge, answer: UsableCompletion | None = None) -> None:
-        closing = self._ledger.close(reservation, charged.outcome, charged.spent_micros, self._journal.count)
+        closing = self._ledger.close(reservation, charged, self._journal.count)
         self._tags.spend(reservation.tags, charged.spent_micros)
         self._outbox.closed(reservation, charged, closing, answer)
 
@@ -348,20 +349,19 @@ class Router:
         self._pricing = Pricing(
             self._policies(config, self.partition), config, self._prior, old.seen if old is not None else 0
         )
-        self._ledger.budget(config.budget_micros)
+        self._ledger.budget(config.budgets)
         self._breakers.keep(config)
         dropped = 0 if old is None or self._pricing.take_over(old) else old.window.blocks
         self._outbox.configured(config, dropped)
         self._price()
 
     def _account_row(self) -> AccountRow:
-        """The state but for open reservations, window and configuration, as of the last event."""
+        """The state but for accounts, open reservations, window and configuration, as of the last event."""
         pricing = self._in_force
         return AccountRow(
             format=FORMAT,
             offsets=self._offsets,
-            accounts=self._ledger.accounts,
-            prices=dict(zip(pricing.config.llms, pricing.prices, strict=False)),
+            prices=pricing.by_budget(),
             fit=pricing.fit,
             seen=pricing.seen,
             clock_ms=self._clock_ms,

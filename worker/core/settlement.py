@@ -7,6 +7,9 @@ The first rule that holds decides:
 3. Its cost is above the limit and cannot be: the limit.
 4. Nothing was charged: the completion says so, or the LLM is free.
 5. The cost is unknown: the whole reservation. Unknown is never zero.
+
+Tokens are those of the usage, or as reserved where it says nothing; a refusal that cost nothing used none. A request
+counts once it was sent, also when it was refused.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
+from worker.contract.codes import Resource
 from worker.contract.completions import Remark, UsableCompletion
 from worker.contract.messages import Basis, Outcome
 from worker.contract.token_costs import PriceList, UnpricedDetail, price, stated
@@ -40,9 +44,16 @@ class Held(Protocol):
     def reserved_micros(self) -> int:
         """The money that was held for it."""
 
+    @property
+    def reserved_tokens(self) -> int:
+        """The tokens that were held for it; 0 if no budget in tokens was drawn on."""
+
 
 class Charge(Struct, frozen=True):
-    """How a reservation closes: what is spent in micro-dollars, on what basis, and what was odd about the answer."""
+    """How a reservation closes: what is spent in micro-dollars, on what basis, and what was odd about the answer.
+
+    `spent_tokens` is what budgets in tokens are charged; 0 if the dispatch draws on none.
+    """
 
     outcome: Outcome
     spent_micros: int
@@ -51,11 +62,27 @@ class Charge(Struct, frozen=True):
     error: str | None = None
     usage: Usage | None = None
     remarks: tuple[Remark, ...] = ()
+    spent_tokens: int = 0
 
 
 def expiry(dispatch: Held, begun: bool) -> Charge:
     """What the expiry of a reservation charges: all of it if the call has begun, because it may have cost that."""
-    return Charge("expired", dispatch.reserved_micros, "unanswered") if begun else Charge("expired", 0, "none")
+    if not begun:
+        return Charge("expired", 0, "none")
+    return Charge("expired", dispatch.reserved_micros, "unanswered", spent_tokens=dispatch.reserved_tokens)
+
+
+def uses(resource: Resource, charge: Charge) -> int:
+    """What a budget of this resource is charged, in whole units. Open dispatches are given back."""
+    match resource:
+        case "usd":
+            return charge.spent_micros
+        case "tokens":
+            return charge.spent_tokens
+        case "requests":
+            return 0 if charge.outcome == "expired" and charge.basis == "none" else 1
+        case "open":
+            return 0
 
 
 def charge(dispatch: Held, answer: UsableCompletion, prices: PriceList | None, most_micros: int) -> Charge:
@@ -67,14 +94,16 @@ def charge(dispatch: Held, answer: UsableCompletion, prices: PriceList | None, m
     if answer.llm is not None and answer.llm != dispatch.llm:
         remarks.append("llm_spelled_otherwise")
     spent, basis = _spent(dispatch.reserved_micros, answer, prices, most_micros, remarks)
+    outcome: Outcome = "settled" if answer.ok or spent else "released"
     return Charge(
-        outcome="settled" if answer.ok or spent else "released",
+        outcome=outcome,
         spent_micros=spent,
         basis=basis,
         quality=answer.quality,
         error=answer.error,
         usage=answer.usage,
         remarks=tuple(dict.fromkeys(remarks)),
+        spent_tokens=_tokens(dispatch.reserved_tokens, outcome, answer.usage),
     )
 
 
@@ -97,6 +126,15 @@ def _spent(
     if _is_free(answer, prices):
         return 0, "none"
     return reserved, "reservation"
+
+
+def _tokens(reserved: int, outcome: Outcome, usage: Usage | None) -> int:
+    """The tokens that an answer used, of a dispatch that holds so many."""
+    if not reserved:
+        return 0
+    if usage is not None:
+        return usage.all_input_tokens + usage.all_output_tokens
+    return reserved if outcome == "settled" else 0
 
 
 def _used(reserved: int, answer: UsableCompletion, prices: PriceList | None, remarks: list[Remark]) -> int | None:

@@ -7,16 +7,19 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from worker.contract.accounts import Account
 from worker.contract.messages import AccountRow, ClosedDispatch, Configuration, Reservation, WindowBlock
 from worker.core.outbox import (
     ACCOUNT_KEY,
+    BUDGET_PREFIX,
     CLOSED_PREFIX,
     CONFIGURATION_KEY,
     RESERVATION_PREFIX,
     WINDOW_PREFIX,
 )
 
-_account = msgspec.msgpack.Decoder(AccountRow).decode
+_account_row = msgspec.msgpack.Decoder(AccountRow).decode
+_account = msgspec.msgpack.Decoder(Account).decode
 _configuration = msgspec.msgpack.Decoder(Configuration).decode
 _reservation = msgspec.msgpack.Decoder(Reservation).decode
 _closed = msgspec.msgpack.Decoder(ClosedDispatch).decode
@@ -38,6 +41,7 @@ class LaneState(NamedTuple):
 
     row: AccountRow
     config: Configuration
+    accounts: Sequence[Account]
     reservations: Sequence[Reservation]
     closed: Sequence[ClosedDispatch]
     window: Mapping[int, WindowBlock]
@@ -51,8 +55,9 @@ def read_rows(rows: Mapping[str, bytes]) -> LaneState | None:
     if ACCOUNT_KEY not in rows:
         return None
     return LaneState(
-        row=_read(_account, rows, ACCOUNT_KEY),
+        row=_read(_account_row, rows, ACCOUNT_KEY),
         config=_read(_configuration, rows, CONFIGURATION_KEY),
+        accounts=[_read(_account, rows, key) for key in rows if key.startswith(BUDGET_PREFIX)],
         reservations=[_read(_reservation, rows, key) for key in rows if key.startswith(RESERVATION_PREFIX)],
         closed=[_read(_closed, rows, key) for key in rows if key.startswith(CLOSED_PREFIX)],
         window={_number(key): _read(_block, rows, key) for key in rows if key.startswith(WINDOW_PREFIX)},

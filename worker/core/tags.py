@@ -35,6 +35,8 @@ class TagTotals:
             self._totals[name] = TagTotal(old.queries, old.spent_micros + micros)
 
     def _names(self, tags: Mapping[str, str]) -> list[str]:
+        if not tags:
+            return []
         names = dict.fromkeys(f"{name}={value}" for name, value in tags.items())
         known = len(self._totals)
         kept = [name for name in names if name in self._totals]

@@ -6,36 +6,84 @@ A ring of rows, written to the ledger in small blocks: a transaction rewrites on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.contract.messages import WindowBlock
+from worker.core.draws import NO_TAGS, Cell
+from worker.estimation.features import Float64
 
 # Ten rows keep the rewrite of a half-full block near 2 kB at 17 LLMs, and 1,000 rows in a hundred ledger rows.
 BLOCK_ROWS = 10
 
 
+class Sample(NamedTuple):
+    """Estimates that prices are solved on, oldest first: quality and cost in micro-dollars, float64 [n, LLMs] each.
+
+    `cells` [n] say which budgets with tags each query draws on; `input_tokens` int64 [n], 0 where they are not known.
+    """
+
+    quality: Float64
+    cost_micros: Float64
+    cells: tuple[Cell, ...]
+    input_tokens: NDArray[np.int64]
+
+    @classmethod
+    def untagged(cls, quality: Float64, cost_micros: Float64) -> Sample:
+        """Estimates of queries of which neither tags nor input tokens are known."""
+        return cls(quality, cost_micros, (NO_TAGS,) * len(quality), np.zeros(len(quality), np.int64))
+
+    def newest(self, count: int) -> Sample:
+        """The last `count` of them."""
+        first = max(0, len(self.quality) - count)
+        return Sample(self.quality[first:], self.cost_micros[first:], self.cells[first:], self.input_tokens[first:])
+
+    def topped_up(self, other: Sample, count: int) -> Sample:
+        """These, and the first of `other`, until there are `count`."""
+        more = max(0, count - len(self.quality))
+        return Sample(
+            np.vstack([self.quality, other.quality[:more]]),
+            np.vstack([self.cost_micros, other.cost_micros[:more]]),
+            self.cells + other.cells[:more],
+            np.concatenate([self.input_tokens, other.input_tokens[:more]]),
+        )
+
+
 class Window:
     """A ring of the newest `size` estimates over `llms` LLMs (`size` is rounded up to whole blocks)."""
 
-    def __init__(self, size: int, llms: int) -> None:
+    def __init__(self, size: int, llms: int, keeps_tokens: bool = False) -> None:
         self.blocks = -(-size // BLOCK_ROWS)
-        self._quality = np.zeros((self.blocks * BLOCK_ROWS, llms), dtype="<f4")
-        self._cost_micros = np.zeros((self.blocks * BLOCK_ROWS, llms), dtype="<f8")
+        rows = self.blocks * BLOCK_ROWS
+        self._quality = np.zeros((rows, llms), dtype="<f4")
+        self._cost_micros = np.zeros((rows, llms), dtype="<f8")
+        self._cells: list[Cell] = [NO_TAGS] * rows
+        self._input_tokens = [0] * rows
+        self._keeps_tokens = keeps_tokens
         self._touched: set[int] = set()
 
-    def put(self, number: int, quality: Sequence[float], cost_micros: Sequence[float]) -> None:
+    def put(
+        self, number: int, quality: Sequence[float], cost_micros: Sequence[float], cell: Cell, input_tokens: int
+    ) -> None:
         """Store the estimate of the lane's `number`-th query, over the oldest."""
         slot = number % len(self._quality)
         self._quality[slot] = quality
         self._cost_micros[slot] = cost_micros
+        self._cells[slot] = cell
+        self._input_tokens[slot] = input_tokens if self._keeps_tokens else 0
         self._touched.add(slot // BLOCK_ROWS)
 
-    def newest(self, count: int, end: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Quality and cost, [n, LLMs] each, of the `count` queries before number `end`, oldest first."""
+    def newest(self, count: int, end: int) -> Sample:
+        """The `count` queries before number `end`, oldest first."""
         slots = np.arange(end - min(count, len(self._quality)), end) % len(self._quality)
-        return self._quality[slots].astype(np.float64), self._cost_micros[slots]
+        return Sample(
+            self._quality[slots].astype(np.float64),
+            self._cost_micros[slots],
+            tuple(self._cells[slot] for slot in slots),
+            np.array([self._input_tokens[slot] for slot in slots], np.int64),
+        )
 
     def take_touched(self) -> dict[int, WindowBlock]:
         """The blocks changed since the last call, by number."""
@@ -52,7 +100,15 @@ class Window:
         shape = self._quality[rows].shape
         self._quality[rows] = np.frombuffer(row.quality, "<f4").reshape(shape)
         self._cost_micros[rows] = np.frombuffer(row.cost_micros, "<f8").reshape(shape)
+        self._cells[rows] = row.cells or (NO_TAGS,) * BLOCK_ROWS
+        self._input_tokens[rows] = row.input_tokens or (0,) * BLOCK_ROWS
 
     def _block(self, block: int) -> WindowBlock:
         rows = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)
-        return WindowBlock(self._quality[rows].tobytes(), self._cost_micros[rows].tobytes())
+        cells, tokens = tuple(self._cells[rows]), tuple(self._input_tokens[rows])
+        return WindowBlock(
+            self._quality[rows].tobytes(),
+            self._cost_micros[rows].tobytes(),
+            cells if any(cells) else (),
+            tokens if any(tokens) else (),
+        )

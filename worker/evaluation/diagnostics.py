@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from worker.contract.messages import Fit
 from worker.core import solver
+from worker.core.draws import Draws
+from worker.core.market import Market, market_of
+from worker.core.window import Sample
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import Float64
 from worker.estimation.manifest import Manifest
@@ -184,20 +187,20 @@ def _fit_row(name: str, fits: list[Fit], slack: list[float], spread: float | Non
 def _solved(scenario: Scenario, size: int, draw: int) -> tuple[tuple[float, ...], Fit, float]:
     prior = scenario.estimator.prior
     rows = np.random.default_rng(draw).permutation(len(prior.quality))[:size]
-    here = solver.market(prior.quality[rows], _costs(prior)[rows], _per_query(scenario))
+    here = _market(scenario, prior.quality[rows], _costs(prior)[rows])
     found, fit = solver.solve(here, (0.0,) * len(scenario.live.llms))
-    return found, fit, solver.certificate(here, np.array(found) / here.unit).slackness
+    return found, fit, solver.certificate(here, solver.in_units(here, found)).slackness
 
 
 def _failed(scenario: Scenario) -> Fit:
     prior = scenario.estimator.prior
-    here = solver.market(np.full_like(prior.quality, np.nan), _costs(prior), _per_query(scenario))
+    here = _market(scenario, np.full_like(prior.quality, np.nan), _costs(prior))
     return solver.solve(here, (1e-6,) * len(scenario.live.llms))[1]
 
 
-def _per_query(scenario: Scenario) -> Float64:
-    each: Float64 = scenario.budget_micros / scenario.queries
-    return each
+def _market(scenario: Scenario, quality: Float64, cost_micros: Float64) -> Market:
+    draws = Draws(scenario.configuration("priced"))
+    return market_of(Sample.untagged(quality, cost_micros), draws, scenario.budget_micros / scenario.queries)
 
 
 def _costs(estimates: Estimates) -> Float64:

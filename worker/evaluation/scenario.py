@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.contract.accounts import Budget
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration
 from worker.estimation import index
@@ -86,11 +87,17 @@ class Scenario:
             ridge=self.ridge.rows(which),
         )
 
+    @property
+    def of_llms(self) -> tuple[Budget, ...]:
+        """The budget of each LLM."""
+        named = zip(self.live.llms, self.budget_micros.tolist(), strict=True)
+        return tuple(Budget(llm, "usd", micros, (llm,)) for llm, micros in named)
+
     def configuration(self, policy: str) -> Configuration:
         """The settings of one lane that routes all queries."""
         return Configuration(
             llms=self.live.llms,
-            budget_micros=dict(zip(self.live.llms, self.budget_micros.tolist(), strict=True)),
+            budgets=self.of_llms,
             margins=self.estimator.manifest.margins,
             policy=policy,
             horizon_queries=round(self.queries * self.plan.horizon),

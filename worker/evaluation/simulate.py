@@ -16,13 +16,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.contract.accounts import Hold
 from worker.contract.completions import UsableCompletion
-from worker.contract.messages import Account, Configuration, Dispatch, Fit, Reservation
+from worker.contract.messages import Configuration, Dispatch, Fit, Reservation
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured
 from worker.core.lane_view import LaneView
 from worker.core.ledger import Ledger
 from worker.core.policy import Policy, View, make_policy
 from worker.core.router import Prior, Router
+from worker.core.settlement import Charge
+from worker.core.window import Sample
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import Float64
 from worker.evaluation.baselines import Chooser
@@ -59,7 +62,7 @@ class Simulated:
 
 @dataclass
 class Online:
-    """A policy as a chooser: solves when it is due, on the estimates so far."""
+    """A policy as a chooser, with one budget for each LLM: solves when it is due, on the estimates so far."""
 
     policy: Policy
     config: Configuration
@@ -78,21 +81,24 @@ class Online:
             solution = self.policy.solve(self._view(number, balance_micros))
             self.prices = solution.prices
             self.solved.append((solution.prices, solution.fit))
-        return self.policy.rank(number, self._rows[0][number], self._rows[1][number], self.prices)
+        charges = [price * cost for price, cost in zip(self.prices, self._rows[1][number], strict=True)]
+        return self.policy.rank(number, self._rows[0][number], charges)
 
     def _view(self, number: int, balance_micros: Float64) -> View:
         newest = slice(max(0, number - self.config.window_queries), number)
-        budget = np.array([self.config.budget_micros[llm] for llm in self.config.llms], dtype=np.float64)
+        amount = np.array([budget.amount for budget in self.config.budgets], dtype=np.float64)
         return View(
             seen=number,
-            window_quality=self.estimates.quality[newest],
-            window_cost_micros=self.estimates.cost_micros[newest].astype(np.float64),
-            prior_quality=self.prior.quality,
-            prior_cost_micros=self.prior.cost_micros.astype(np.float64),
-            budget_micros=budget,
-            balance_micros=balance_micros,
-            prices=self.prices or (0.0,) * len(budget),
+            window=_sample(self.estimates.quality[newest], self.estimates.cost_micros[newest]),
+            prior=_sample(self.prior.quality, self.prior.cost_micros),
+            amount=amount,
+            balance=balance_micros,
+            prices=self.prices or (0.0,) * len(amount),
         )
+
+
+def _sample(quality: Float64, cost_micros: NDArray[np.int64] | Float64) -> Sample:
+    return Sample.untagged(quality, cost_micros.astype(np.float64))
 
 
 def online(scenario: Scenario, policy: str, estimates: Estimates) -> Online:
@@ -129,17 +135,17 @@ def served(scenario: Scenario, chosen: NDArray[np.int64]) -> Simulated:
 
 def play_ledger(scenario: Scenario, chooser: Chooser) -> Simulated:
     """Tollgate's rule for a chooser: the real ledger, settled `settle_lag` queries later."""
-    llms = scenario.live.llms
-    ledger = Ledger({llm: Account(int(budget)) for llm, budget in zip(llms, scenario.budget_micros, strict=True)})
+    ledger = Ledger()
+    ledger.budget(scenario.of_llms)
     chosen = np.full(scenario.queries, -1)
     waiting: deque[tuple[int, Reservation]] = deque()
     for number in range(scenario.queries):
         while waiting and waiting[0][0] <= number - scenario.plan.settle_lag:
             _settle(scenario, ledger, *waiting.popleft())
-        balance = np.array([ledger.available_micros(llm) for llm in llms], dtype=np.float64)
+        balance = np.array([account.available for account in ledger.accounts.values()], dtype=np.float64)
         for llm in chooser.ranking(number, balance):
             held = _reservation(scenario, number, llm)
-            if ledger.reserve(held) == 0:
+            if not ledger.reserve(held):
                 chosen[number] = llm
                 waiting.append((number, held))
                 break
@@ -149,23 +155,24 @@ def play_ledger(scenario: Scenario, chooser: Chooser) -> Simulated:
 
 
 def _reservation(scenario: Scenario, number: int, llm: int) -> Reservation:
-    margin = scenario.estimator.manifest.margins[llm]
+    micros = int(np.ceil(scenario.estimates.cost_micros[number, llm] * scenario.estimator.manifest.margins[llm]))
     return Reservation(
         dispatch_id=str(number),
         query_id=str(number),
         llm=scenario.live.llms[llm],
         offset=number,
         attempt=1,
-        reserved_micros=int(np.ceil(scenario.estimates.cost_micros[number, llm] * margin)),
+        reserved_micros=micros,
         at_ms=0,
         deadline_ms=1,
         tried=(),
+        holds=(Hold(scenario.live.llms[llm], micros),),
     )
 
 
 def _settle(scenario: Scenario, ledger: Ledger, number: int, held: Reservation) -> None:
     spent_micros = true_micros(scenario, number, scenario.live.llms.index(held.llm))
-    ledger.close(held, "settled", spent_micros, number)
+    ledger.close(held, Charge("settled", spent_micros, "cost"), number)
 
 
 def true_micros(scenario: Scenario, number: int, llm: int) -> int:

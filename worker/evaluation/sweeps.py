@@ -120,12 +120,10 @@ class UnpreparedPolicy(PricedPolicy):
     def due(self, seen: int) -> bool:
         return seen == self.observed or (seen > self.observed and super().due(seen))
 
-    def rank(
-        self, seen: int, quality: Sequence[float], cost_micros: Sequence[float], prices: Sequence[float]
-    ) -> list[int]:
+    def rank(self, seen: int, quality: Sequence[float], charges: Sequence[float]) -> list[int]:
         if seen < self.observed:
             return [draw(self.config.seed, 0, seen, len(quality))]
-        return super().rank(seen, quality, cost_micros, prices)
+        return super().rank(seen, quality, charges)
 
 
 def _unprepared(scenario: Scenario, share: float) -> Online:

@@ -8,11 +8,12 @@ import msgspec
 from confluent_kafka import Producer
 
 from worker.contract import codec
+from worker.contract.accounts import Account, Hold
 from worker.contract.messages import Reservation
 from worker.contract.settings import Settings
 from worker.core import snapshot
 from worker.core.events import Reconfigured
-from worker.core.outbox import ACCOUNT_KEY, RESERVATION_PREFIX
+from worker.core.outbox import ACCOUNT_KEY, RESERVATION_PREFIX, account_key
 from worker.core.partition_config import configuration
 from worker.core.pricing import Prior
 from worker.core.router import Router
@@ -49,7 +50,11 @@ def fill_ledger(settings: Settings, estimator: Estimator, records: int) -> None:
     config = configuration(settings, estimator.manifest, 0, {})
     rows = Router(0, _prior(estimator)).handle([Reconfigured(1, config)]).rows
     producer = Producer(clients.producer_config(settings))
-    llm = config.llms[0]
+    own = Account(config.budgets[0].name, config.budgets[0].resource, config.budgets[0].amount)
+
+    def held(number: int) -> Reservation:
+        name, holds = f"0-{number}-1", (Hold(own.budget, 1),)
+        return Reservation(name, f"q{number}", config.llms[0], number, 1, 1, number, 2**50, (), holds=holds)
 
     def put(key: str, value: bytes | None) -> None:
         clients.produce(producer, settings.topics.ledger, value, key, 0)
@@ -58,10 +63,9 @@ def fill_ledger(settings: Settings, estimator: Estimator, records: int) -> None:
         put(key, value)
     for number in range(records // 2):
         key = f"{RESERVATION_PREFIX}0-{number}-1"
-        put(key, codec.encode(Reservation(f"0-{number}-1", f"q{number}", llm, number, 1, 1, number, 2**50, ())))
+        put(key, codec.encode(held(number)))
         if number < records // 2 - OPEN:
             put(key, None)
-    account = codec.decode_account(rows[ACCOUNT_KEY] or b"")
-    held = msgspec.structs.replace(account.accounts[llm], reserved_micros=OPEN)
-    put(ACCOUNT_KEY, codec.encode(msgspec.structs.replace(account, accounts={**account.accounts, llm: held})))
+    put(account_key(own.key), codec.encode(msgspec.structs.replace(own, reserved=OPEN)))
+    put(ACCOUNT_KEY, rows[ACCOUNT_KEY])
     producer.flush()

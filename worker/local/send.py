@@ -110,8 +110,8 @@ def dispatch_id(origin: Origin, routed: Routed) -> str:
 
 def candidates(llms: tuple[str, ...], routed: Routed) -> list[ScoredLlm]:
     """The LLMs of a decision with their scores, in the order of the configuration."""
-    rows = zip(llms, routed.quality, routed.cost_micros, routed.prices, strict=True)
-    return [ScoredLlm(llm, quality, cost, price * cost, quality - price * cost) for llm, quality, cost, price in rows]
+    rows = zip(llms, routed.quality, routed.cost_micros, routed.charges, strict=True)
+    return [ScoredLlm(llm, quality, cost, charge, quality - charge) for llm, quality, cost, charge in rows]
 
 
 def _produce(settings: Settings, query: Query) -> Origin:

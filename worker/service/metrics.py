@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from worker.contract.accounts import Account
 from worker.contract.codes import DeferReason
 from worker.contract.decisions import ChargedAgain, Closed, Missed
 from worker.contract.sentences import REMARKS
@@ -31,6 +32,15 @@ from worker.service.health import Health
 log = structlog.get_logger()
 
 MICROS_PER_USD = 1_000_000
+BUDGET = ["budget", "resource", "partition"]
+AMOUNTS = (
+    ("amount", "The amount of a budget: dollars, tokens, requests or open dispatches"),
+    ("reserved", "Held by open reservations"),
+    ("spent", "Settled"),
+    ("late", "Spent on answers after their expiry"),
+    ("paid_twice", "Spent on answers after another answer"),
+    ("overrun", "Spent or reserved beyond the amount"),
+)
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 # Manifest.similarity_quantiles: the 5 % one, below which a query lies outside history; averaged over so many queries.
 OUTSIDE_QUANTILE, RECENT_QUERIES = 2, 1_000
@@ -181,36 +191,28 @@ class _Ledgers(Collector):
 
     def collect(self) -> Iterable[Metric]:
         lanes = [lane for lane in self._lanes() if lane.config is not None]
-        money = ["llm", "partition"]
-        budget = GaugeMetricFamily("tollgate_budget_usd", "Budget of an LLM", labels=money)
-        reserved = GaugeMetricFamily("tollgate_reserved_usd", "Held by open reservations", labels=money)
-        spent = GaugeMetricFamily("tollgate_spent_usd", "Settled", labels=money)
-        late = GaugeMetricFamily("tollgate_late_usd", "Spent on answers after their expiry", labels=money)
-        twice = GaugeMetricFamily("tollgate_paid_twice_usd", "Spent on answers after another answer", labels=money)
-        overrun = GaugeMetricFamily("tollgate_overrun_usd", "Spent or reserved beyond the budget", labels=money)
-        price = GaugeMetricFamily("tollgate_price_per_usd", "Quality that a dollar must buy", labels=money)
+        by_llm = ["llm", "partition"]
+        amounts = {name: GaugeMetricFamily(f"tollgate_budget_{name}", what, labels=BUDGET) for name, what in AMOUNTS}
+        price = GaugeMetricFamily("tollgate_budget_price", "Quality that one unit must buy", labels=BUDGET)
         opened = GaugeMetricFamily("tollgate_open_reservations", "Dispatches not answered", labels=["partition"])
-        out = GaugeMetricFamily("tollgate_llm_out", "1: the LLM gets no queries but probes", labels=money)
+        out = GaugeMetricFamily("tollgate_llm_out", "1: the LLM gets no queries but probes", labels=by_llm)
         age = GaugeMetricFamily("tollgate_oldest_reservation_age_seconds", "Oldest of them", labels=["partition"])
         for lane in lanes:
             partition = str(lane.partition)
-            for llm, account in lane.accounts.items():
-                budget.add_metric([llm, partition], account.budget_micros / MICROS_PER_USD)
-                reserved.add_metric([llm, partition], account.reserved_micros / MICROS_PER_USD)
-                spent.add_metric([llm, partition], account.spent_micros / MICROS_PER_USD)
-                late.add_metric([llm, partition], account.late_micros / MICROS_PER_USD)
-                twice.add_metric([llm, partition], account.paid_twice_micros / MICROS_PER_USD)
-                overrun.add_metric([llm, partition], account.overrun_micros / MICROS_PER_USD)
+            for account in lane.accounts:
+                labels, unit = [account.budget, account.resource, partition], _units_of(account)
+                for name, family in amounts.items():
+                    family.add_metric(labels, getattr(account, name) / unit)
+            for account, value in zip(lane.budgets.values(), lane.prices, strict=False):
+                price.add_metric([account.budget, account.resource, partition], value * _units_of(account))
             llms = () if lane.config is None else lane.config.llms
-            for llm, value in zip(llms, lane.prices, strict=False):
-                price.add_metric([llm, partition], value * MICROS_PER_USD)
             breakers = lane.breakers
             for llm in llms:
                 out.add_metric([llm, partition], float(llm in breakers and breakers[llm].is_open))
             opened.add_metric([partition], len(lane.open))
             oldest_ms = lane.oldest_ms
             age.add_metric([partition], 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
-        return [budget, reserved, spent, late, twice, overrun, price, opened, age, out, self._alarms(lanes)]
+        return [*amounts.values(), price, opened, age, out, self._alarms(lanes)]
 
     def _alarms(self, lanes: Sequence[LaneView]) -> Metric:
         family = GaugeMetricFamily("tollgate_alarm", "1: in force; docs/reference/alarms.md", labels=ALARM)
@@ -223,6 +225,11 @@ class _Ledgers(Collector):
         for name, partition in sorted(shown | now.keys()):
             family.add_metric([name, partition], float((name, partition) in now))
         return family
+
+
+def _units_of(account: Account) -> int:
+    """How many units of the account one dollar, token, request or dispatch is."""
+    return MICROS_PER_USD if account.resource == "usd" else 1
 
 
 class AlarmLog:

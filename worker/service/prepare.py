@@ -20,7 +20,7 @@ from worker.contract.extras import tags_of
 from worker.contract.messages import Query
 from worker.contract.record import Record
 from worker.contract.rejections import Limits, read_query
-from worker.contract.requests import question
+from worker.contract.requests import known_tokens, question
 from worker.contract.settings import Settings
 from worker.contract.token_costs import PriceList
 from worker.core.events import Arrived, Refused
@@ -147,6 +147,7 @@ def event(row: Row, at_ms: int) -> Arrived | Refused:
         query=codec.query_payload(record.value, query),
         asks=asks_of(query, row.estimate.input_tokens),
         tags=tags_of(query),
+        input_tokens=known_tokens(row.estimate.input_tokens),
     )
 
 
