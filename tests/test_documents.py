@@ -23,11 +23,11 @@ PAGE_LINES = 110
 
 
 def settings_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every setting's dotted name; an LLM's stand under `llms.<name>`."""
+    """Every setting's dotted name; those of an LLM stand under `llms.<name>`, of a budget under `budgets.<name>`."""
     for name, field in model.model_fields.items():
         nested = field.annotation
-        if name == "llms":
-            nested, name = nested.__args__[1], "llms.<name>"  # type: ignore[union-attr]
+        if not prefix and name in ("llms", "budgets"):
+            nested, name = nested.__args__[1], f"{name}.<name>"  # type: ignore[union-attr]
         if isinstance(nested, type) and issubclass(nested, BaseModel):
             yield from settings_of(nested, f"{prefix}{name}.")
         else:

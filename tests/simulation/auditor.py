@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from tests.simulation import money
 from tests.simulation.choice import is_free, wrong_choice
-from tests.simulation.money import adds_up, drawn_on, held, is_at, reserved_problem, token_problem, used
 from tests.simulation.reading import TOPICS, by_topic, dead_letter_origin, fields, proven, replayed, values
 from worker.contract import codec
 from worker.contract.accounts import Account
@@ -116,7 +116,7 @@ class Auditor:
                 books.config, books.prices = decision.config, ()
                 kept = decision.config.llms if decision.config.probe_ms else ()
                 books.out = {llm: until_ms for llm, until_ms in books.out.items() if llm in kept}
-                _set_budgets(books, decision.config)
+                money.granted(books.accounts, decision.config)
             case Priced():
                 books.prices = decision.prices
             case Routed():
@@ -159,7 +159,9 @@ class Auditor:
                 self._gone_on(books, routed, before)
             else:
                 require(before in books.closed, f"{routed}, but {before} is not closed")
-        require(is_at(books.config, books.prices, routed), f"{routed} is not at the prices in force, {books.prices}")
+        require(
+            money.is_at(books.config, books.prices, routed), f"{routed} is not at the prices in force, {books.prices}"
+        )
         problem = wrong_choice(books.config, routed)
         require(problem is None, str(problem))
         if routed.llm is None:
@@ -172,12 +174,12 @@ class Auditor:
         is_probe = books.probed is not None and (books.probed.llm, books.probed.cause) == (routed.llm, routed.cause)
         require(routed.llm not in books.out or is_probe, f"{routed}: {routed.llm} was taken out")
         books.open[dispatch_id] = routed
-        odd = reserved_problem(books.config, routed)
+        odd = money.reserved_problem(books.config, routed)
         require(odd is None, str(odd))
-        books.drawn[dispatch_id] = drawn = drawn_on(books.config, routed)
+        books.drawn[dispatch_id] = drawn = money.drawn_on(books.config, routed)
         for name in drawn:
             old = books.accounts[name]
-            new = books.accounts[name] = msgspec.structs.replace(old, reserved=old.reserved + held(old, routed))
+            new = books.accounts[name] = msgspec.structs.replace(old, reserved=old.reserved + money.held(old, routed))
             require(new.reserved + new.spent <= new.amount + new.overrun, f"{routed} takes {name} to {new}")
 
     def _switched(self, partition: int, books: Books, switched: Switched) -> None:
@@ -218,9 +220,9 @@ class Auditor:
             books.held[closed.dispatch_id] = routed
             for name in books.drawn[closed.dispatch_id]:
                 old = books.accounts[name]
-                reserved, spent = old.reserved - held(old, routed), old.spent + used(old, closed)
-                books.accounts[name] = _account(old, reserved=reserved, spent=spent)
-            odd = token_problem(books.config, routed, closed)
+                reserved, spent = old.reserved - money.held(old, routed), old.spent + money.used(old, closed)
+                books.accounts[name] = money.changed(old, reserved=reserved, spent=spent)
+            odd = money.token_problem(books.config, routed, closed)
             require(odd is None, str(odd))
         books.booked[closed.dispatch_id] = closed
         if closed.cause.kind == "completions":
@@ -243,15 +245,8 @@ class Auditor:
         require(charged.replaced_micros == (before.spent_micros if late else 0), f"{charged} follows {before}")
         self._check_charge(partition, charged)
         for name in books.drawn[charged.dispatch_id]:
-            old = books.accounts[name]
-            more, replaced = used(old, charged), used(old, before) if late else 0
-            books.accounts[name] = _account(
-                old,
-                spent=old.spent + more - replaced,
-                late=old.late + (more if late else 0),
-                paid_twice=old.paid_twice + (0 if late else more),
-            )
-        odd = token_problem(books.config, books.held[charged.dispatch_id], charged)
+            books.accounts[name] = money.again(books.accounts[name], charged, before if late else None)
+        odd = money.token_problem(books.config, books.held[charged.dispatch_id], charged)
         require(odd is None, str(odd))
         books.booked[charged.dispatch_id] = charged
         self._overtaken(partition, books, charged)
@@ -270,7 +265,10 @@ class Auditor:
         elif is_free(said):
             require(charged.spent_micros == 0, f"{charged}, but {said}")
         else:
-            require(charged.spent_micros > 0 or _held(self.books[partition], charged) == 0, f"{charged}, but {said}")
+            require(
+                charged.spent_micros > 0 or self.books[partition].held[charged.dispatch_id].reserved_micros == 0,
+                f"{charged}, but {said}",
+            )
 
     def _checkpoint(self, books: Books, checkpoint: Checkpoint) -> None:
         if checkpoint.row is not None:
@@ -311,10 +309,8 @@ class Auditor:
         require(said == own, f"partition {partition}: the account row says {said}, the decisions {own}")
         require(row.sequence == books.sequence, f"partition {partition}: transaction {row.sequence}")
         rows = self.rows(partition)
-        accounts = [msgspec.msgpack.decode(rows[key], type=Account) for key in rows if key.startswith("budget/")]
-        for account in accounts:
-            require(adds_up(account), f"{account}")
-        listed = {account.budget: account for account in accounts}
+        listed = money.accounts_of(rows)
+        require(all(map(money.adds_up, listed.values())), f"partition {partition}: {listed}")
         require(listed == books.accounts, f"partition {partition}: budgets {listed}, by the decisions {books.accounts}")
         held = {key.removeprefix("reservation/") for key in rows if key.startswith("reservation/")}
         require(held == books.open.keys(), f"partition {partition}: reservation rows {held}, open {set(books.open)}")
@@ -397,20 +393,3 @@ def state(router: Router) -> tuple[object, ...]:
     row = msgspec.structs.replace(view.account_row(), digest=b"")
     accounts = {account.key: account for account in view.accounts}
     return row, view.config, accounts, list(view.open.items()), view.closed, view.window()
-
-
-def _set_budgets(books: Books, config: Configuration) -> None:
-    for budget in config.budgets:
-        old = books.accounts.get(budget.name, Account(budget.name, budget.resource, 0))
-        books.accounts[budget.name] = _account(old, amount=budget.amount)
-
-
-def _account(old: Account, **changes: int) -> Account:
-    """An account with changes. Overrun is what is beyond the budget."""
-    new = msgspec.structs.replace(old, **changes)
-    return msgspec.structs.replace(new, overrun=max(0, new.reserved + new.spent - new.amount))
-
-
-def _held(books: Books, charged: Closed | ChargedAgain) -> int:
-    """What was reserved for a dispatch that closed."""
-    return books.held[charged.dispatch_id].reserved_micros

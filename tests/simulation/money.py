@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil, isclose
+
+import msgspec
+from msgspec.structs import replace
 
 from worker.contract.accounts import Account, Budget
 from worker.contract.decisions import ChargedAgain, Closed, Routed
@@ -21,10 +25,37 @@ def _is_over(budget: Budget, routed: Routed, llm: str) -> bool:
     return (not budget.llms or llm in budget.llms) and set(budget.tags.items()) <= set(routed.tags.items())
 
 
+def accounts_of(rows: Mapping[str, bytes]) -> dict[str, Account]:
+    """The accounts in the rows of a ledger, by their budgets."""
+    accounts = (msgspec.msgpack.decode(rows[key], type=Account) for key in rows if key.startswith("budget/"))
+    return {account.budget: account for account in accounts}
+
+
+def again(old: Account, charged: ChargedAgain, replaced: Closed | ChargedAgain | None) -> Account:
+    """The account after a further answer, which replaces what an expiry had charged, or is added."""
+    more = used(old, charged)
+    if replaced is None:
+        return changed(old, spent=old.spent + more, paid_twice=old.paid_twice + more)
+    return changed(old, spent=old.spent + more - used(old, replaced), late=old.late + more)
+
+
 def adds_up(account: Account) -> bool:
     """Whether an account keeps its rules."""
     least = min(account.amount, account.spent, account.reserved, account.overrun, account.late, account.paid_twice)
     return least >= 0 and account.spent + account.reserved <= account.amount + account.overrun
+
+
+def granted(accounts: dict[str, Account], config: Configuration) -> None:
+    """Give the accounts the amounts of a configuration."""
+    for budget in config.budgets:
+        old = accounts.get(budget.name, Account(budget.name, budget.resource, 0))
+        accounts[budget.name] = changed(old, amount=budget.amount)
+
+
+def changed(old: Account, **changes: int) -> Account:
+    """An account with changes. Overrun is what is beyond the amount."""
+    new = replace(old, **changes)
+    return replace(new, overrun=max(0, new.reserved + new.spent - new.amount))
 
 
 def held(account: Account, routed: Routed) -> int:

@@ -196,7 +196,7 @@ def test_what_is_booked(days: dict[str, Day], case: Case) -> None:
     assert [one.spent_micros for one in others] == [GOOD for llm in case.path[1:] if llm is not None]
     proof = lane.proof()
     assert proof.findings == []
-    spent = sum(account.spent_micros for account in proof.books.accounts.values())
+    spent = sum(account.spent for account in proof.books.accounts.values())
     assert spent == sum(one.spent_micros for one in lane.closed())
     assert spent >= billed
     assert spent == billed or case.id in UNTOLD

@@ -167,7 +167,7 @@ REFUSED: list[tuple[str, str, dict[str, str], list[str]]] = [
         {},
         ["limits: max_dead_letter_bytes, 1000000, is below max_query_bytes, 2000000, and would cut"],
     ),
-    ("an LLM without a budget", "[llms.a]\n", {}, ["settings: llms.a: no budget is over all of its queries"]),
+    ("an LLM without a budget", "[llms.a]\n", {}, ["llms.a: no budget is over all of its queries"]),
     ("half a price list", LLM + "input_usd_per_mtok = 1\n", {}, ["llms.a: a price list needs both"]),
     ("a cached price alone", LLM + "cached_input_usd_per_mtok = 1\n", {}, ["llms.a: a price list needs both"]),
     ("a negative budget", "[llms.a]\nbudget_usd = -1\n", {}, ["llms.a.budget_usd: Input should be greater than or"]),

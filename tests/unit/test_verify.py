@@ -281,15 +281,10 @@ EVIL = msgspec.Raw(encode({"text": "evil"}))
 LARGE = NAMES.dispatch("large")
 ROUTED, CLOSED, CHECKPOINT = number_of(Routed, offset=9), number_of(Closed, outcome="settled"), number_of(Checkpoint)
 CHANGED, MOVED, TORN = "was changed, or records", "was inserted, or moved", "changed, or torn"
+OTHER = FORMAT + 1
 TAMPERED = [
     ("a date changed", changed(DECISIONS, ROUTED, at_ms=901), DECISIONS, ROUTED, TORN),
-    (
-        "another format",
-        changed(DECISIONS, 0, format=FORMAT + 1),
-        DECISIONS,
-        0,
-        f"format is {FORMAT + 1}, but must be {FORMAT}",
-    ),
+    ("another format", changed(DECISIONS, 0, format=OTHER), DECISIONS, 0, f"format is {OTHER}, but must be {FORMAT}"),
     ("a reason changed", changed(DECISIONS, ROUTED, reason="observing"), DECISIONS, ROUTED, TORN),
     ("prices changed", changed(DECISIONS, ROUTED, charges=[]), DECISIONS, ROUTED, "Routed: charges is []"),
     ("a reservation changed", changed(DECISIONS, ROUTED, reserved_micros=1), DECISIONS, ROUTED, TORN),

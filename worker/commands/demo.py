@@ -39,7 +39,8 @@ Llm = Annotated[bool, typer.Option("--llm", help="Ask a real LLM on this machine
 Fresh = Annotated[bool, typer.Option("--fresh", help="With --llm: ask for the answers of history anew (2 minutes).")]
 # They belong to the demo without --llm.
 LOAD = ("queries", "rate", "workers", "no_kill")
-MONEY = ("budget", "spent", "reserved", "overrun")
+MONEY = ("amount", "spent", "reserved", "overrun")
+COLUMNS = ("budget", *MONEY[1:])
 
 app = new_app()
 
@@ -159,17 +160,16 @@ def _latency(latency: Latency) -> str:
 
 
 def _accounts(result: DemoResult) -> Figures:
-    llms = result.report.llms
-    rows = [_account(llm, total, total.mean_quality) for llm, total in llms.items()]
-    sums = {f"{name}_micros": sum(getattr(total, f"{name}_micros") for total in llms.values()) for name in MONEY}
-    dispatched = sum(total.dispatched for total in llms.values())
-    rows.append(_account("all", LlmTotals(**sums, dispatched=dispatched), None))
-    return Figures(("micro-dollars", *MONEY, "dispatched", "quality"), rows)
-
-
-def _account(llm: str, total: LlmTotals, quality: float | None) -> list[str]:
-    money = [getattr(total, f"{name}_micros") for name in MONEY]
-    return [llm, *(f"{figure:,}" for figure in (*money, total.dispatched)), "" if quality is None else f"{quality:.3f}"]
+    """One row for each LLM with its own budget, and their sums."""
+    llms, rows = result.report.llms, []
+    for budget in result.report.budgets:
+        figures = [getattr(budget, name) for name in MONEY]
+        total = llms.get(budget.budget, LlmTotals())
+        quality = "" if total.mean_quality is None else f"{total.mean_quality:.3f}"
+        rows.append((budget.budget, [*figures, total.dispatched], quality))
+    rows.append(("all", [sum(column) for column in zip(*(figures for _, figures, _ in rows), strict=True)], ""))
+    cells = [(name, *(f"{figure:,}" for figure in figures), quality) for name, figures, quality in rows]
+    return Figures(("micro-dollars", *COLUMNS, "dispatched", "quality"), cells)
 
 
 def _wait() -> None:

@@ -35,9 +35,11 @@ def refuse_secrets(path: Path) -> None:
 
 def told(problem: Any) -> str:
     """One of pydantic's errors in words: the setting, what is wrong, and the value unless it may be a secret."""
-    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
     silent = problem["type"] in ("missing", "value_error") or name.endswith(("password", "api_key"))
     given = "" if silent else f", not {problem['input']!r}"
-    return f"{name}: {problem['msg'].removeprefix('Value error, ')}{given}"
+    said = f"{problem['msg'].removeprefix('Value error, ')}{given}"
+    # What is wrong between sections names its settings itself.
+    return f"{name}: {said}" if name else said

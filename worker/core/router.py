@@ -25,7 +25,6 @@ from worker.contract.codes import DeferReason
 from worker.contract.completions import UsableCompletion
 from worker.contract.decisions import SwitchState
 from worker.contract.dispatch_id import DispatchId
-from worker.contract.errors import FixSetting
 from worker.contract.messages import (
     FORMAT,
     AccountRow,
@@ -59,7 +58,7 @@ from worker.core.outbox import Outbox
 from worker.core.policy import make_policy
 from worker.core.pricing import Policies, Pricing, Prior
 from worker.core.settlement import Charge, charge, expiry, second
-from worker.core.snapshot import LaneState
+from worker.core.snapshot import LaneState, check_format
 from worker.core.tags import TagTotals
 
 __all__ = ["Prior", "Router"]
@@ -94,11 +93,7 @@ class Router:
         if state is None:
             return router
         row, config = state.row, state.config
-        if row.format != FORMAT:
-            raise FixSetting(
-                f"partition {partition}: the ledger has format {row.format}, but this version reads format {FORMAT}; "
-                "run the version that wrote it, or begin afresh with another kafka.topic_prefix and kafka.group"
-            )
+        check_format(row)
         router._ledger = Ledger(state.accounts, state.reservations, state.closed)
         router._journal = Journal(row.head, row.decisions)
         router._breakers = Breakers(row.breakers)

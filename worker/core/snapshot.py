@@ -8,7 +8,8 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from worker.contract.accounts import Account
-from worker.contract.messages import AccountRow, ClosedDispatch, Configuration, Reservation, WindowBlock
+from worker.contract.errors import FixSetting
+from worker.contract.messages import FORMAT, AccountRow, ClosedDispatch, Configuration, Reservation, WindowBlock
 from worker.core.outbox import (
     ACCOUNT_KEY,
     BUDGET_PREFIX,
@@ -50,18 +51,30 @@ class LaneState(NamedTuple):
 def read_rows(rows: Mapping[str, bytes]) -> LaneState | None:
     """The state that a ledger partition holds; None if nothing was written. `rows` has the last value of each key.
 
-    Raises ForeignRow.
+    Raises ForeignRow, and FixSetting if another version wrote it.
     """
     if ACCOUNT_KEY not in rows:
         return None
+    row = _read(_account_row, rows, ACCOUNT_KEY)
+    # The other rows of another format may not be readable.
+    check_format(row)
     return LaneState(
-        row=_read(_account_row, rows, ACCOUNT_KEY),
+        row=row,
         config=_read(_configuration, rows, CONFIGURATION_KEY),
         accounts=[_read(_account, rows, key) for key in rows if key.startswith(BUDGET_PREFIX)],
         reservations=[_read(_reservation, rows, key) for key in rows if key.startswith(RESERVATION_PREFIX)],
         closed=[_read(_closed, rows, key) for key in rows if key.startswith(CLOSED_PREFIX)],
         window={_number(key): _read(_block, rows, key) for key in rows if key.startswith(WINDOW_PREFIX)},
     )
+
+
+def check_format(row: AccountRow) -> None:
+    """Raise FixSetting for the rows of another version."""
+    if row.format != FORMAT:
+        raise FixSetting(
+            f"the ledger has format {row.format}, but this version reads format {FORMAT}; run the version that wrote "
+            "it, or begin afresh with another kafka.topic_prefix and kafka.group"
+        )
 
 
 def _read(decode: Callable[[bytes], Kind], rows: Mapping[str, bytes], key: str) -> Kind:

@@ -30,7 +30,7 @@ from worker.estimation.features import Float64
 
 # In quality. The first finds the way, the second the place.
 TEMPERATURES = (0.01, 0.001)
-ITERATIONS = 100
+ITERATIONS = 200
 LINE_SEARCHES = 30
 # The smoothing leaves prices of this size where the budget is not scarce.
 TRACE = 10 * TEMPERATURES[-1]
