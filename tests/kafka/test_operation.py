@@ -27,7 +27,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from tests.kafka.commands import PATIENCE_SECONDS, run
 from tests.kafka.talk import Talk
-from worker.contract.decisions import Routed
+from worker.contract.decisions import Closed, Routed
 from worker.contract.settings import Settings
 from worker.estimation.history import History
 from worker.kafka import clients
@@ -265,6 +265,20 @@ def lag(settings: Settings, group: str, topics: Mapping[str, int]) -> dict[tuple
     answer = admin.list_consumer_group_offsets([request])[group].result(PATIENCE_SECONDS)
     committed = {(where.topic, where.partition): where.offset for where in answer.topic_partitions}
     return {place: None if committed[place] < 0 else ends[place] - committed[place] for place in places}
+
+
+def test_answered_dispatches_have_no_lag(system: System, prepare: Prepare, rows: Rows) -> None:
+    """In no partition of no LLM: not behind the marker of the last dispatch, not where nothing ever came. So the number
+    of inference workers can follow the lag down to 0."""
+    settings = prepare()
+    system.start_workers(1)
+    system.start_inference(latency_ms=1)
+    talk = Talk(settings, 0)
+    ask(talk, rows)
+    topics = {settings.topics.dispatch(llm): settings.kafka.partitions for llm in settings.llms}
+    group = f"{settings.kafka.group}-inference"
+    talk.wait_decisions(Closed, 1)
+    wait_for("no lag", lambda: set(lag(settings, group, topics).values()) == {0}, PATIENCE_SECONDS)
 
 
 def test_a_drained_system_has_no_lag(system: System, prepare: Prepare, rows: Rows) -> None:

@@ -6,12 +6,15 @@ A new version of Faust that renames or ignores one of them fails here.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import defaultdict
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import aiokafka.client
 import pytest
+from aiohttp import ClientSession, ClientTimeout
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.protocol.metadata import MetadataRequest_v5
@@ -38,11 +41,18 @@ INPUTS = ["completions", "queries"]
 PLACE = TP("queries", 3)
 
 
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    """A socket that listens."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 6])
-def test_a_broker_without_metadata(workers: int) -> None:
+def test_a_broker_without_metadata(workers: int, listening: socket.socket) -> None:
     """The group agrees on all partitions of both inputs, each pair to one worker, though no topic is known."""
     settings = Settings(kafka=KafkaSettings(partitions=PARTITIONS))
-    assignor = make_app(settings, cast(Lanes, None), Metrics()).assignor
+    assignor = make_app(settings, cast(Lanes, None), Metrics(), listening).assignor
     members: Any = {f"worker-{n}": assignor.metadata(set(INPUTS)) for n in range(workers)}
 
     assigned = assignor.assign(ClusterMetadata(), members)
@@ -55,11 +65,28 @@ def test_a_broker_without_metadata(workers: int) -> None:
     assert whole == {topic: list(range(PARTITIONS)) for topic in INPUTS}
 
 
+def test_the_web_server_takes_our_socket(listening: socket.socket) -> None:
+    """A page of the worker answers on the socket that listened before Faust began."""
+
+    async def answered() -> str:
+        web = make_app(Settings(), cast(Lanes, None), Metrics(), listening).web
+        await web.start_server()
+        try:
+            async with ClientSession() as client:
+                url = "http://{}:{}/nothing".format(*listening.getsockname())
+                async with client.get(url, timeout=ClientTimeout(60)) as answer:
+                    return answer.headers["Server"]
+        finally:
+            await web.stop_server()
+
+    assert "aiohttp" in asyncio.run(answered())
+
+
 @pytest.mark.parametrize("workers", [2, 3, 4])
-def test_a_worker_that_comes_back_gets_its_share(workers: int) -> None:
+def test_a_worker_that_comes_back_gets_its_share(workers: int, listening: socket.socket) -> None:
     """The numbers of partitions differ by one at most, though the others have shared all of them meanwhile."""
     settings = Settings(kafka=KafkaSettings(partitions=PARTITIONS))
-    assignors = [make_app(settings, cast(Lanes, None), Metrics()).assignor for _ in range(workers)]
+    assignors = [make_app(settings, cast(Lanes, None), Metrics(), listening).assignor for _ in range(workers)]
     for alive in (assignors[:-1], assignors):
         members: Any = {f"worker-{n}": one.metadata(set(INPUTS)) for n, one in enumerate(alive)}
         assigned = alive[0].assign(ClusterMetadata(), members)

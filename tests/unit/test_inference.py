@@ -74,6 +74,17 @@ def test_no_position_before_the_first_record() -> None:
     assert Positions().position is None
 
 
+def test_the_end_of_a_partition_is_a_position() -> None:
+    """What lies between the last record and the end is no record; an open dispatch is still not passed."""
+    empty, drained, busy = Positions(), Positions(), Positions()
+    for positions in (drained, busy):
+        positions.take(5)
+    drained.done(5)
+    for positions in (empty, drained, busy):
+        positions.reached(7)
+    assert (empty.position, drained.position, busy.position) == (7, 7, 5)
+
+
 def ledger(open_ids: list[str], closed_ids: list[str], applied: int) -> list[StoredRecord]:
     """The rows of a lane."""
     row = examples.messages()["account-row"]

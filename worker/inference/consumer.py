@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
@@ -21,6 +21,13 @@ TOPICS_SECONDS = 30.0
 logger = structlog.get_logger()
 
 Handle = Callable[[list[Place]], Any]
+
+
+class Polled(NamedTuple):
+    """The next records, and the offsets at which partitions end after them."""
+
+    records: list[StoredRecord]
+    ends: dict[Place, int]
 
 
 class DispatchConsumer:
@@ -52,7 +59,8 @@ class DispatchConsumer:
                 "partition.assignment.strategy": "cooperative-sticky",
                 # The metadata of a broker that has just come back lack topics for a moment; five minutes would be long.
                 "topic.metadata.refresh.interval.ms": 10_000,
-                "enable.partition.eof": False,
+                # The end tells that nothing but markers follows, so that a drained topic has no lag.
+                "enable.partition.eof": True,
             }
         )
 
@@ -65,8 +73,8 @@ class DispatchConsumer:
             on_lost=lambda _, partitions: self._wait(self._lost, partitions),
         )
 
-    def poll(self, pause: list[Place], resume: list[Place]) -> list[StoredRecord]:
-        """Pause and resume partitions, and return the next records. Raises CheckBroker."""
+    def poll(self, pause: list[Place], resume: list[Place]) -> Polled:
+        """Pause and resume partitions, and return what is next. Raises CheckBroker."""
         self._switch(self._consumer.pause, pause)
         self._switch(self._consumer.resume, resume)
         # `consume` alone would wait until it has as many records as were asked for.
@@ -74,7 +82,8 @@ class DispatchConsumer:
         messages = [] if first is None else [first, *self._consumer.consume(POLL_RECORDS, timeout=0)]
         self._metadata = self._consumer.consumer_group_metadata()
         self.is_member = bool(self._consumer.memberid())
-        return [clients.stored(message) for message in messages if _is_record(message)]
+        ends = {(m.topic() or "", m.partition() or 0): m.offset() or 0 for m in messages if _is_end(m)}
+        return Polled([clients.stored(message) for message in messages if _is_record(message)], ends)
 
     def _switch(self, switch: Callable[[list[TopicPartition]], object], places: list[Place]) -> None:
         if not places:
@@ -110,12 +119,18 @@ class DispatchConsumer:
         asyncio.run_coroutine_threadsafe(handle(places), self._loop).result()
 
 
+def _is_end(message: Message) -> bool:
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF
+
+
 def _is_record(message: Message) -> bool:
-    """False for an error that passes by itself. Raises CheckBroker for the others."""
+    """False for an end and for an error that passes by itself. Raises CheckBroker for the others."""
     error = message.error()
     if error is None:
         return True
     if error.fatal() or error.code() in answers.MEANINGS:
-        raise answers.of_client(error, f"{message.topic()}/{message.partition()}" if message.topic() else "inference")
-    logger.debug("poll_error", error=error.str())
+        raise answers.of_client(error, f"inference: {clients.where(message)}")
+    if not _is_end(message):
+        logger.debug("poll_error", error=error.str())
     return False

@@ -21,11 +21,15 @@ class Positions:
         self._open.add(offset)
         self._after = offset + 1
 
+    def reached(self, offset: int) -> None:
+        """All records below `offset` were taken. The markers of transactions are no records, and have offsets too."""
+        self._after = max(self._after or 0, offset)
+
     def done(self, offset: int) -> None:
         """A record that needs nothing more."""
         self._open.discard(offset)
 
     @property
     def position(self) -> int | None:
-        """The offset that may be committed; None before the first record."""
+        """The offset that may be committed; None before the first record and the first end."""
         return min(self._open, default=self._after)

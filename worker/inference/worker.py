@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -32,7 +32,8 @@ from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.inference import outcomes, restore
 from worker.inference.answerers import Answerer, completion_of
-from worker.inference.consumer import DispatchConsumer
+from worker.inference.consumer import DispatchConsumer, Polled
+from worker.inference.failures import Failures
 from worker.inference.outcomes import Outcome
 from worker.inference.published import Answered, Outgoing, begun_record, records_of
 from worker.inference.publisher import Publisher
@@ -50,8 +51,6 @@ COMMIT_SECONDS = 1.0
 # A transaction with positions takes two requests more. `restore` needs no newer ones.
 POSITIONS_SECONDS = 0.2
 GRACE_SECONDS = 5.0
-# Failures of one kind are logged this often.
-LOG_SECONDS = 10.0
 
 logger = structlog.get_logger()
 
@@ -73,7 +72,7 @@ class InferenceWorker:
         self._published = asyncio.Event()
         self._paused: set[Place] = set()
         self._positions_at = 0.0
-        self._failures: Counter[tuple[str, ErrorClass]] = Counter()
+        self._failures = Failures()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped: BaseException | None = None
 
@@ -91,7 +90,7 @@ class InferenceWorker:
             watch = Watch(self._threads, self._consumer, lambda: len(self._shares), leave)
             async with self._answerer:
                 publishing = asyncio.create_task(self._publish())
-                looking = [asyncio.create_task(each) for each in (self._log_failures(), watch.run())]
+                looking = [asyncio.create_task(each) for each in (self._failures.run(), watch.run())]
                 try:
                     logger.info("inference_started", topics=len(self._llm_of), name=self._name)
                     await self._threads.run("poll", self._consumer.subscribe, list(self._llm_of))
@@ -204,12 +203,18 @@ class InferenceWorker:
 
     # Taking and calling
 
-    def _take(self, records: Iterable[StoredRecord]) -> None:
-        for record in records:
-            share = self._shares.get((record.topic, record.partition))
-            # An LLM that this worker has left has no queue.
-            if share is not None and share.llm in self._waiting:
+    def _take(self, polled: Polled) -> None:
+        for record in polled.records:
+            if (share := self._share((record.topic, record.partition))) is not None:
                 self._take_one(share, record)
+        for place, offset in polled.ends.items():
+            if (share := self._share(place)) is not None:
+                share.positions.reached(offset)
+
+    def _share(self, place: Place) -> Share | None:
+        share = self._shares.get(place)
+        # The records of an LLM that this worker has left are another's.
+        return share if share is not None and share.llm in self._waiting else None
 
     def _take_one(self, share: Share, record: StoredRecord) -> None:
         share.positions.take(record.offset)
@@ -287,7 +292,7 @@ class InferenceWorker:
             self._leave_llm(taken, answered.leaves)
             return
         if answered.completion.error_class is not None:
-            self._failures[taken.share.llm, answered.completion.error_class] += 1
+            self._failures.count(taken.share.llm, answered.completion.error_class)
         ended = [begun_record(taken.dispatch, None, self._settings)] if taken.has_begun else []
         self._end(taken, answered, *ended)
         self._start_waiting()
@@ -373,13 +378,6 @@ class InferenceWorker:
         self._wake.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._published.wait(), POLL_SECONDS)
-
-    async def _log_failures(self) -> None:
-        while True:
-            await asyncio.sleep(LOG_SECONDS)
-            for (llm, error_class), count in self._failures.items():
-                logger.warning("calls_failed", llm=llm, error_class=error_class, count=count)
-            self._failures.clear()
 
     def _background(self, work: Any) -> None:
         """Run until done; an error stops the worker."""

@@ -273,7 +273,7 @@ def consume(consumer: Consumer, count: int, seconds: float, is_patient: bool = F
             # librdkafka looks for the coordinator of a group that nobody joins, and need not be allowed to.
             continue
         elif error.fatal() or error.code() in answers.MEANINGS or not (is_patient or passes(error)):
-            raise answers.of_client(error, f"{message.topic()}/{message.partition()}")
+            raise answers.of_client(error, where(message))
     return Block(records, ended)
 
 
@@ -287,6 +287,11 @@ def place_of(message: Message) -> tuple[int, int]:
     """Partition and offset of a record that was delivered or consumed."""
     # Only a message of an error may lack them.
     return cast(tuple[int, int], (message.partition(), message.offset()))
+
+
+def where(message: Message) -> str:
+    """What an error that was consumed is about: a topic and a partition, or only the broker."""
+    return f"{message.topic()}/{message.partition()}" if message.topic() else "the broker"
 
 
 def stored(message: Message) -> StoredRecord:

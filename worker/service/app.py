@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import socket
 import threading
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -38,7 +40,7 @@ from worker.service.intake import Input, Intake
 from worker.service.lanes import Lanes
 from worker.service.leaving import leave
 from worker.service.metrics import AlarmLog, Metrics
-from worker.service.ports import web_port
+from worker.service.ports import listen
 from worker.service.positions import Positions
 from worker.service.prepare import Preparer
 from worker.service.watch import Watch
@@ -78,15 +80,16 @@ def run(settings: Settings) -> None:
     lanes = make_lanes(settings, estimator, metrics)
     check_topics(settings)
     create_no_topics()
-    app = make_app(settings, lanes, metrics)
-    # What is loaded now stays: the collector need not walk it again and again.
-    gc.collect()
-    gc.freeze()
-    log.info("starting", web=f"http://{app.conf.web_host}:{app.conf.web_port}", index=estimator.manifest.index[:16])
-    try:
-        LaneWorker(app, override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline()
-    finally:
-        log.info("stopped")
+    with listen(settings.web) as listening:
+        app = make_app(settings, lanes, metrics, listening)
+        # What is loaded now stays: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        log.info("starting", web=f"http://{app.conf.web_host}:{app.conf.web_port}", index=estimator.manifest.index[:16])
+        try:
+            LaneWorker(app, override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline()
+        finally:
+            log.info("stopped")
 
 
 def check_topics(settings: Settings) -> None:
@@ -127,8 +130,8 @@ def make_lanes(settings: Settings, estimator: Estimator, metrics: Metrics) -> La
     return lanes
 
 
-def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
-    """The application with its agents and pages."""
+def make_app(settings: Settings, lanes: Lanes, metrics: Metrics, listening: socket.socket) -> faust.App:
+    """The application with its agents and pages; the web server takes the socket that is `listening`."""
     kafka = settings.kafka
     app = LaneApp(
         kafka.group,
@@ -156,9 +159,10 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
         broker_commit_interval=1.0,
         web_host=settings.web.host,
         web_bind=settings.web.host,
-        web_port=web_port(settings.web),
+        web_port=listening.getsockname()[1],
         debug=False,
     )
+    app.listening = listening
     reader, positions, health = KafkaReader(settings), Positions(), Health(kafka, SYSTEM_CLOCK.monotonic)
     members = {
         "lanes": lanes,
@@ -177,9 +181,9 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics) -> faust.App:
 
     @app.timer(interval=ALARM_SECONDS)  # type: ignore[untyped-decorator]
     async def log_alarms(*_: Any) -> None:
-        # Without a broker, a look takes long.
         alarm_log.update(metrics.alarms())
-        await asyncio.to_thread(watch.look)
+
+    _repeat(app, ALARM_SECONDS, lambda: asyncio.to_thread(watch.look))
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def finish(*_: Any, **__: Any) -> None:
@@ -220,8 +224,7 @@ def _add_agents(app: faust.App, settings: Settings, lanes: Lanes, positions: Pos
 def _add_health(app: faust.App, settings: Settings, reader: KafkaReader, health: Health) -> None:
     inputs = (settings.topics.queries, settings.topics.completions)
 
-    @app.timer(interval=ASK_SECONDS)  # type: ignore[untyped-decorator]
-    async def ask(*_: Any) -> None:
+    async def ask() -> None:
         settled = app.consumer.settled()
         # A worker that owns no lane asks too, or it would not know of the broker.
         places = settled.keys() or {(topic, 0) for topic in inputs}
@@ -231,6 +234,18 @@ def _add_health(app: faust.App, settings: Settings, reader: KafkaReader, health:
             log.debug("broker_unanswered", error=str(error))
         else:
             health.answered(ends, settled)
+
+    _repeat(app, ASK_SECONDS, ask)
+
+
+def _repeat(app: faust.App, pause_seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do work again and again, with a pause between. Unlike a timer, it may take long: without a broker, it does."""
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def repeat(*_: Any) -> None:
+        while True:
+            await asyncio.sleep(pause_seconds)
+            await work()
 
 
 def _add_pages(app: faust.App, lanes: Lanes, metrics: Metrics, health: Health) -> None:

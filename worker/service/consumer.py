@@ -21,12 +21,15 @@ This is the only module that uses private attributes of Faust and aiokafka.
   happened (`worker/service/home.py`).
 - Assignment. Faust asks the broker's metadata for the partitions. The metadata of a broker that has just come back lack
   topics for a moment; a group that rebalances then would agree that nobody reads them, for some minutes.
+- Port. Faust looks for a port when all else runs, and a port that is taken ends it with a traceback. Here the socket
+  listens before anything starts.
 - Files. Faust makes a data directory; lanes keep nothing on disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,11 +38,13 @@ import aiokafka
 import aiokafka.client
 import faust
 import structlog
+from aiohttp.web_runner import SockSite
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.protocol.metadata import MetadataRequest
 from faust.assignor import PartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
+from faust.web.drivers.aiohttp import Web
 from mode import Service
 
 from worker.contract.errors import LeaveProcess
@@ -73,8 +78,20 @@ def create_no_topics() -> None:
     aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 
 
+class LaneWeb(Web):  # type: ignore[misc]
+    """Faust's web server on a socket that listens already."""
+
+    def _new_transport_tcp(self) -> SockSite:
+        return SockSite(self._runner, self.app.listening)
+
+
 class LaneApp(faust.App):  # type: ignore[misc]
-    """Faust's application without its data directory."""
+    """Faust's application without its data directory. `listening` is the socket of its web server."""
+
+    listening: socket.socket
+
+    def _new_web(self) -> LaneWeb:
+        return LaneWeb(self)
 
     def _create_directories(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Free ports of this machine, and the port of a worker's web server."""
+"""Free ports of this machine, and the socket of a worker's web server."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ from worker.contract.settings import WebSettings
 PORTS = (15_000, 32_000)
 
 
-def web_port(web: WebSettings) -> int:
-    """The port of the settings, or a free one if that is 0, or if it is the default and another process has it.
+def listen(web: WebSettings) -> socket.socket:
+    """The socket of a worker's web server. It listens from now on, so no other process can take its port.
 
-    Raises FixSetting if another process has the port that the user has set.
+    It has the port of the settings, or a free one if that is 0, or if it is the default and another process has it.
+    Raises FixSetting if another process has the port that the user has set, or if this one may not listen.
     """
-    if web.port and can_listen(web.host, web.port):
-        return web.port
+    if web.port and (found := _listening(web.host, web.port)) is not None:
+        return found
     if web.port and "port" in web.model_fields_set:
         raise FixSetting(f"web.port: {web.port} of {web.host} is in use: set another port, or 0 for a free one")
-    return free_port()
+    while (found := _listening(web.host, free_port())) is None:
+        # Another process has taken it since.
+        continue
+    return found
 
 
-def can_listen(host: str, port: int) -> bool:
-    """Whether no other process listens here. Raises FixSetting if this one may not listen here either."""
+def _listening(host: str, port: int) -> socket.socket | None:
+    """None if another process listens here."""
     try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            return True
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return False
+            return None
         raise FixSetting(f"web.host, web.port: cannot listen on {host}:{port}: {error.strerror or error}") from error
 
 
