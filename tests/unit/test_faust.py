@@ -65,6 +65,17 @@ def test_a_broker_without_metadata(workers: int, listening: socket.socket) -> No
     assert whole == {topic: list(range(PARTITIONS)) for topic in INPUTS}
 
 
+def test_a_static_member_may_come_back_on_another_port(listening: socket.socket) -> None:
+    """The group gives it the assignment that it had before; Faust would end it for its other address."""
+    settings = Settings(kafka=KafkaSettings(partitions=PARTITIONS))
+    before = make_app(settings, cast(Lanes, None), Metrics(), listening).assignor
+    assigned = before.assign(ClusterMetadata(), {"a": cast(Any, before).metadata(set(INPUTS))})["a"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        after = make_app(settings, cast(Lanes, None), Metrics(), other).assignor
+        after.on_assignment(assigned)
+    assert {tp.partition for tp in cast(Any, after)._active_tps} == set(range(PARTITIONS))
+
+
 def test_the_web_server_takes_our_socket(listening: socket.socket) -> None:
     """A page of the worker answers on the socket that listened before Faust began."""
 

@@ -105,6 +105,11 @@ def of_group(error: BaseException, group: str) -> TollgateError:
     return _named(getattr(error, "errno", None), f"kafka.group {group}", str(error) or repr(error))
 
 
+def of_instance(group: str) -> TollgateError:
+    """The answer to a member of a group that was put out by another one with its instance id."""
+    return _named(KafkaError.FENCED_INSTANCE_ID, f"kafka.group {group}", "this one was put out")
+
+
 def _named(code: int | None, what: str, said: str) -> TollgateError:
     known = None if code is None else meaning(code)
     if known is None:

@@ -96,6 +96,20 @@ def has_members(admin: AdminClient, group: str) -> bool:
     return bool(found.members)
 
 
+def is_replaced(settings: Settings, member_id: str) -> bool:
+    """Whether another member has the instance id of this process in the group of the workers. False if the broker does
+    not say."""
+    group, mine = settings.kafka.group, settings.kafka.instance_id
+    if mine is None:
+        return False
+    try:
+        admin = admin_client(settings)
+        found = admin.describe_consumer_groups([group], request_timeout=TIMEOUT_SECONDS)[group].result()
+    except (KafkaException, CheckBroker):
+        return False
+    return any(one.group_instance_id == mine and one.member_id != member_id for one in found.members)
+
+
 def _ssl_config(kafka: KafkaSettings) -> dict[str, Any]:
     # Files that hold no certificate are refused here, in one way for both clients.
     ssl_context(kafka)

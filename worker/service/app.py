@@ -169,6 +169,7 @@ def make_app(settings: Settings, lanes: Lanes, metrics: Metrics, listening: sock
         "positions": positions,
         "read": staticmethod(reader.read_partition),
         "refused": staticmethod(leave),
+        "is_replaced": partial(clients.is_replaced, settings),
     }
     app.transport.Consumer = type("Consumer", (LaneConsumer,), members)
     _add_agents(app, settings, lanes, positions)

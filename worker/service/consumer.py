@@ -12,6 +12,9 @@ This is the only module that uses private attributes of Faust and aiokafka.
   markers and aborted records: a drained partition has no lag. Faust would commit what was acknowledged, one by one.
 - Answers that end membership. aiokafka gives them to the next fetch, and none comes before the group has assigned
   partitions; `_watch_the_group` looks for them.
+- Members of one name. aiokafka does not tell the broker in heartbeats which instance it is. Of two workers with one
+  `kafka.instance_id` it would join again each time that the other has put it out, for ever. Here the one that was put
+  out leaves.
 - Topics. aiokafka asks for its topics in a way that makes a broker create those that are missing, with one partition.
 - Headers. aiokafka can neither read a record with a header whose name is not UTF-8, nor go past it; librdkafka can. So
   librdkafka reads those records again, with the records next to them and those that the failed call had taken of other
@@ -116,6 +119,12 @@ class LaneAssignor(PartitionAssignor):  # type: ignore[misc]
         # four partitions would stay at 2, 2 and 0 after one of them has come back.
         super().__init__(app, replicas=0)
 
+    @property
+    def _url(self) -> str:
+        # The group assigns it with the partitions, and Faust ends a worker that has another one now. A static member
+        # keeps its assignment when it starts again, perhaps on another port. Nothing here asks for it.
+        return "tollgate:"
+
     def assign(self, cluster: object, member_metadata: Mapping[str, Any]) -> Any:
         """Called in the group's leader. The leader's metadata (`cluster`) are not asked."""
         return super().assign(FixedCluster(self.app.conf.topic_partitions), member_metadata)
@@ -136,6 +145,22 @@ class CommittedConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[mi
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
+
+    async def on_start(self) -> None:
+        """Connect."""
+        await super().on_start()
+        coordinator = self._consumer._coordinator
+        coordinator.reset_generation = partial(self._forgotten, coordinator.reset_generation)
+
+    def _forgotten(self, join_again: Callable[[], None]) -> None:
+        """The group does not know this member any more, or not as it is now."""
+        self.consumer.leave_if_replaced()
+        join_again()
+
+    @property
+    def member_id(self) -> str:
+        """The name that the group has given to this member; empty if it has none."""
+        return getattr(getattr(self._consumer, "_coordinator", None), "member_id", "")
 
     async def seek_and_count(self, seek: Seek) -> None:
         """Seek those of the partitions that are still assigned, and count fetches from here."""
@@ -174,13 +199,15 @@ def _assignment(consumer: aiokafka.AIOKafkaConsumer) -> Any:
 class LaneConsumer(driver.Consumer):  # type: ignore[misc]
     """Hands whole fetched batches to the agents and asks the lanes for positions. `read` reads with librdkafka.
 
-    `refused` is told the answer with which the broker has kept this worker out of the group.
+    `refused` is told the answer with which the broker has kept this worker out of the group. `is_replaced` says of a
+    member id whether another process has joined under this one's name.
     """
 
     lanes: Lanes
     positions: Positions
     read: Read
     refused: Callable[[BaseException], None]
+    is_replaced: Callable[[str], bool]
 
     def _new_consumer_thread(self) -> Any:
         return CommittedConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -246,7 +273,16 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
             self._lost_position(error)
             return {}
+        except KafkaError:
+            # aiokafka has no name for the answer to an instance that was put out.
+            self.leave_if_replaced()
+            raise
         return self.positions.take(fetch)
+
+    def leave_if_replaced(self) -> None:
+        """Leave, if another process has this one's `kafka.instance_id`. Waits for the broker."""
+        if (member_id := self._thread.member_id) and self.is_replaced(member_id):
+            self.refused(answers.of_instance(self.app.conf.id))
 
     def _lost_position(self, error: KafkaError) -> None:
         """Leave, if the position is one that the lanes have asked for. Else it was the group's, before the seek."""
@@ -308,5 +344,6 @@ class LaneConsumer(driver.Consumer):  # type: ignore[misc]
             refusal = self._thread.refusal()
             # A fetch may be about to take it; the second time, none has.
             if refusal is not None and (refusal is heard or not self.lanes.ready.is_set()):
+                self.leave_if_replaced()
                 self.refused(answers.of_group(refusal, self.app.conf.id))
             heard = refusal
