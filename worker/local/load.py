@@ -38,7 +38,7 @@ class LoadGenerator:
     """A thread that produces `count` queries, `rate` a second (0: as fast as it goes), each keyed by its id.
 
     `first` is the number of the first one (`query_of`). `sent` maps (partition, offset) to the monotonic time at which
-    the query was produced; it grows as the broker acknowledges. Use it as a context manager, or call `start` and
+    the query was produced; it grows as the broker acknowledges. Call `start` and
     `finish`.
     """
 
