@@ -149,3 +149,9 @@ def test_a_router_has_one_door() -> None:
         and (node.attr.startswith("_") or isinstance(node.ctx, ast.Store))
     }
     assert found == set()
+
+
+def test_the_counting_reader_shares_no_code() -> None:
+    """A mistake of the rest cannot be in it too: it imports nothing of this package."""
+    names = set(imported(MODULES["local.counted"]))
+    assert {name for name in names if name.startswith("worker")} == set()

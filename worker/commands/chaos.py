@@ -12,8 +12,8 @@ from rich.console import Console
 
 from worker.commands.options import JsonOption, OutputOption, finite, more_help, new_app
 from worker.commands.output import errors, present
-from worker.local.broker import Broker
 from worker.local.chaos import Chaos, ChaosPlan, ChaosResult
+from worker.local.cluster import Cluster
 from worker.local.system import System
 
 Minutes = Annotated[
@@ -25,6 +25,9 @@ Minutes = Annotated[
 Rate = Annotated[float, typer.Option(metavar="N", callback=finite, min=1, help="Queries per second.")]
 Every = Annotated[
     float, typer.Option(metavar="N", callback=finite, min=1, help="Mean number of seconds between faults.")
+]
+Brokers = Annotated[
+    int, typer.Option(metavar="N", min=1, max=5, help="Brokers. With three, each record has three replicas.")
 ]
 Seed = Annotated[
     int | None,
@@ -45,25 +48,29 @@ def command(
     minutes: Minutes = 2.0,
     rate: Rate = 150.0,
     every: Every = 8.0,
+    brokers: Brokers = 1,
     seed: Seed = None,
     json: JsonOption = False,
     output: OutputOption = None,
 ) -> None:
     """Break a whole system at random and prove its books.
 
-    The command starts a Kafka broker, 3 workers over 6 partitions, 2 inference workers and a producer. Then it kills
-    workers, stops them for longer than the session timeout, ends them with SIGTERM, and kills and restarts the broker.
-    At the end it runs the checks of `verify` and `replay`. The faults are printed on standard error as they happen.
+    The command starts Kafka, 3 workers over 6 partitions, 2 inference workers and a producer. Then it kills, stops and
+    ends workers, inference workers and brokers, sets the clocks of workers, and cuts and slows the network. Meanwhile
+    others write records that nobody can read, and abort transactions. At the end it runs the checks of `verify` and
+    `replay`, and counts all again with a reader that shares no code with them. The faults are printed on standard error
+    as they happen.
     """
-    plan = ChaosPlan(minutes, rate, every, random.SystemRandom().randrange(2**32) if seed is None else seed)
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    plan = ChaosPlan(minutes, rate, every, seed, brokers)
     progress = errors().print
     progress(f"seed {plan.seed}")
     with (
         tempfile.TemporaryDirectory(prefix="tollgate-chaos-") as place,
-        Broker(Path(place) / "kafka") as broker,
-        System(Path(place), broker) as system,
+        Cluster(Path(place), brokers) as cluster,
+        System(Path(place), cluster.brokers[0]) as system,
     ):
-        result = Chaos(system, plan, progress).run()
+        result = Chaos(system, cluster, plan, progress).run()
     present(result, json, output, lambda console: show(console, result))
     if not result.ok:
         raise typer.Exit(1)
@@ -85,5 +92,11 @@ def show(console: Console, result: ChaosResult) -> None:
         f"{result.replayed:,} decisions replayed; {result.wrong} rows wrong by verify",
         style="bold green" if result.ok else "bold red",
     )
-    for finding in [*map(str, result.report.findings), *result.divergences][:10]:
+    counted = result.counted
+    console.print(
+        f"counted   {counted.queries:,} queries: {counted.lost} lost, {counted.doubled} duplicated; spent "
+        f"{counted.spent_micros:,} micro-dollars, billed {counted.billed_micros:,}; lag {counted.lag}"
+    )
+    console.print(f"used      {result.most_memory_bytes / 1e6:,.0f} MB and {result.most_files} files by one worker")
+    for finding in [*map(str, result.report.findings), *result.divergences, *counted.problems][:10]:
         console.print(f"          {finding}", style="red")

@@ -57,7 +57,8 @@ PROPERTIES = {
 class Broker:
     """One broker with its data in `directory`. Use it as a context manager, or `start` and `stop` it.
 
-    With `outlives_parent` it runs on when this process ends; else it never does.
+    With `outlives_parent` it runs on when this process ends; else it never does. `servers` is where clients connect, if
+    that is not the port of the broker.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class Broker:
         properties: Mapping[str, str] | None = None,
         outlives_parent: bool = False,
         java_options: Sequence[str] = (),
+        servers: str | None = None,
     ) -> None:
         self.directory = directory
         self.port = port
+        self._servers = servers
         self._properties = dict(properties or {})
         self._outlives_parent = outlives_parent
         self._java_options = java_options
@@ -78,7 +81,7 @@ class Broker:
     @property
     def bootstrap_servers(self) -> str:
         """Where clients connect."""
-        return f"127.0.0.1:{self.port}"
+        return self._servers or f"127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -88,6 +91,11 @@ class Broker:
 
     def start(self, progress: Callable[[str], None] = lambda _: None) -> None:
         """Start it and return when it answers. Raises CheckBroker with the last lines of its log."""
+        self.begin(progress)
+        self.wait()
+
+    def begin(self, progress: Callable[[str], None] = lambda _: None) -> None:
+        """Start it. Brokers that vote for a controller answer only when most of them run."""
         self.directory.mkdir(parents=True, exist_ok=True)
         progress("finding Kafka's jars (the first time downloads them)")
         command = [*java(), *self._java_options]
@@ -100,6 +108,10 @@ class Broker:
         log = self.directory / LOG_FILE
         self._process = Process("Kafka", command, log, outlives_parent=self._outlives_parent)
         self._process.start()
+
+    def wait(self) -> None:
+        """Return when it answers. Raises CheckBroker with the last lines of its log."""
+        assert self._process is not None, "the broker was not started"
         self._wait_until_it_answers(self._process)
         (self.directory / PID_FILE).write_text(f"{self.pid}\n")
         (self.directory / PORT_FILE).write_text(f"{self.port}\n")
@@ -141,7 +153,7 @@ class Broker:
         return path
 
     def _wait_until_it_answers(self, process: Process) -> None:
-        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self.port}", "log_level": 0})
         poll_until(lambda: not process.running or _has_leaders(admin), START_SECONDS)
         if not process.running or not _has_leaders(admin):
             self.kill()

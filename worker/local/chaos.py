@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import time
@@ -20,23 +21,20 @@ from worker.contract.topic_names import TopicNames
 from worker.estimation import demo_data
 from worker.estimation.history import History
 from worker.kafka.reader import KafkaReader
+from worker.local.blows import Blows, most_used
+from worker.local.cluster import Cluster
+from worker.local.counted import Counted, count
 from worker.local.follower import DecisionFollower
 from worker.local.load import LoadGenerator
-from worker.local.processes import Child
+from worker.local.noise import Noise
 from worker.local.system import Notify, System
 
 PARTITIONS, WORKERS, INFERENCE_WORKERS = 6, 3, 2
 SESSION_SECONDS = 3.0
 SETTLE_SECONDS = 300.0
-# Faults and their weights. The broker is killed rarely: it needs seconds to start, and nothing else breaks meanwhile.
-FAULTS = {
-    "kill a worker": 5,
-    "stop a worker": 3,
-    "end a worker": 2,
-    "kill an inference worker": 1,
-    "kill the broker": 1,
-}
-
+# What is committed for lag monitors follows some seconds later.
+LAG_SECONDS, LOOK_SECONDS = 60.0, 2.0
+GROUP = "chaos"
 # Ended in order, left because of Kafka, killed, or ended before it listened to SIGTERM. Others show their log.
 EXPECTED_EXITS = (0, 3, -signal.SIGKILL, -signal.SIGTERM)
 
@@ -49,6 +47,7 @@ class ChaosPlan:
     rate: float = 150.0
     every_seconds: float = 8.0
     seed: int = 0
+    brokers: int = 1
 
     @property
     def queries(self) -> int:
@@ -59,8 +58,10 @@ class ChaosPlan:
 class ChaosResult(Struct, frozen=True):
     """The result of one run. `faults` and `restarts` are counts.
 
-    `verify` finds the `lost` queries and the `wrong` rows, `replay` the `divergent` partitions. `doubled` counts
-    attempts that were published more than once: dispatched twice, or dispatched and deferred.
+    `lost` queries were acknowledged and never decided. `verify` finds the `wrong` rows, `replay` the `divergent`
+    partitions. `doubled` counts attempts that were published more than once: dispatched twice, or dispatched and
+    deferred. `counted` is what a reader found that shares no code with the rest. `most_memory_bytes` and `most_files`
+    are those of one worker, at most.
     """
 
     seed: int
@@ -76,11 +77,14 @@ class ChaosResult(Struct, frozen=True):
     replayed: int
     report: Report
     divergences: list[str]
+    counted: Counted
+    most_memory_bytes: int
+    most_files: int
 
     @property
     def ok(self) -> bool:
-        """Nothing lost, nothing doubled, nothing wrong, nothing divergent."""
-        return not (self.lost or self.doubled or self.wrong or self.divergent)
+        """Nothing lost, nothing doubled, nothing wrong, nothing divergent, and the other reader finds the same."""
+        return not (self.lost or self.doubled or self.wrong or self.divergent or self.counted.problems)
 
 
 class Published:
@@ -109,13 +113,15 @@ class Published:
 class Chaos:
     """One run on a prepared directory; the system's processes are ended by its context manager."""
 
-    def __init__(self, system: System, plan: ChaosPlan, notify: Notify) -> None:
+    def __init__(self, system: System, cluster: Cluster, plan: ChaosPlan, notify: Notify) -> None:
         self.system = system
         self.plan = plan
+        self._cluster = cluster
         self._notify = notify
         self._dice = random.Random(plan.seed)  # noqa: S311 - repeatable by seed, not secret
+        self._blows = Blows(system, cluster, GROUP, SESSION_SECONDS, self._dice)
         self._faults: Counter[str] = Counter()
-        self._stopped: dict[str, float] = {}
+        self._used: dict[str, int] = {}
         self._next = 0.0
 
     def run(self) -> ChaosResult:
@@ -127,11 +133,13 @@ class Chaos:
         load.start()
         limit = self.plan.minutes * 60 + SETTLE_SECONDS
         try:
-            done = lambda: not load.running and len(watch.decided) >= len(load.sent) and watch.open == 0  # noqa: E731
-            watch.wait("everything to settle", done, limit, lambda: self._step(load, watch))
-            return self._result(settings, load.finish(), time.monotonic() - started)
+            with Noise(settings, self.plan.seed) as noise:
+                done = lambda: not load.running and _settled(load, watch)  # noqa: E731
+                watch.wait("everything to settle", done, limit, lambda: self._step(load, watch, noise))
+            load.finish()
+            return self._result(settings, load, watch, time.monotonic() - started)
         finally:
-            self._wake(time.monotonic() + SETTLE_SECONDS)
+            self._blows.mend(math.inf)
             load.stop()
             watch.close()
 
@@ -142,7 +150,12 @@ class Chaos:
             # So that most queries are dispatched, however many there are.
             dict.fromkeys(past.llms, self.plan.queries / 10_000),
             "wordllama",
-            kafka={"partitions": PARTITIONS, "group": "chaos", "session_timeout_ms": round(SESSION_SECONDS * 1000)},
+            kafka={
+                "partitions": PARTITIONS,
+                "group": GROUP,
+                "session_timeout_ms": round(SESSION_SECONDS * 1000),
+                "replication_factor": self._cluster.replicas,
+            },
             routing={"checkpoint_every": 200, "reservation_seconds": 60, "horizon_queries": self.plan.queries},
             log={"format": "json"},
         )
@@ -151,65 +164,63 @@ class Chaos:
         self.system.start_workers(WORKERS)
         return settings, live
 
-    def _step(self, load: LoadGenerator, watch: DecisionFollower) -> None:
+    def _step(self, load: LoadGenerator, watch: DecisionFollower, noise: Noise) -> None:
         now = time.monotonic()
-        self._wake(now)
+        if not load.running:
+            noise.stop()
+        self._blows.mend(now if load.running else math.inf)
         for child in self.system.processes.children:
             if not child.running and child.exit_code not in EXPECTED_EXITS:
                 self._notify(f"{child.name} ended with {child.exit_code}:\n{child.tail(40)}")
         self.system.processes.revive()
         if load.running and now >= self._next:
-            [fault] = self._dice.choices(list(FAULTS), list(FAULTS.values()))
-            self._notify(f"{fault}; {len(watch.decided):,} queries decided, {watch.open} dispatches open")
-            self._inject(fault, now)
-            self._faults[fault] += 1
+            self._used = most_used(self.system.processes.children, self._used)
+            blow = self._blows.draw()
+            self._notify(f"{blow}; {len(watch.decided):,} queries decided, {watch.open} dispatches open")
+            self._blows.strike(blow, now)
+            self._faults[blow] += 1
             self._next = time.monotonic() + self._dice.uniform(0.5, 1.5) * self.plan.every_seconds
 
-    def _inject(self, fault: str, now: float) -> None:
-        worker = self._dice.choice(self.system.workers)
-        match fault:
-            case "kill a worker":
-                worker.send(signal.SIGKILL)
-            case "end a worker":
-                worker.send(signal.SIGTERM)
-            case "stop a worker":
-                worker.send(signal.SIGSTOP)
-                self._stopped.setdefault(worker.name, now + SESSION_SECONDS * self._dice.uniform(1.2, 3))
-            case "kill an inference worker":
-                self._dice.choice(self.system.inference).send(signal.SIGKILL)
-            case "kill the broker":
-                self.system.broker.kill()
-                self.system.broker.start()
-
-    def _wake(self, now: float) -> None:
-        for name in [name for name, until in self._stopped.items() if now >= until]:
-            del self._stopped[name]
-            self._worker(name).send(signal.SIGCONT)
-
-    def _worker(self, name: str) -> Child:
-        return next(worker for worker in self.system.workers if worker.name == name)
-
-    def _result(self, settings: Settings, queries: int, seconds: float) -> ChaosResult:
+    def _result(self, settings: Settings, load: LoadGenerator, watch: DecisionFollower, seconds: float) -> ChaosResult:
         self._notify("reading everything back: verify")
         report, doubled = run_verify.verify(settings), _doubled(settings)
+        self._notify("counting everything by another reader")
+        counted = self._counted(settings)
         self._notify("deciding everything again: replay")
         replayed = list(run_replay.replay(settings, run_replay.Task()))
         divergences = [str(one.divergence) for one in replayed if one.divergence is not None]
         return ChaosResult(
             seed=self.plan.seed,
             seconds=round(seconds, 1),
-            queries=queries,
+            queries=len(load.sent),
             faults=dict(self._faults),
             restarts=self.system.processes.restarts,
             exits=dict(self.system.processes.exits),
-            lost=queries - report.counts.queries,
+            lost=len(load.sent.keys() - watch.decided.keys()),
             doubled=doubled,
             wrong=report.wrong,
             divergent=len(divergences),
             replayed=sum(one.compared for one in replayed),
             report=report,
             divergences=divergences,
+            counted=counted,
+            most_memory_bytes=self._used.get("memory_bytes", 0),
+            most_files=self._used.get("files", 0),
         )
+
+    def _counted(self, settings: Settings) -> Counted:
+        """As soon as nothing waits to be read, or as it is after some time."""
+        kafka, until = settings.kafka, time.monotonic() + LAG_SECONDS
+        while True:
+            counted = count(kafka.bootstrap_servers, kafka.topic_prefix, kafka.group)
+            if counted.lag == 0 or time.monotonic() > until:
+                return counted
+            self.system.processes.revive()
+            time.sleep(LOOK_SECONDS)
+
+
+def _settled(load: LoadGenerator, watch: DecisionFollower) -> bool:
+    return watch.open == 0 and load.sent.keys() <= watch.decided.keys()
 
 
 def _doubled(settings: Settings) -> int:

@@ -38,8 +38,7 @@ class LoadGenerator:
     """A thread that produces `count` queries, `rate` a second (0: as fast as it goes), each keyed by its id.
 
     `first` is the number of the first one (`query_of`). `sent` maps (partition, offset) to the monotonic time at which
-    the query was produced; it grows as the broker acknowledges. Call `start` and
-    `finish`.
+    the query was produced; it grows as the broker acknowledges. Call `start` and `finish`.
     """
 
     def __init__(self, settings: Settings, history: History | Prompts, count: int, rate: float, first: int = 0) -> None:

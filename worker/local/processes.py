@@ -91,6 +91,10 @@ class Process:
                 start_new_session=True,
             )
 
+    def give(self, env: Mapping[str, str]) -> None:
+        """Change the environment of its next starts."""
+        self._env = {**self._env, **env}
+
     def send(self, signal_number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
         if self.running:
