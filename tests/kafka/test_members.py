@@ -70,6 +70,7 @@ def test_static_members_keep_their_partitions(system: System, prepare: Prepare, 
     calls, others = (member(system, name, "infer", "--latency-ms", "1") for name in ("calls-a", "calls-b"))
     ask(settings, rows, 1)
     wait_for("all to have partitions", lambda: all(map(assignments, (first, second, calls, others))), PATIENCE_SECONDS)
+    wait_for("both groups to rest", lambda: rests(settings), PATIENCE_SECONDS)
     before = [assignments(child) for child in (second, others)]
     for child in (first, calls):
         seen = assignments(child)

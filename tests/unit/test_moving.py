@@ -12,12 +12,13 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from worker.contract import codec
-from worker.contract.errors import LeaveProcess
+from worker.contract.errors import CheckBroker, LeaveProcess
 from worker.contract.settings import Settings
 from worker.inference import publisher, watch
+from worker.inference import threads as threads_module
 from worker.inference.published import Outgoing
 from worker.inference.publisher import Publisher
-from worker.inference.threads import Threads
+from worker.inference.threads import TRIES, Threads
 from worker.inference.watch import IDLE_SECONDS, OUTSIDE_SECONDS, Watch
 from worker.kafka.limited import within
 
@@ -154,6 +155,29 @@ def test_a_thread_that_is_stuck(held: threading.Event, limit_seconds: float, is_
 
     during, after = asyncio.run(look())
     assert (during is not None and "`publish`" in during, after) == (is_stuck, None)
+
+
+@pytest.mark.parametrize(("failures", "is_patient"), [(0, True), (TRIES - 1, True), (TRIES, False)])
+def test_a_broker_that_does_not_answer_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, failures: int, is_patient: bool
+) -> None:
+    """A worker does not give up its open calls because one partition could not be read; it does not ask for ever."""
+    monkeypatch.setattr(threads_module, "PAUSE_SECONDS", 0.0)
+    left = [CheckBroker("no answer")] * failures
+
+    def ask() -> str:
+        if left:
+            raise left.pop()
+        return "known"
+
+    async def asked() -> str | None:
+        with Threads(restore=1) as threads:
+            try:
+                return str(await threads.run_patiently("restore", ask))
+            except CheckBroker:
+                return None
+
+    assert asyncio.run(asked()) == ("known" if is_patient else None)
 
 
 class Told:

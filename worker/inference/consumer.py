@@ -42,7 +42,7 @@ class DispatchConsumer:
         leaving: Callable[[list[Place]], Awaitable[None]],
         lost: Callable[[list[Place]], Awaitable[None]],
     ) -> None:
-        self._loop = loop
+        self._loop, self._kafka = loop, settings.kafka
         self._assigned, self._leaving, self._lost = assigned, leaving, lost
         config = clients.consumer_config(settings, f"{settings.kafka.group}-inference")
         self._metadata: Any = None
@@ -83,7 +83,7 @@ class DispatchConsumer:
         self._metadata = self._consumer.consumer_group_metadata()
         self.is_member = bool(self._consumer.memberid())
         ends = {(m.topic() or "", m.partition() or 0): m.offset() or 0 for m in messages if _is_end(m)}
-        return Polled([clients.stored(message) for message in messages if _is_record(message)], ends)
+        return Polled([clients.stored(message) for message in messages if self._is_record(message)], ends)
 
     def _switch(self, switch: Callable[[list[TopicPartition]], object], places: list[Place]) -> None:
         if not places:
@@ -109,6 +109,20 @@ class DispatchConsumer:
         """Leave the group."""
         self._consumer.close()
 
+    def _is_record(self, message: Message) -> bool:
+        """False for an end, and for an error that passes by itself. Raises FixSetting or CheckBroker for another."""
+        error = message.error()
+        if error is None:
+            return True
+        if error.code() == KafkaError._FATAL and self._kafka.instance_id is not None:
+            # librdkafka gives no code of it. What is fatal to a member is that another one has its name.
+            raise answers.of_instance(f"{self._kafka.group}-inference")
+        if error.fatal() or error.code() in (KafkaError._FATAL, *answers.MEANINGS):
+            raise answers.of_client(error, f"inference: {clients.where(message)}")
+        if not _is_end(message):
+            logger.debug("poll_error", error=error.str())
+        return False
+
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         consumer.incremental_assign(partitions)
         consumer.pause(partitions)
@@ -122,15 +136,3 @@ class DispatchConsumer:
 def _is_end(message: Message) -> bool:
     error = message.error()
     return error is not None and error.code() == KafkaError._PARTITION_EOF
-
-
-def _is_record(message: Message) -> bool:
-    """False for an end and for an error that passes by itself. Raises CheckBroker for the others."""
-    error = message.error()
-    if error is None:
-        return True
-    if error.fatal() or error.code() in answers.MEANINGS:
-        raise answers.of_client(error, f"inference: {clients.where(message)}")
-    if not _is_end(message):
-        logger.debug("poll_error", error=error.str())
-    return False

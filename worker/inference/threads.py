@@ -8,9 +8,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import structlog
+
+from worker.contract.errors import CheckBroker
+
 # Above what the limits inside a call add up to: a transaction is tried for one minute, and its last try, its abort and
 # a new producer may take two more.
 LIMIT_SECONDS = 300.0
+# Each of them waits for the broker too.
+TRIES, PAUSE_SECONDS = 5, 5.0
+
+logger = structlog.get_logger()
 
 
 class Threads:
@@ -27,6 +35,18 @@ class Threads:
     async def run(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
         """What `work` returns or raises in a thread of this name. Other calls of the name may come first."""
         return await asyncio.get_running_loop().run_in_executor(self._pools[name], self._call, name, work, arguments)
+
+    async def run_patiently(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        """As `run`, but a broker that does not answer is asked TRIES times."""
+        for left in reversed(range(TRIES)):
+            try:
+                return await self.run(name, work, *arguments)
+            except CheckBroker as error:
+                if not left:
+                    raise
+                logger.warning("broker_asked_again", thread=name, error=str(error), after_seconds=PAUSE_SECONDS)
+                await asyncio.sleep(PAUSE_SECONDS)
+        raise AssertionError("the last try returns or raises")
 
     def _call(self, name: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         call = object()

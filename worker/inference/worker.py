@@ -144,13 +144,16 @@ class InferenceWorker:
             self._shares[place] = Share(self._llm_of[place[0]], place)
             self._paused.add(place)
             by_partition[place[1]].append(self._shares[place])
-        logger.info("partitions_assigned", partitions=len(places))
+        if places:
+            logger.info("partitions_assigned", partitions=len(places))
         for partition, shares in by_partition.items():
             self._background(self._restore(partition, shares))
 
     async def _restore(self, partition: int, shares: list[Share]) -> None:
         topics = [share.place[0] for share in shares]
-        found = await self._threads.run("restore", restore.restore, self._settings, self._reader, partition, topics)
+        # The open calls of the other partitions cost money: the worker does not end for this one at once.
+        work = restore.restore, self._settings, self._reader, partition, topics
+        found = await self._threads.run_patiently("restore", *work)
         for share in shares:
             share.restored = found
 
