@@ -18,7 +18,7 @@ from worker.local.system import System
 Prepare = Callable[..., Settings]
 Rows = tuple[History, History]
 BYTES_PER_SECOND = 20_000
-QUERIES = 200
+QUERIES = 80
 
 
 def limit(settings: Settings, client_id: str) -> None:

@@ -43,14 +43,9 @@ USER, PASSWORD = "tollgate", "correct horse"
 # Those of the table in docs/how-to/secure-kafka.md. USER may do everything.
 ROLES = ("worker", "inference", "auditor", "operator", "batch", "judge", "mender")
 # A line of a batch.
-REQUEST = json.dumps(
-    {
-        "custom_id": "q-1",
-        "method": "POST",
-        "url": "/v1/chat/completions",
-        "body": {"messages": [{"role": "user", "content": "Name a river."}]},
-    }
-)
+BODY = {"messages": [{"role": "user", "content": "Name a river."}]}
+REQUEST = json.dumps({"custom_id": "q-1", "method": "POST", "url": "/v1/chat/completions", "body": BODY})
+ACL_FIELDS = ("restype", "name", "resource_pattern_type", "principal", "host", "operation", "permission_type")
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 
 
@@ -366,18 +361,7 @@ def test_what_is_forbidden_is_named_at_the_start(
         for one in table(least)
         if (one.role, one.resource, one.operation) == ("worker", resource, operation) and "ledger" not in one.name
     ]
-    filters = [
-        AclBindingFilter(
-            one.restype,
-            one.name,
-            one.resource_pattern_type,
-            one.principal,
-            one.host,
-            one.operation,
-            one.permission_type,
-        )
-        for one in gone
-    ]
+    filters = [AclBindingFilter(*(getattr(one, field) for field in ACL_FIELDS)) for one in gone]
     for future in admin.delete_acls(filters).values():
         future.result(PATIENCE_SECONDS)
     code, said = run(system, "run", "--web-port", "0", env={"TOLLGATE_KAFKA__SASL_USERNAME": "worker"})
