@@ -32,7 +32,7 @@ LedgerRecords = Annotated[
 ]
 
 Calls = Annotated[
-    bool, typer.Option("--calls", help="Measure an inference worker with 500 open calls instead (two minutes).")
+    bool, typer.Option("--calls", help="Measure an inference worker with 500 open calls instead (150 seconds).")
 ]
 
 # Of an inference worker with its server and Kafka on two cores.

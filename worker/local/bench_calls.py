@@ -37,13 +37,14 @@ INFERENCE = "inference worker"
 class CallsPlan:
     """`rate` calls a second for `seconds`, each answered by the server after `server_seconds`.
 
-    Their product is the number of open calls. Calls begun in the first `warm_seconds` do not count.
+    Their product is the number of open calls. Calls begun in the first `warm_seconds` do not count: in that time the
+    compiler of Kafka's Java takes a core.
     """
 
     rate: float = 100.0
     seconds: float = 60.0
     server_seconds: float = 5.0
-    warm_seconds: float = 30.0
+    warm_seconds: float = 45.0
 
     @property
     def open_calls(self) -> int:
