@@ -77,9 +77,9 @@ class LaneOfCalls:
         """The lane's state."""
         return self._committer.view
 
-    def ask(self, body: dict[str, Any]) -> None:
-        """A query arrives and is decided."""
-        query = {"embedding": [1.0] * DIMENSION, "body": body}
+    def ask(self, body: dict[str, Any], **fields: Any) -> None:
+        """A query with such a request, and other fields, arrives and is decided."""
+        query = {"embedding": [1.0] * DIMENSION, "body": body, **fields}
         self._append(Outgoing(self._settings.topics.queries, 0, "", json.dumps(query).encode(), ()))
         self._take(self._settings.topics.queries)
 

@@ -18,6 +18,7 @@ from worker.batch.state import BatchState, state_path
 from worker.batch.wire import Outgoing, Read
 from worker.contract import codec
 from worker.contract.answers import Answer
+from worker.contract.completions import Remark
 from worker.contract.decisions import Cause, Closed, Decision, Rejected, Routed
 from worker.contract.messages import Origin
 from worker.contract.record import StoredRecord
@@ -31,7 +32,7 @@ LIMITS = Limits(1_000_000, 49_152, 64)
 TOPICS = TopicNames()
 
 # What the world does with a question, by its first word.
-Fate = Literal["answer", "defer", "reject", "filter", "retry", "expire", "late", "lose", "silent"]
+Fate = Literal["answer", "defer", "reject", "filter", "retry", "expire", "late", "hurry", "lose", "silent"]
 
 
 class Killed(BaseException):
@@ -77,6 +78,7 @@ class World:
                 "retry": self._retry,
                 "expire": self._expire,
                 "late": self._expire,
+                "hurry": self._hurry,
                 "lose": self._lose,
             }
             called[fate](query_id, origin)
@@ -102,6 +104,10 @@ class World:
 
     def _expire(self, query_id: str, origin: Origin) -> None:
         self._close(query_id, origin, 1, spent=0, outcome="expired")
+
+    def _hurry(self, query_id: str, origin: Origin) -> None:
+        self._close(query_id, origin, 1, "timeout", 0, remarks=("deadline",))
+        self._route(query_id, origin, 2, None, "failed")
 
     def _lose(self, query_id: str, origin: Origin) -> None:
         self._close(query_id, origin, 1)
@@ -139,12 +145,14 @@ class World:
         error: str | None = None,
         spent: int = COST_MICROS,
         outcome: Any = "settled",
+        remarks: tuple[Remark, ...] = (),
     ) -> None:
         id_ = f"{origin.partition}-{origin.offset}-{attempt}"
         llm = LLMS[attempt - 1]
         cause = Cause("completions", 0)
         basis: Any = "usage" if error is None else "reservation"
-        self._note(origin, Closed(b"", cause, 0, id_, query_id, llm, outcome, 100, spent, basis, error=error))
+        how = Closed(b"", cause, 0, id_, query_id, llm, outcome, 100, spent, basis, error=error, remarks=remarks)
+        self._note(origin, how)
 
     def _note(self, origin: Origin, decision: Decision) -> None:
         self.decisions[origin.partition].append(decision)

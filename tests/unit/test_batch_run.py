@@ -47,6 +47,7 @@ FATES: dict[str, Fate] = {
     "retry": "retry",
     "expire": "expire",
     "late": "late",
+    "hurry": "hurry",
     "lose": "lose",
 }
 ENDS = [
@@ -57,6 +58,7 @@ ENDS = [
     ("filter", "content_filter", 400, 99),
     ("expire", "unanswered", None, 0),
     ("late", "batch_expired", None, 0),
+    ("hurry", "batch_expired", None, 0),
     ("lose", "answer_lost", None, COST_MICROS),
 ]
 

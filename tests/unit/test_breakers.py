@@ -140,6 +140,13 @@ def test_the_only_llm_is_asked_once_more(error_class: ErrorClass | None, again: 
     assert sent(drive) == ["large"] * (1 + again)
 
 
+def test_an_llm_without_time_for_a_call_is_not_asked_once_more() -> None:
+    """The deadline leaves it even less time then."""
+    drive = Drive(acting(max_attempts=2)).run([only_large(0)])
+    drive.run([failed(0, "timeout", remarks=("deadline",), retry=only_large(0, 100))])
+    assert sent(drive) == ["large"]
+
+
 # Who is taken out
 
 
@@ -181,6 +188,11 @@ OUT: list[tuple[str, Sequence[Input], list[tuple[str, str, str | None]]]] = [
     (
         "limits that were reached",
         [*(asked(n) for n in range(9)), *(failed(n, "bad_answer", remarks=("limit_reached",)) for n in range(9))],
+        [],
+    ),
+    (
+        "deadlines that leave no time for a call",
+        [*(asked(n) for n in range(9)), *(failed(n, "timeout", remarks=("deadline",)) for n in range(9))],
         [],
     ),
     ("nobody answers", [asked(0), Unanswered(2_000, 0, 1, asked(0, 2_000))], [("large", "out", None)]),

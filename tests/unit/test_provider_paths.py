@@ -19,6 +19,7 @@ from worker.contract.settings import LlmSettings, RoutingSettings, Settings
 from worker.estimation import index
 from worker.estimation.estimator import Estimator
 from worker.inference.answerers import LlmAnswerer
+from worker.kafka.clock import SYSTEM_CLOCK
 
 # Real waits of real calls.
 pytestmark = pytest.mark.long
@@ -253,6 +254,28 @@ def test_a_provider_that_goes_on_failing_is_taken_out(estimator: Estimator) -> N
     lane, _ = alone(estimator, "29", queries=6)
     assert lane.path() == [*["asked", "next"] * 5, "next"]
     assert fate_of(lane) == "out"
+
+
+def test_deadlines_that_leave_no_time_for_a_call(estimator: Estimator) -> None:
+    """Nobody is called, nothing is paid, and no LLM is taken out, however many such queries come."""
+
+    async def run() -> Day:
+        async with providing(SLOW_SECONDS) as provider:
+            settings = settings_of(provider, "good", {})
+            async with LlmAnswerer(settings, dict(settings.llms)) as answerer:
+                lane = LaneOfCalls(settings, estimator, answerer)
+                for number in range(6):
+                    deadline_ms = SYSTEM_CLOCK.now_ms() + int(LONG_SECONDS * 900)
+                    lane.ask({"messages": [QUESTION], "user": str(number)}, deadline_ms=deadline_ms)
+                    await lane.call_all()
+                return Day(lane, len(provider.asked))
+
+    lane, calls = asyncio.run(run())
+    assert lane.path() == ["asked", "next", "spacious", None] * 6
+    assert {(one.error_class, one.spent_micros, one.remarks) for one in lane.closed()} == {
+        ("timeout", 0, ("deadline",))
+    }
+    assert (calls, lane.view.breakers, lane.proof().findings) == (0, {}, [])
 
 
 def test_nobody_with_more_context(estimator: Estimator) -> None:

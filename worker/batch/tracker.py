@@ -17,6 +17,7 @@ from worker.contract.codes import DeferReason, ErrorClass, Remedy
 from worker.contract.decisions import ChargedAgain, Closed, Decision, Rejected, Routed
 from worker.contract.dispatch_id import DispatchId
 from worker.contract.messages import Origin
+from worker.core.attempts import NO_TIME
 from worker.core.deferral import remedy
 
 # A dispatch that closed without an answer or a next attempt is given so long. Both are in its transaction.
@@ -27,7 +28,7 @@ class Followed(Struct):
     """A query that was sent. `turn` counts how often its line was asked.
 
     `spent_micros` is over all its dispatches. `failure` is why the last of them failed. `closed_at` is when it closed
-    without an answer, in monotonic seconds; `expired` says that it expired, and how. `is_closed`: no dispatch is open.
+    without an answer, in monotonic seconds; `expired` says how its time ran out. `is_closed`: no dispatch is open.
     `answer_of` is the dispatch whose answer came, `charged` the last that was charged: a lane's records may be read
     long after the answer, or before it.
     """
@@ -164,8 +165,9 @@ class Tracker:
             self._forget(origin, one)
             return None
         reason = cast(DeferReason, routed.reason)
-        code: FailureCode = "batch_expired" if reason == "expired" else reason
-        if one.failure in ERROR_CLASSES and reason != "expired":
+        is_late = reason == "expired" or one.expired == "batch_expired"
+        code: FailureCode = "batch_expired" if is_late else reason
+        if one.failure in ERROR_CLASSES and not is_late:
             code = cast(ErrorClass, one.failure)
         return self._end(origin, one, self._failed(one, code, reason, remedy(routed)))
 
@@ -189,6 +191,8 @@ class Tracker:
                 is_late = one.deadline_ms is not None and one.deadline_ms <= closed.at_ms
                 if is_expiry:
                     one.expired = "batch_expired" if is_late else "unanswered"
+                elif NO_TIME in closed.remarks:
+                    one.expired = "batch_expired"
                 one.failure, one.closed_at = closed.error_class or closed.error, now
                 self._silent[origin] = one
         self._forget(origin, one)

@@ -85,6 +85,7 @@ REMARKS: dict[Remark, str] = {
     "loading": "the LLM's server is still loading its model",
     "limit_reached": "the limit of output tokens was reached before there was an answer",
     "kept_connection": "the provider closed a kept connection when the next request came",
+    "deadline": "the deadline left no time for a call: send later deadlines, or lower llms.<name>.timeout_seconds",
 }
 DEFERRALS: dict[DeferReason, str] = {
     "priced_out": "no LLM is worth its price",

@@ -4,7 +4,7 @@
 |---|---|
 | `context_length` | an LLM with more context |
 | `content_filter` | a deferral, or the next LLM if `routing.after_content_filter` says so |
-| `overloaded`, `timeout`, `unreachable` | the next LLM; without one, the same LLM once more |
+| `overloaded`, `timeout`, `unreachable` | the next LLM; without one, the same LLM once more if it had time for a call |
 | any other class, or none | the next LLM |
 | no answer | the next LLM, never one that has not answered |
 
@@ -28,6 +28,8 @@ from worker.core.events import Arrived
 
 # Nothing is wrong with the request or with the LLM's settings: the same call may succeed.
 MAY_PASS: tuple[ErrorClass, ...] = ("overloaded", "timeout", "unreachable")
+# A remark of the inference worker: the deadline left this LLM no time for a call.
+NO_TIME = "deadline"
 
 
 class Attempt(Struct, frozen=True):
@@ -104,7 +106,8 @@ def after_failure(reservation: Reservation, answer: UsableCompletion, config: Co
         return _next(reservation, deferred="filtered")
     if named == "context_length":
         return _next(reservation, above_context_tokens=config.context_tokens.get(reservation.llm, 0))
-    return _next(reservation, again=reservation.llm if named in MAY_PASS else None)
+    may_pass = named in MAY_PASS and NO_TIME not in answer.remarks
+    return _next(reservation, again=reservation.llm if may_pass else None)
 
 
 def _next(

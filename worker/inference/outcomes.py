@@ -208,6 +208,9 @@ def unsendable(reason: str) -> Outcome:
 
 # What follows
 
+# Remarks of failures that say nothing about the LLM.
+STAYS = {"limit_reached", "kept_connection", "deadline"}
+
 
 def next_step(outcome: Outcome, repeats_what_broke: bool = False) -> Next:
     """What to do after a call. Inside a dispatch only what cost nothing is repeated.
@@ -242,6 +245,6 @@ def fate(outcome: Outcome) -> Fate:
         return "waits" if (outcome.retry_after_ms or 0) <= MOST_WAIT_MS else "out"
     if error_class in ("quota", "misconfigured", "auth") or "loading" in remarks:
         return "out"
-    if "limit_reached" in remarks or "kept_connection" in remarks:
+    if STAYS & set(remarks):
         return "stays"
     return "counts" if error_class in ("overloaded", "timeout", "unreachable", "bad_answer") else "stays"
