@@ -39,7 +39,7 @@ BYTES_TRIED = 20
 MOST_BYTES = 300_000
 LETTER = re.compile(r"\{[^}]*\}|([A-Za-z])")
 # The embedder of the package makes an embedding of every text that is not blank.
-# No broker refused a record of the run.
+# No broker refused a record of the run, and it has no control records.
 UNMET = {
     "empty_text",
     "beside_request",
@@ -50,6 +50,10 @@ UNMET = {
     "tags",
     "unknown_model",
     "unpublishable",
+    "unknown_budget",
+    "budget_exists",
+    "another_resource",
+    "too_many_budgets",
 }
 # All its queries can be answered by some LLM, and no provider filters them.
 UNMET_KINDS: set[object] = {Missed}

@@ -328,9 +328,14 @@ def decode_dispatch(value: bytes) -> Dispatch:
 
 def completion_fields(value: bytes | None, max_bytes: int, max_nesting: int) -> dict[str, Any] | Rejection:
     """The fields of a completion's value, or why it has none."""
+    return record_fields("completion", value, max_bytes, max_nesting)
+
+
+def record_fields(name: str, value: bytes | None, max_bytes: int, max_nesting: int) -> dict[str, Any] | Rejection:
+    """The fields of a record's value, or why it has none. `name` says what the record is."""
     try:
         fields = _decoded(_body(value, max_bytes), _fields)
-        _check_inside("completion", fields, max_nesting)
+        _check_inside(name, fields, max_nesting)
     except _Reject as problem:
         return problem.rejection
     return fields

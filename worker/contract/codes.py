@@ -66,6 +66,10 @@ RejectCode = Literal[
     "partition",
     "dispatch_id",
     "unpublishable",
+    "unknown_budget",
+    "budget_exists",
+    "another_resource",
+    "too_many_budgets",
 ]
 FitCode = Literal[
     "no_prices",

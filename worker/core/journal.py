@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Protocol
 
 import msgspec
 
-from worker.contract.decisions import Decision
 from worker.core.ledger import BrokenInvariant
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -17,6 +17,14 @@ def record_hash(record: bytes) -> bytes:
     return blake2b(record, digest_size=16).digest()
 
 
+class Chained(Protocol):
+    """A decision record that carries the hash of the one before it."""
+
+    @property
+    def prev(self) -> bytes:
+        """The hash; empty in the first record."""
+
+
 class Journal:
     """Encodes decision records onto the chain; `head` is the hash of the last one, empty before the first."""
 
@@ -25,7 +33,7 @@ class Journal:
         self.count = count
         self._records: list[tuple[str, bytes]] = []
 
-    def append(self, key: str, record: Decision) -> None:
+    def append(self, key: str, record: Chained) -> None:
         """Add one record, made with `head` as its `prev`, under the Kafka key `key`."""
         if record.prev != self.head:
             raise BrokenInvariant(f"a {type(record).__name__} record does not follow the last one")
