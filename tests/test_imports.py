@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[1] / "worker"
 FILES = {path.relative_to(FOLDER).with_suffix("").as_posix().replace("/", "."): path for path in FOLDER.rglob("*.py")}
 MODULES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items() if "__" not in name}
 
-PURE = {name: tree for name, tree in MODULES.items() if name.startswith("core.")}
+PURE = {name: tree for name, tree in MODULES.items() if name.startswith(("core.", "treasury."))}
 
 # All that the core may import of others. No Kafka, clock, logging, environment, files or randomness among them.
 PURE_PACKAGES = {
