@@ -43,6 +43,7 @@ check: lint quick ## Check format, lint and types, and run the quick tests
 
 soak: $(READY) ## Run what takes forty minutes: 5,000 seeds, 20,000 queries under kills, ten minutes of chaos
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),5000)
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),5000) --world treasury
 	$(PYTEST) -m soak
 
 containers: $(READY) ## Build the image, run both ways of deploy/README.md and break them (BUILT=1: take the image that is there)
@@ -75,8 +76,8 @@ evaluate: $(READY) ## Compare all routing policies on the data sets in DATA, or 
 schemas: $(READY) ## Write schemas/ anew from worker/contract/messages.py
 	$(BIN)/python -m worker.contract.schemas
 
-simulate: $(READY) ## Simulate crashes and faults under many seeds (SEEDS=5000), or one seed again (SEED=7, STEPS=3,17)
-	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(STEPS),--steps $(STEPS)),--seeds $(or $(SEEDS),2000))
+simulate: $(READY) ## Simulate crashes and faults under many seeds (SEEDS=5000; WORLD=treasury), or one again (SEED=7, STEPS=3,17)
+	$(BIN)/python -m tests.simulation $(if $(WORLD),--world $(WORLD)) $(if $(SEED),--seed $(SEED) $(if $(STEPS),--steps $(STEPS)),--seeds $(or $(SEEDS),2000))
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

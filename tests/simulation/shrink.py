@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from tests.simulation.world import SOUND, Parts, Step, plan, simulate
 
 SECONDS = 60.0
+
+AnyStep = TypeVar("AnyStep")
 
 
 def failure_of(seed: int, parts: Parts = SOUND, steps: Sequence[Step] | None = None) -> Exception | None:
@@ -24,15 +27,21 @@ def shrink(seed: int, parts: Parts = SOUND, seconds: float = SECONDS) -> list[St
 
     A shorter run counts if its error is of the same class.
     """
-    kept, end = plan(seed), time.monotonic() + seconds
-    kind = type(failure_of(seed, parts, kept))
+    steps = plan(seed)
+    kind = type(failure_of(seed, parts, steps))
+    return shortest(steps, lambda fewer: type(failure_of(seed, parts, fewer)) is kind, seconds)
+
+
+def shortest(steps: Sequence[AnyStep], fails: Callable[[Sequence[AnyStep]], bool], seconds: float) -> list[AnyStep]:
+    """The steps that still fail after others were deleted for `seconds`, or until no single step can be deleted."""
+    kept, end = list(steps), time.monotonic() + seconds
     size = len(kept) // 2
     while size >= 1:
         before = len(kept)
         start = 0
         while start < len(kept) and time.monotonic() < end:
             fewer = kept[:start] + kept[start + size :]
-            if type(failure_of(seed, parts, fewer)) is kind:
+            if fails(fewer):
                 kept = fewer
             else:
                 start += size
