@@ -39,6 +39,7 @@ class Draws:
         self._lists = config.price_lists
         self.counts_tokens = any(budget.resource == "tokens" for budget in config.budgets)
         self._matching: dict[Cell, tuple[tuple[int, ...], ...]] = {}
+        self._asked = {tag for budget in config.budgets for tag in budget.tags.items()}
         # Each budget with tags under one of them: a query looks only at the budgets of its own tags.
         self._tagged: dict[tuple[str, str], list[int]] = {}
         for number, budget in enumerate(config.budgets):
@@ -51,6 +52,10 @@ class Draws:
             return NO_TAGS
         found = [number for tag in tags.items() for number in self._tagged.get(tag, ())]
         return tuple(sorted(number for number in found if self.budgets[number].tags.items() <= tags.items()))
+
+    def unknown(self, tags: Mapping[str, str]) -> list[str]:
+        """The names of those tags of a query that no budget asks for with this value; none if no budget has tags."""
+        return [tag[0] for tag in tags.items() if tag not in self._asked] if self._asked else []
 
     def matching(self, cell: Cell) -> tuple[tuple[int, ...], ...]:
         """The budgets that a query of this cell draws on, for each LLM."""

@@ -113,7 +113,8 @@ class Effects:
     `refused` are records that could not be used, `ignored` are completions that changed nothing: the bytes of both go
     to `dead-letters`. `closed` are reservations that closed, and `charged_again` are further answers. Ignored, closed
     and charged again are among the decisions too, and so are `missed` input records. `unanswered` are dispatches that
-    their query waits for no longer, `switched` LLMs that were taken out, probed or taken back.
+    their query waits for no longer, `switched` LLMs that were taken out, probed or taken back. `unknown_tags` are the
+    names of tags of queries that no budget asks for.
     """
 
     dispatches: list[Dispatch] = field(default_factory=list)
@@ -125,5 +126,6 @@ class Effects:
     missed: list[Missed] = field(default_factory=list)
     unanswered: list[Reservation] = field(default_factory=list)
     switched: list[Switched] = field(default_factory=list)
+    unknown_tags: list[str] = field(default_factory=list)
     decisions: list[tuple[str, bytes]] = field(default_factory=list)
     rows: dict[str, bytes | None] = field(default_factory=dict)

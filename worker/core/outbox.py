@@ -300,6 +300,8 @@ class Outbox:
         chosen: Chosen | None,
     ) -> Routed:
         reservation = None if chosen is None else chosen.reservation
+        if attempt.number == 1:
+            self._effects.unknown_tags += pricing.draws.unknown(query.tags)
         excluded, odd = pricing.excluded(query), remarks(query.asks, pricing.config)
         record = Routed(
             prev=self._journal.head,

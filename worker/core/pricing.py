@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -16,7 +16,7 @@ from worker.core.candidates import exclusions
 from worker.core.draws import Cell, Draws
 from worker.core.events import Arrived
 from worker.core.ledger import Ledger
-from worker.core.policy import Policy, Reason, View
+from worker.core.policy import Policy, Reason, Solution, View
 from worker.core.window import Sample, Window
 
 OBSERVING = Fit("observing", 0.0, 0.0, 0, "no_prices")
@@ -84,7 +84,10 @@ class Pricing:
 
     def solve(self, ledger: Ledger) -> None:
         """Put new prices in force, or keep the old ones with the reason in `fit`."""
-        solution = self.policy.solve(self._view(ledger))
+        self.put(self.policy.solve(self._view(ledger)))
+
+    def put(self, solution: Solution) -> None:
+        """Put a solution in force."""
         self.prices, self.fit = solution.prices, solution.fit
         self._rates.clear()
 
@@ -96,13 +99,17 @@ class Pricing:
         """What the query would use of the budgets at their prices, for each LLM; empty without prices or estimates."""
         if not self.prices or not query.cost_micros:
             return []
-        cell = self.draws.cell(query.tags)
+        return self.charged(query.tags, query.cost_micros, query.input_tokens)
+
+    def charged(self, tags: Mapping[str, str], cost_micros: Sequence[float], input_tokens: int) -> list[float]:
+        """What a query with these estimates would use, at the prices in force."""
+        cell = self.draws.cell(tags)
         rates = self._rates.get(cell)
         if rates is None:
             rates = self._rates[cell] = self._rates_of(cell)
-        charges = [rate * cost for rate, cost in zip(rates.usd, query.cost_micros, strict=True)]
+        charges = [rate * cost for rate, cost in zip(rates.usd, cost_micros, strict=True)]
         if rates.tokens is not None:
-            tokens = self.draws.tokens(query.cost_micros, query.input_tokens)
+            tokens = self.draws.tokens(cost_micros, input_tokens)
             charges = [charge + rate * n for charge, rate, n in zip(charges, rates.tokens, tokens, strict=True)]
         if rates.requests is not None:
             charges = [charge + rate for charge, rate in zip(charges, rates.requests, strict=True)]

@@ -32,6 +32,9 @@ from worker.service.health import Health
 log = structlog.get_logger()
 
 MICROS_PER_USD = 1_000_000
+# Each name of a tag is a time series for as long as the process runs.
+MOST_TAG_NAMES = 50
+OTHER_TAGS = "(others)"
 BUDGET = ["budget", "resource", "partition"]
 AMOUNTS = (
     ("amount", "The amount of a budget: dollars, tokens, requests or open dispatches"),
@@ -68,6 +71,8 @@ class Metrics:
         self._odd = counter("tollgate_odd_answers", "Answers with something odd, by what it is", ["llm", "remark"])
         self._dead = counter("tollgate_dead_letters", "Records that could not be used", ["topic", "reason"])
         self._lost = counter("tollgate_lost_records", "Records that left an input unread, at most", ["topic"])
+        self._unknown_tags = counter("tollgate_unknown_tags", "Queries with a tag that no budget asks for", ["name"])
+        self._tags: set[str] = set()
         self._noticed: dict[str, str] = {}
         self._lost_records: Tally[str] = Tally()
         self._clock_drift = gauge("tollgate_clock_drift_seconds", "How far this machine is ahead of a broker")
@@ -156,10 +161,19 @@ class Metrics:
         for switched in effects.switched:
             told = {"llm": switched.llm, "error_class": switched.error_class, "worker": switched.worker}
             log.warning(f"llm_{switched.state}", **told)
+        self._tagged(effects.unknown_tags)
         for refused in effects.refused:
             self._dead.labels(refused.topic, refused.rejection.code).inc()
         for ignored in effects.ignored:
             self._dead.labels("completions", ignored.code).inc()
+
+    def _tagged(self, names: Iterable[str]) -> None:
+        """Count the tags that no budget asks for, and warn of each name once. Names come from outside."""
+        for name in names:
+            if name not in self._tags and len(self._tags) < MOST_TAG_NAMES:
+                self._tags.add(name)
+                log.warning("unknown_tag", name=name, meaning="no budget asks for this tag with the value of a query")
+            self._unknown_tags.labels(name if name in self._tags else OTHER_TAGS).inc()
 
     def _missed(self, records: Iterable[Missed]) -> None:
         for missed in records:
