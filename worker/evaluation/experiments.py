@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from worker.evaluation.coverage import off_policy
 from worker.evaluation.diagnostics import additions, conditioning, estimator, optimisation, similarity
+from worker.evaluation.many_budgets import many_budgets
 from worker.evaluation.partial import partial
 from worker.evaluation.stress import failures, shift
 from worker.evaluation.study import Finding, Study
@@ -29,5 +30,6 @@ EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "splits": splits,
     "partitions": partitions,
     "partial": partial,
+    "many_budgets": many_budgets,
     "off_policy": off_policy,
 }
