@@ -64,7 +64,7 @@ def test_tokens_are_the_input_and_what_the_rest_of_the_cost_pays(cost: float, to
     assert found.holds[-1] == Hold("tokens", held)
 
 
-UNKNOWN = [({"team": "search"}, []), ({"team": "serch"}, ["team"]), ({"x": "y", "urgent": "yes"}, ["x"]), ({}, [])]
+UNKNOWN = [({"team": "search"}, []), ({"team": "sales"}, ["team"]), ({"x": "y", "urgent": "yes"}, ["x"]), ({}, [])]
 
 
 @pytest.mark.parametrize(("tags", "names"), UNKNOWN)
