@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pytest
+from confluent_kafka import Producer
 
 from tests.kafka.talk import Talk
 from tests.provider import Provider, provided
@@ -27,6 +28,7 @@ from worker.contract.record import StoredRecord
 from worker.contract.settings import Settings
 from worker.estimation import index
 from worker.estimation.history import History
+from worker.kafka import clients
 from worker.kafka.reader import KafkaReader
 from worker.local.broker import Broker
 from worker.local.processes import wait_for
@@ -76,10 +78,12 @@ def seen(settings: Settings) -> Seen:
 
 def produce(settings: Settings, users: list[str], **headers: bytes) -> None:
     """One query of each user, over all partitions."""
+    producer, topic = Producer(clients.producer_config(settings)), settings.topics.queries
     for number, user in enumerate(users):
         body = {"messages": [{"role": "user", "content": f"What is {number} and {number}?"}], "user": user}
-        value = json.dumps({"id": user, "body": body}).encode()
-        Talk(settings, number % settings.kafka.partitions).query(value, user.encode(), [*headers.items()])
+        value, partition = json.dumps({"id": user, "body": body}).encode(), number % settings.kafka.partitions
+        clients.produce(producer, topic, value, user, partition, headers=[*headers.items()])
+    assert producer.flush(WAIT_SECONDS) == 0
 
 
 def wait_answers(settings: Settings, count: int) -> Seen:
