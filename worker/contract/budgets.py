@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from worker.contract.calendar import Every
-
-# `usd` is counted in micro-dollars, `open` in dispatches that are not answered yet.
-Resource = Literal["usd", "tokens", "requests", "open"]
+from worker.contract.codes import Resource
 
 Amount = Annotated[int, Meta(ge=0, le=2**53)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]

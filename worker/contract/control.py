@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from worker.contract import codec
-from worker.contract.budgets import Amount, BudgetDefinition, Name, Resource
+from worker.contract.budgets import Amount, BudgetDefinition, Name
 from worker.contract.calendar import is_time_zone
-from worker.contract.codes import MAX_DETAIL_CHARACTERS, Rejection
+from worker.contract.codes import MAX_DETAIL_CHARACTERS, Rejection, Resource
 from worker.contract.token_costs import PriceList
 
 MAX_CONTROL_BYTES = 65_536

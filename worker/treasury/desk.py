@@ -14,10 +14,9 @@ from worker.contract.treasury_records import BudgetRow, WaitingAsk
 from worker.treasury.books import Books
 from worker.treasury.outbox import Outbox
 
-# T7: a quarter of what is left is out as blocks when every lane has taken one; a smaller block than so many mean needs
-# is none.
+# T7: a quarter of what is left is out as blocks when every lane has taken one. A block that would not pay for one more
+# query is none. With three queries as the least, 64 lanes with 125 queries each asked for every dispatch.
 BLOCKS_OF_LEFT = 4
-NEEDS_IN_A_BLOCK = 3
 # Older needs weigh less: when so many were added up, sum and count are halved.
 MOST_NEEDS = 1_024
 
@@ -176,7 +175,7 @@ class Desk:
         if budget.needs_count == 0 or left <= 0:
             return 0
         block = left // (BLOCKS_OF_LEFT * max(1, len(self._books.lanes)))
-        return block if block * budget.needs_count >= NEEDS_IN_A_BLOCK * budget.needs_sum else 0
+        return block if block * budget.needs_count >= budget.needs_sum else 0
 
     def _is_back(self, number: int, budget: BudgetRow) -> bool:
         if budget.dry is None or budget.is_paused:
