@@ -25,6 +25,7 @@ from worker.contract.treasury_records import (
 from worker.core.journal import record_hash
 from worker.core.leasing import Refused, Reserved, Wish
 from worker.treasury.events import TreasuryEffects, TreasuryEvent
+from worker.treasury.replay import replay
 from worker.treasury.treasury import Treasury
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class TreasuryAuditor:
         self._world = world
         self._lanes = [OfLane() for _ in range(world.count)]
         self._head = b""
+        self.chain: list[bytes] = []
         self._ended: dict[Key, BudgetAccount] = {}
         self._late, self._skipped, self._excess = Counter[Key](), Counter[int](), Counter[int]()
         self._begun: dict[int, PeriodBegun] = {}
@@ -174,6 +176,7 @@ class TreasuryAuditor:
     def _follow(self, effects: TreasuryEffects) -> None:
         """Read what the treasury has written into its chain."""
         for _, value in effects.decisions:
+            self.chain.append(value)
             decision = decode_treasury_decision(value)
             if decision.prev != self._head:
                 _violated(f"{decision} does not follow the last decision")
@@ -287,8 +290,14 @@ class TreasuryAuditor:
             _violated(f"{arrival} fits: {fits}; it was decided as {outcomes}")
 
     def check_end(self) -> None:
-        """Every query is decided; what was spent is known to the last unit; leftovers are where they belong."""
-        owner = self._owner()
+        """Every query is decided; what was spent is known to the last unit; leftovers are where they belong; a replay
+        of the chain decides the same."""
+        owner, world = self._owner(), self._world
+        found = replay(
+            self.chain, lambda lane, offset: world.asks[lane][offset][0], lambda offset: world.control[offset][0]
+        )
+        if found is not None:
+            _violated(f"a replay decides otherwise: {found}")
         for number, stored in enumerate(self._world.stored):
             undecided = {arrival.query_id for arrival in self._world.arrivals[number]} - stored.outcomes.keys()
             if undecided or any(len(outcomes) != 1 for outcomes in stored.outcomes.values()):

@@ -9,7 +9,8 @@ from typing import get_args
 
 from tests.simulation.treasury_lane import Arrival
 from worker.contract import codec
-from worker.contract.budgets import BudgetDefinition, Resource
+from worker.contract.budgets import BudgetDefinition
+from worker.contract.codes import Resource
 from worker.contract.control import (
     AddBudget,
     Control,

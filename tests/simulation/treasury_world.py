@@ -25,7 +25,7 @@ from worker.treasury.periods import Calendar
 from worker.treasury.treasury import Treasury
 
 STEPS = 300
-CALM_STEPS = 3_000
+CALM_STEPS = 1_000
 LATEST_SKEW_MS = 120_000
 
 
