@@ -58,7 +58,7 @@ def count(servers: str, prefix: str, group: str) -> Counted:
     queries, decided = set[tuple[int, int]](), set[tuple[int, int]]()
     attempts, reserved = Counter[tuple[int, int, int]](), dict[str, int]()
     completions: list[dict[str, Any]] = []
-    accounts: dict[int, dict[str, Any]] = {}
+    spent: dict[tuple[int, bytes], int] = {}
     for topic, partition, offset, key, value, headers in _records(servers, [prefix + topic for topic in read]):
         match topic.removeprefix(prefix):
             case "queries":
@@ -66,8 +66,10 @@ def count(servers: str, prefix: str, group: str) -> Counted:
             case "completions":
                 completions += [found] if isinstance(found := _decoded(value), dict) else []
             case "ledger":
-                if key == b"account" and value is not None:
-                    accounts[partition] = _decoded(value)
+                # One budget for each LLM: no answer is spent twice.
+                if key is not None and key.startswith(b"budget/") and value is not None:
+                    account = _decoded(value)
+                    spent[partition, key] = account.get("spent", 0) if account["resource"] == "usd" else 0
             case "dead-letters":
                 if headers.get("__connect.errors.topic") == f"{prefix}queries".encode():
                     decided.add((partition, int(headers["__connect.errors.offset"])))
@@ -85,7 +87,7 @@ def count(servers: str, prefix: str, group: str) -> Counted:
         doubled=attempts.total() - len(attempts),
         dispatched=len(reserved),
         unanswered=len(reserved.keys() - {one["dispatch_id"] for one in answered}),
-        spent_micros=sum(account["spent_micros"] for row in accounts.values() for account in row["accounts"].values()),
+        spent_micros=sum(spent.values()),
         billed_micros=sum(_bill(one, reserved[one["dispatch_id"]]) for one in answered),
         lag=lag,
     )
