@@ -132,6 +132,20 @@ def test_after_a_restart(offset: int, dispatch_id: str, state: str) -> None:
     assert found.state("dispatch.a", offset, dispatch_id) == state
 
 
+@pytest.mark.parametrize("calls", [1, 3, restore.MOST_SUSPECTS, restore.MOST_SUSPECTS + 1])
+def test_calls_that_died_together(calls: int) -> None:
+    """Those that were open count: not one that ended, was answered, or was lost before. Of few, each is a suspect."""
+    names = [f"2-{number}-1" for number in range(101, calls + 101)]
+    broker = MemoryBroker()
+    broker.log.load(ledger([*names, "2-7-1", "2-8-1"], ["2-9-1"], applied=-1))
+    broker.log.load([completion(0, "2-7-1")])
+    others = [begun(20, "2-7-1"), begun(21, "2-8-1", lost=True), begun(22, "2-9-1")]
+    broker.log.load([*(begun(offset, name) for offset, name in enumerate(names)), *others])
+    found = restore.restore(SETTINGS, broker.reader(), 2, ["dispatch.a"])
+    row = found.lost_row(dispatch(), "w", 5)
+    assert (found.suspects, row is not None) == (calls, calls <= restore.MOST_SUSPECTS)
+
+
 def test_deaths_are_counted_by_query() -> None:
     """Calls that were lost with their worker count for all dispatches of their query, and for no other."""
     rows = [begun(n, f"2-1-{n}", lost=n != 2) for n in range(4)] + [begun(4, "2-11-1", lost=True)]

@@ -36,8 +36,8 @@ class Answer(Struct, frozen=True, omit_defaults=True):
 class Begun(Struct, frozen=True, omit_defaults=True):
     """A call of an LLM that has begun and may cost money, on `begun`; the key is the dispatch's id.
 
-    The record is there before the HTTP request, and its tombstone comes with the completion. `lost`: the worker died,
-    and the completion said so.
+    The record is there before the HTTP request, and its tombstone comes with the completion. `lost`: the worker died
+    with few other calls, so that this one may be why, and the completion said that it is lost.
     """
 
     dispatch_id: str

@@ -21,19 +21,22 @@ from worker.kafka.reader import Place, Reader
 
 RESERVATION = b"reservation/"
 JSON_OBJECT = b"{"
-# A query whose calls died with their worker so often is not called again.
-MOST_DEATHS = 3
+# A query whose calls died with their worker so often is not called again. Where more calls of a lane died together,
+# none of them is blamed: the call of a busy worker that is killed has nothing to do with its death.
+MOST_DEATHS, MOST_SUSPECTS = 3, 10
 
 State = Literal["open", "closed", "answered", "lost"]
 
 
 class Restored(Struct, frozen=True):
-    """The dispatches of one lane as its topics told at one moment; `ends` are the ends of its LLMs' topics before."""
+    """The dispatches of one lane as its topics told at one moment; `ends` are the ends of its LLMs' topics before.
+    `suspects` is how many calls were open when their worker died."""
 
     ends: dict[str, int]
     open: set[str]
     answered: set[str]
     begun: dict[str, Begun]
+    suspects: int = 0
 
     def state(self, topic: str, offset: int, dispatch_id: str) -> State:
         """What is to be done with a dispatch: only one that is open is called. A later dispatch is open."""
@@ -44,6 +47,11 @@ class Restored(Struct, frozen=True):
         if dispatch_id in self.answered:
             return "answered"
         return "lost" if dispatch_id in self.begun else "open"
+
+    def lost_row(self, dispatch: Dispatch, worker: str, at_ms: int) -> Begun | None:
+        """The row of a call that died with its worker; None where so many died that none is blamed."""
+        is_suspect = self.suspects <= MOST_SUSPECTS
+        return Begun(dispatch.id, dispatch.llm, worker, at_ms, lost=True) if is_suspect else None
 
 
 def restore(settings: Settings, reader: Reader, partition: int, topics: list[str]) -> Restored:
@@ -66,7 +74,8 @@ def restore(settings: Settings, reader: Reader, partition: int, topics: list[str
         for record in reader.read_partition(names.completions, partition, applied + 1)
         if (named := _dispatch_id(record.value)) is not None
     }
-    return Restored(ends, opened, answered, begun)
+    lost = opened - answered
+    return Restored(ends, opened, answered, begun, sum(name in lost and not one.lost for name, one in begun.items()))
 
 
 def read_begun(settings: Settings, reader: Reader, partition: int) -> dict[str, Begun]:

@@ -240,7 +240,8 @@ class InferenceWorker:
     def _complete_lost(self, taken: Taken) -> None:
         """A call that had begun when its worker died: nobody knows what it cost, and nobody calls again."""
         outcome = outcomes.broken(True, "unreachable", "the worker of the call is gone", "worker_lost")
-        row = Begun(taken.dispatch.id, taken.dispatch.llm, self._name, int(time.time() * 1000), lost=True)
+        assert taken.share.restored is not None, "what was lost is known from a restore"
+        row = taken.share.restored.lost_row(taken.dispatch, self._name, int(time.time() * 1000))
         self._end(taken, self._answered(taken, outcome), begun_record(taken.dispatch, row, self._settings))
 
     def _start_waiting(self) -> None:
