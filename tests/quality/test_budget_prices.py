@@ -1,89 +1,75 @@
-"""Prices of many budgets that overlap: beside the best routing that HiGHS finds, and what each budget is worth."""
+"""Prices of many budgets that overlap: beside the best routing that HiGHS finds, and what is unique of them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import pytest
-from scipy import sparse
-from scipy.optimize import linprog
+from scipy.optimize import check_grad
 
 from tests.drive import config
 from worker.contract.accounts import Budget
 from worker.core.draws import Draws
-from worker.core.market import Market, market_of
-from worker.core.solver import solve
+from worker.core.market import market_of
+from worker.core.solver import dual, smoothed, solve
 from worker.core.window import Sample
+from worker.evaluation.price_sizes import SIZES, made_up, optimum
 
 # What the dual may be above the optimum, as a share of it.
 WORST_GAP = 0.02
 
 
-class Company(NamedTuple):
-    """Estimates of queries of several teams, and budgets per query: of LLMs, providers, teams and the company."""
-
-    draws: Draws
-    sample: Sample
-    per_query: np.ndarray
-
-
-def company(llms: int, teams: int, queries: int, share: float, seed: int = 0, providers: int = 3) -> Company:
-    """A company whose budgets pay some `share` of its queries. Teams are of different sizes."""
-    random = np.random.default_rng(seed)
-    names = tuple(f"llm-{number}" for number in range(llms))
-    common = random.random((queries, 1)) * 0.5 + random.normal(0.3, 0.1, llms)
-    quality = np.clip(common + random.normal(0, 0.1, (queries, llms)), 0, 1)
-    cost = random.lognormal(5.0, 0.7, (queries, llms)) * random.lognormal(0.0, 1.0, llms)
-    sizes = random.dirichlet(np.full(teams, 2.0)) if teams else np.ones(1)
-    of_team = random.choice(max(teams, 1), queries, p=sizes)
-    mean = cost.mean(axis=0)
-    own = [Budget(name, "usd", 0, (name,)) for name in names]
-    of_providers = [Budget(f"provider-{n}", "usd", 0, names[n::providers]) for n in range(providers)]
-    of_teams = [Budget(f"team-{n}", "usd", 0, tags={"team": str(n)}) for n in range(teams)]
-    budgets = (*own, *of_providers, *of_teams, Budget("company", "usd", 0))
-    typical = float(np.median(mean)) * share
-    spread = random.uniform(0.5, 1.5, len(budgets))
-    amounts = np.concatenate(
-        [
-            2 * share * mean / llms,
-            [typical / providers] * providers,
-            typical * sizes[:teams],
-            [0.8 * typical],
-        ]
-    )
-    draws = Draws(config(llms=names, margins=(1.2,) * llms, budgets=budgets, budget_micros={}))
-    cells = tuple(draws.cell({"team": str(team)}) for team in of_team)
-    return Company(draws, Sample(quality, cost, cells, np.zeros(queries, np.int64)), amounts * spread)
-
-
-def optimum(here: Market) -> float:
-    """The mean quality of the best routing in shares of queries, by HiGHS."""
-    llms, queries = here.quality.shape
-    place = np.arange(llms * queries)
-    each = sparse.csr_matrix((np.ones(len(place)), (place % queries, place)), shape=(queries, len(place)))
-    rows = here.cells[place % queries] * llms + place // queries
-    spent = sum(sparse.diags(use.amount.ravel()) @ use.draws[rows] for use in here.uses).T / queries
-    limits = np.concatenate([np.ones(queries), here.budget])
-    found = linprog(-here.quality.ravel(), A_ub=sparse.vstack([each, spent]), b_ub=limits, method="highs")
-    assert found.status == 0, found.message
-    return float(-found.fun / queries)
-
-
-SIZES = [(17, 5, 600, 0.3), (17, 5, 600, 0.8), (34, 30, 500, 0.4), (100, 196, 250, 0.4), (300, 40, 120, 0.5)]
-
-
-@pytest.mark.parametrize(("llms", "teams", "queries", "share"), SIZES)
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("start", [0.0, 1e6], ids=["from nothing", "from far too high prices"])
-def test_prices_of_overlapping_budgets_reach_the_optimum(
-    llms: int, teams: int, queries: int, share: float, start: float
-) -> None:
-    """The dual objective is within 2 % of what HiGHS reaches, for up to 300 LLMs and 300 budgets."""
-    made = company(llms, teams, queries, share)
-    here = market_of(made.sample, made.draws, made.per_query)
+def test_prices_of_overlapping_budgets_reach_the_optimum(size: tuple[int, int, int, float], start: float) -> None:
+    """The dual objective is within 2 % of what HiGHS reaches, for up to 300 LLMs and some 300 budgets."""
+    here = made_up(*size).market
     best = optimum(here)
     found, fit = solve(here, (start,) * len(here.budget))
     assert fit.status == "converged", fit
     assert best - 1e-6 <= fit.objective <= best * (1 + WORST_GAP), (best, fit)
     assert fit.gap <= 0.05, fit
     assert any(found), "budgets are short, so some have a price"
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.01])
+def test_the_gradient_is_the_slope_of_the_smoothed_dual(temperature: float) -> None:
+    """Also where budgets overlap and queries are of several teams."""
+    here = made_up(5, 4, 80, 0.4).market
+    at = np.random.default_rng(1).random(len(here.budget)) * 0.3
+    value = partial(smoothed, here, temperature=temperature)
+    assert check_grad(lambda y: value(y)[0], lambda y: value(y)[1], at, epsilon=1e-7) < 1e-3
+    assert 0 <= value(at)[0] - dual(here, at) <= temperature * np.log(6)
+
+
+def test_of_two_budgets_that_are_the_same_only_the_sum_is_unique() -> None:
+    """A budget that stands twice is worth what it is worth once. The solver may share the price out as it likes."""
+    draw = np.random.default_rng(2)
+    sample = Sample.untagged(draw.random((200, 2)), draw.lognormal(3.0, 1.0, (200, 2)))
+    once = (Budget("a", "usd", 0),)
+    per_query = np.full(2, 0.1 * float(sample.cost_micros.mean()))
+    paid = []
+    for budgets in (once, (*once, Budget("b", "usd", 0))):
+        draws = Draws(config(llms=("x", "y"), margins=(1.0, 1.0), budget_micros={}, budgets=budgets))
+        prices, _ = solve(market_of(sample, draws, per_query[: len(budgets)]), (0.0,) * len(budgets))
+        paid.append(sum(prices))
+    assert paid[1] == pytest.approx(paid[0], rel=0.02)
+
+
+def test_a_budget_in_requests_has_a_price() -> None:
+    """If a tenth of the requests may be sent, a request costs what the tenth best is worth."""
+    quality = np.linspace(0.0, 1.0, 101)[:, None]
+    sample = Sample.untagged(quality, np.ones((101, 1)))
+    draws = Draws(config(llms=("x",), margins=(1.0,), budget_micros={}, budgets=(Budget("r", "requests", 0),)))
+    [price], _ = solve(market_of(sample, draws, np.array([0.1])), (0.0,))
+    assert price == pytest.approx(0.9, abs=0.02)
+
+
+def test_open_dispatches_have_no_price() -> None:
+    """They only filter: how long an answer takes is not known."""
+    sample = Sample.untagged(np.ones((10, 1)), np.ones((10, 1)))
+    budgets = (Budget("gpu", "open", 1), Budget("money", "usd", 0))
+    draws = Draws(config(llms=("x",), margins=(1.0,), budget_micros={}, budgets=budgets))
+    prices, _ = solve(market_of(sample, draws, np.array([0.0, 0.5])), (0.0, 0.0))
+    assert prices[0] == 0.0 < prices[1]

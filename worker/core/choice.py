@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -45,8 +44,7 @@ class Unserved(NamedTuple):
     considered: Considered
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """How a lane chooses at `now_ms`."""
 
     partition: int

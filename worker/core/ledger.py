@@ -101,13 +101,16 @@ class Ledger:
 
         Returns what the accounts lack; empty: it is reserved.
         """
-        if lacking := self.lacking(reservation):
-            return lacking
-        if any(other.offset != reservation.offset or other.may_retry for other in self._of_query(reservation)):
-            _broken(f"{reservation.dispatch_id} is already open")
+        held = []
         for hold in reservation.holds:
             account = self.accounts[hold.key]
-            self._put(replace(account, reserved=account.reserved + hold.amount))
+            if account.spent + account.reserved + hold.amount > account.amount:
+                return self.lacking(reservation)
+            held.append(replace(account, reserved=account.reserved + hold.amount))
+        if any(other.offset != reservation.offset or other.may_retry for other in self._of_query(reservation)):
+            _broken(f"{reservation.dispatch_id} is already open")
+        for account in held:
+            self._put(account)
         self.open[reservation.dispatch_id] = reservation
         self._watch(reservation)
         return ()
@@ -139,7 +142,8 @@ class Ledger:
             old = self.accounts[hold.key]
             spent = uses(old.resource, charge)
             booked.append(Hold(hold.budget, spent, hold.period))
-            self._put(_overrun(replace(old, reserved=old.reserved - hold.amount, spent=old.spent + spent)))
+            beyond = max(0, old.reserved - hold.amount + old.spent + spent - old.amount)
+            self._put(replace(old, reserved=old.reserved - hold.amount, spent=old.spent + spent, overrun=beyond))
         dispatch = ClosedDispatch(
             reservation.dispatch_id,
             reservation.query_id,

@@ -8,6 +8,7 @@ from worker.evaluation.coverage import off_policy
 from worker.evaluation.diagnostics import additions, conditioning, estimator, optimisation, similarity
 from worker.evaluation.many_budgets import many_budgets
 from worker.evaluation.partial import partial
+from worker.evaluation.price_sizes import price_sizes
 from worker.evaluation.stress import failures, shift
 from worker.evaluation.study import Finding, Study
 from worker.evaluation.sweeps import arrivals, budget, frontier, llms, observation, partitions, queries, resolve, splits
@@ -31,5 +32,6 @@ EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "partitions": partitions,
     "partial": partial,
     "many_budgets": many_budgets,
+    "price_sizes": price_sizes,
     "off_policy": off_policy,
 }
