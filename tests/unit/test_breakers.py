@@ -191,6 +191,11 @@ OUT: list[tuple[str, Sequence[Input], list[tuple[str, str, str | None]]]] = [
         [],
     ),
     (
+        "calls of a worker that was killed",
+        [*(asked(n) for n in range(9)), *(failed(n, "unreachable", remarks=("worker_lost",)) for n in range(9))],
+        [],
+    ),
+    (
         "deadlines that leave no time for a call",
         [*(asked(n) for n in range(9)), *(failed(n, "timeout", remarks=("deadline",)) for n in range(9))],
         [],

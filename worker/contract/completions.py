@@ -56,6 +56,8 @@ Remark = Literal[
     "limit_reached",
     "kept_connection",
     "deadline",
+    "worker_lost",
+    "worker_stopped",
 ]
 
 MOST_MICROS = 2**53
@@ -64,7 +66,14 @@ MOST_NAME_CHARACTERS = 256
 OK_WORDS = {"ok", "success", "succeeded", "successful", "completed", "complete", "done", "finished", "stop", "200"}
 ERROR_WORDS = {"error", "err", "failed", "failure", "fail", "exception", "timeout", "cancelled", "canceled", "rejected"}
 # What an inference worker remarks, and the router acts by.
-OF_THE_CALL: tuple[Remark, ...] = ("loading", "limit_reached", "kept_connection", "deadline")
+OF_THE_CALL: tuple[Remark, ...] = (
+    "loading",
+    "limit_reached",
+    "kept_connection",
+    "deadline",
+    "worker_lost",
+    "worker_stopped",
+)
 COST_WORDS: tuple[CostWord, ...] = ("known", "zero", "unknown")
 # Errors of a provider that refuses a call before it works, and takes no money for that. Not among them: some providers
 # charge for a request that is too long, and a page that is no API (`misconfigured`) says nothing of money.

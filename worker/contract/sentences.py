@@ -89,6 +89,8 @@ REMARKS: dict[Remark, str] = {
     "loading": "the LLM's server is still loading its model",
     "limit_reached": "the limit of output tokens was reached before there was an answer",
     "kept_connection": "the provider closed a kept connection when the next request came",
+    "worker_lost": "the inference worker of the call was gone before it could say how the call ended",
+    "worker_stopped": "the inference worker stopped, or gave its partition away, while the call was open",
     "deadline": "the deadline left no time for a call: send later deadlines, or lower llms.<name>.timeout_seconds",
 }
 DEFERRALS: dict[DeferReason, str] = {

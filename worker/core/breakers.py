@@ -31,7 +31,7 @@ LEAST_OUT_MS = 1_000
 OUT: tuple[ErrorClass, ...] = ("quota", "auth", "misconfigured")
 OF_THE_QUERY: tuple[ErrorClass, ...] = ("context_length", "content_filter", "refused_request")
 LOADING = "loading"
-STAYS = {"limit_reached", "kept_connection", "deadline"}
+STAYS = {"limit_reached", "kept_connection", "deadline", "worker_lost", "worker_stopped"}
 CLOSED = Breaker()
 
 

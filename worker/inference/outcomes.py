@@ -209,7 +209,7 @@ def unsendable(reason: str) -> Outcome:
 # What follows
 
 # Remarks of failures that say nothing about the LLM.
-STAYS = {"limit_reached", "kept_connection", "deadline"}
+STAYS = {"limit_reached", "kept_connection", "deadline", "worker_lost", "worker_stopped"}
 
 
 def next_step(outcome: Outcome, repeats_what_broke: bool = False) -> Next:
