@@ -56,8 +56,9 @@ def differing(inputs: Originals, event: Event, **settings: Unpack[ConfigurationC
     if isinstance(found, Mismatch):
         return found.field, found.recorded, found.expected
     if isinstance(found, Arrived) and isinstance(event, Arrived):
-        # What it asks is taken from its record, and decided on again.
-        found = msgspec.structs.replace(found, asks=event.asks, tags=event.tags)
+        # What it asks, and its length, are taken from its record, and decided on again.
+        own = {"asks": event.asks, "tags": event.tags, "input_tokens": event.input_tokens}
+        found = msgspec.structs.replace(found, **own)
     return None if found == event else found
 
 

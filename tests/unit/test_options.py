@@ -252,8 +252,8 @@ def test_nothing_is_cut_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
 # What is refused before the work begins
 
 REFUSED = [
-    ("a number of no LLM", ["what-if", "--budget", "2"], "'2' names no LLM; write LLM=NUMBER"),
-    ("a price of no LLM", ["what-if", "--price", "2"], "'2' names no LLM; write LLM=NUMBER"),
+    ("a number of no budget", ["what-if", "--budget", "2"], "'2' names no budget; write NAME=NUMBER"),
+    ("a price of no budget", ["what-if", "--price", "2"], "'2' names no budget; write NAME=NUMBER"),
     ("no number", ["what-if", "--budget", "a=b"], "'b' is not a number of at least 0"),
     ("a factor that is no number", ["what-if", "--budget-factor", "inf"], "inf is not a finite number"),
     ("another policy", ["what-if", "--policy", "best"], "'best' is not one of 'priced', 'port'"),

@@ -27,8 +27,8 @@ def command(config: ConfigOption = None, json: JsonOption = False, output: Outpu
     \b
     - each query has one first decision: dispatched, deferred or a dead letter;
     - each decision is in its topic exactly once;
-    - each dispatch holds a part of every budget that it draws on, and gives it back to the same ones;
-    - each account of a budget is the sum of its reservations and settlements;
+    - each dispatch holds a part of every budget that matches it;
+    - each account of a budget is the sum of its dispatches;
     - the hash chain of the decisions is whole.
 
     If a row is wrong, the command names the first one by its topic, partition and offset.
