@@ -14,6 +14,7 @@ from worker.contract.asks import Asks
 from worker.contract.codes import CostWord, Dialect, ErrorClass, Feature, Rejection
 from worker.contract.completions import Remark, UsableCompletion
 from worker.contract.decisions import Decision, Ignored
+from worker.contract.kinds import Kinds
 from worker.contract.messages import Configuration, Deferred, Dispatch, Home, UnknownModel
 from worker.contract.token_costs import PriceList
 from worker.contract.usage import Usage
@@ -72,6 +73,7 @@ class ConfigurationChanges(TypedDict, total=False):
     budgets: tuple[Budget, ...]
     margins: tuple[float, ...]
     policy: str
+    kinds: Kinds | None
     horizon_queries: int
     horizon_floor_queries: int
     resolve_every_queries: int
@@ -124,6 +126,12 @@ class CompletionChanges(TypedDict, total=False):
     remarks: tuple[Remark, ...]
     error_class: ErrorClass | None
     retry_after_ms: int | None
+
+
+def kinds(llms: int) -> Kinds:
+    """Three kinds of queries by the estimates of so many LLMs: hard, usual and easy ones."""
+    centres = tuple((quality,) * llms + (cost,) * llms for quality, cost in ((0.2, 0.3), (0.4, 0.2), (0.7, 0.1)))
+    return Kinds(centres, (0.0005,) * llms, (0.2, 0.5, 0.3), 40)
 
 
 def config(**changes: Unpack[ConfigurationChanges]) -> Configuration:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from tests.drive import ConfigurationChanges, config, of_llms
+from tests.drive import ConfigurationChanges, config, kinds, of_llms
 from tests.simulation.auditor import Auditor, Violation
 from tests.simulation.broker import Broker, SimulatedProducer
 from tests.simulation.consumer import SimulatedClient
@@ -326,6 +326,7 @@ class World:
             "context_tokens": dict(zip(llms, (8_000, 32_000), strict=False)),
             "defers_filtered": pick((True, False)),
             "unknown_model": "ignore",
+            "kinds": kinds(len(llms)) if self.seed % 2 else None,
         }
         changes["price_lists"] = dict.fromkeys(llms, PRICE_LIST)
         return [replace(config(**changes), budgets=self._budgets(llms)) for _ in range(self.partitions)]

@@ -6,7 +6,19 @@ from itertools import pairwise
 
 import pytest
 
-from tests.drive import CRASH, LLMS, NOT_A_QUERY, CompletionChanges, Drive, completion, config, query, tick
+from tests.drive import (
+    CRASH,
+    LLMS,
+    NOT_A_QUERY,
+    CompletionChanges,
+    ConfigurationChanges,
+    Drive,
+    completion,
+    config,
+    kinds,
+    query,
+    tick,
+)
 from worker.contract.codes import Remedy
 from worker.contract.decisions import Cause, ChargedAgain, Closed, Ignored, Priced, Rejected, Routed
 from worker.core.events import Event, Reconfigured, Refused, Ticked
@@ -37,10 +49,18 @@ def story() -> list[Event]:
     return [*events, tick(60_000), query(40, at_ms=60_100), query(41, at_ms=60_200)]
 
 
-@pytest.mark.parametrize("policy", ["priced", pytest.param("port", marks=pytest.mark.long)])
-def test_a_crash_at_any_cut_changes_nothing(policy: str) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy": "priced", "kinds": kinds(3)},
+        pytest.param({"policy": "priced"}, marks=pytest.mark.long),
+        pytest.param({"policy": "port"}, marks=pytest.mark.long),
+    ],
+    ids=["forecast", "priced", "port"],
+)
+def test_a_crash_at_any_cut_changes_nothing(changes: ConfigurationChanges) -> None:
     """drive([q1, q2, CRASH, q3]) == drive([q1, q2, q3]) for every cut, whichever policy decides."""
-    events, settings = story(), config(policy=policy)
+    events, settings = story(), config(**changes)
     whole = Drive(settings).run(events).outcome()
     for cut in range(len(events) + 1):
         assert Drive(settings).run([*events[:cut], CRASH, *events[cut:]]).outcome() == whole, f"cut at {cut}"

@@ -39,7 +39,7 @@ NEWEST = [
 @pytest.mark.parametrize(("count", "end", "expected"), [case[1:] for case in NEWEST], ids=[case[0] for case in NEWEST])
 def test_the_newest_are_returned_oldest_first(count: int, end: int, expected: list[int]) -> None:
     """Quality and cost of the `count` queries before `end`."""
-    quality, cost_micros, _, _ = filled(20, 25).newest(count, end)
+    quality, cost_micros, *_ = filled(20, 25).newest(count, end)
     assert (quality[:, 0] * 1024).tolist() == cost_micros[:, 1].tolist() == expected
 
 

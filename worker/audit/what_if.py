@@ -58,6 +58,8 @@ class Change(Struct, frozen=True):
             margins=tuple(self._kept(config.llms, config.margins)),
             policy=self.policy or config.policy,
             unanswered_ms=tuple(self._kept(config.llms, config.unanswered_ms)),
+            # Kinds are told by the estimates of all LLMs.
+            kinds=None if self.without else config.kinds,
         )
 
     def _budget(self, budget: Budget) -> Budget:

@@ -26,6 +26,7 @@ from worker.contract.decisions import (
     Switched,
 )
 from worker.contract.judgements import Judgement
+from worker.contract.kinds import Kinds
 from worker.contract.messages import (
     FORMAT,
     AccountRow,
@@ -279,6 +280,7 @@ def _configuration() -> Configuration:
         context_tokens={"claude-3-haiku": 200_000},
         dialects={"gpt-4o": ("chat", "responses"), "claude-3-haiku": ("messages",)},
         unknown_model="ignore",
+        kinds=Kinds(((0.9, 0.8, 0.1, 0.2), (0.4, 0.2, 0.3, 0.6)), (0.0001, 0.0005), (0.7, 0.3), 1_000),
     )
 
 

@@ -17,6 +17,7 @@ from msgspec import Meta, Raw, Struct
 
 from worker.contract.accounts import Budget, Hold
 from worker.contract.codes import CostWord, DeferReason, Dialect, ErrorClass, Feature, FitCode, Remedy
+from worker.contract.kinds import KindCounts, Kinds
 from worker.contract.token_costs import PriceList
 from worker.contract.usage import MAX_TOKENS
 
@@ -208,7 +209,8 @@ class AccountRow(Struct, frozen=True, omit_defaults=True):
     `digest` is over this transaction's dispatch ids and `head`, so that a torn transaction would be seen. The window
     holds the estimates since `seen` was `window_from`. `group` and `settings` are those of the configuration: here a
     reader finds them at the end of the topic. `prices` are by budget. `tags` are the totals of each tag, by
-    `<name>=<value>`. `breakers` has the LLMs that are taken out, or that have failed.
+    `<name>=<value>`. `breakers` has the LLMs that are taken out, or that have failed. `kinds` says what came of each
+    kind, where the lane forecasts.
     """
 
     format: int
@@ -227,6 +229,7 @@ class AccountRow(Struct, frozen=True, omit_defaults=True):
     settings: str = ""
     tags: dict[str, TagTotal] = {}
     breakers: dict[str, Breaker] = {}
+    kinds: KindCounts | None = None
 
 
 class Reservation(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -289,12 +292,14 @@ class WindowBlock(Struct, frozen=True, omit_defaults=True):
     `quality` is little-endian float32 [rows, LLMs], `cost_micros` little-endian float64; rows in the ring's order.
     `cells` are, for each row, the numbers of the budgets with tags that its query draws on; it is empty if no query of
     the block draws on any. `input_tokens` are the input tokens of each row's query, as far as a budget limits tokens.
+    `kinds` are the kinds of the rows' queries, where the lane forecasts.
     """
 
     quality: bytes
     cost_micros: bytes
     cells: tuple[tuple[int, ...], ...] = ()
     input_tokens: tuple[int, ...] = ()
+    kinds: tuple[int, ...] = ()
 
 
 class Home(Struct, frozen=True):
@@ -321,7 +326,8 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
 
     `features`, `context_tokens` and `dialects` are what each LLM can do; an LLM that is not in them can do all.
     `unknown_model` says what is done with a request for a model that is no LLM. It is null for a lane of a version that
-    did not look at what a query asks. `exploration_share` of the dispatched queries go to an LLM that is drawn.
+    did not look at what a query asks. `exploration_share` of the dispatched queries go to an LLM that is drawn. With
+    `kinds`, prices are solved for the queries that are forecast; without, for the newest ones.
     """
 
     llms: tuple[str, ...]
@@ -351,3 +357,4 @@ class Configuration(Struct, frozen=True, omit_defaults=True):
     dialects: dict[str, tuple[Dialect, ...]] = {}
     unknown_model: UnknownModel | None = None
     exploration_share: float = 0.0
+    kinds: Kinds | None = None

@@ -123,6 +123,7 @@ class RoutingSettings(Section):
     horizon_floor_queries: Positive = 1_000
     resolve_every_queries: Positive = 250
     window_queries: int = Field(default=1_000, ge=1, le=MAX_WINDOW_QUERIES)
+    forecast: bool = True
     observe_share: float = Field(default=0.025, gt=0, le=1)
     exploration_share: float = Field(default=0.0, ge=0, le=0.5)
     max_attempts: int = Field(default=2, ge=1, le=100)

@@ -32,12 +32,14 @@ class Use:
 @dataclass(frozen=True)
 class Market:
     """`quality` [M, n] of n queries and M LLMs, ordered by their cells; `starts` [K] is where each of K cells begins.
+    `weight` [n] says how often a query like this will come, 1 in sum.
 
     `budget` [B] is what each budget has per query, in units of its mean use. `unit` [B] is 1 / mean use, 0 for a budget
     that no query uses: a price per micro-dollar, token or request is a price here times `unit`.
     """
 
     quality: Float64
+    weight: Float64
     starts: NDArray[np.int64]
     uses: tuple[Use, ...]
     budget: Float64
@@ -63,12 +65,13 @@ class Market:
 
     def summed(self, values: Float64) -> Float64:
         """The sums of values [M, n] over the queries of each cell, per query of all: [K * M]."""
-        sums: Float64 = np.add.reduceat(values, self.starts, axis=1) / values.shape[1]
+        sums: Float64 = np.add.reduceat(values * self.weight, self.starts, axis=1)
         return sums.T.ravel()
 
 
-def market_of(sample: Sample, draws: Draws, per_query: Float64) -> Market:
-    """The market of a sample, with what each budget has per query, [B] in whole units.
+def market_of(sample: Sample, draws: Draws, per_query: Float64, weight: Float64 | None = None) -> Market:
+    """The market of a sample, with what each budget has per query, [B] in whole units. `weight` [n] of its queries is
+    1 in sum; None: they weigh the same.
 
     Open dispatches are no part of it: how many a query uses depends on how long an answer takes.
     """
@@ -77,13 +80,14 @@ def market_of(sample: Sample, draws: Draws, per_query: Float64) -> Market:
     of_query = np.array([numbers[cell] for cell in sample.cells], np.int64)
     order = np.argsort(of_query, kind="stable")
     starts = np.searchsorted(of_query[order], np.arange(len(cells)))
+    weights = np.full(len(order), 1 / len(order)) if weight is None else weight[order]
     amounts = {resource: _amounts(resource, sample, draws)[:, order] for resource in _resources(draws)}
     incidences = {resource: _incidence(resource, cells, draws) for resource in amounts}
     unit = np.zeros(len(per_query))
     for resource, amount in amounts.items():
         unit += _units(amount, starts, incidences[resource])
     uses = tuple(Use(amounts[one], sparse.csr_matrix(incidences[one].multiply(unit))) for one in amounts)
-    return Market(np.ascontiguousarray(sample.quality[order].T), starts, uses, per_query * unit, unit)
+    return Market(np.ascontiguousarray(sample.quality[order].T), weights, starts, uses, per_query * unit, unit)
 
 
 def _resources(draws: Draws) -> Iterator[Resource]:

@@ -8,10 +8,12 @@ from math import ceil
 from typing import Protocol
 
 import msgspec
+from msgspec import UnsetType
 from msgspec.structs import replace
 
 from worker.contract.accounts import Budget
 from worker.contract.errors import FixSetting
+from worker.contract.kinds import Kinds
 from worker.contract.messages import Configuration
 from worker.contract.sentences import UNITS
 from worker.contract.settings import Settings
@@ -22,7 +24,7 @@ SETTINGS_BYTES = 8
 
 
 class Estimates(Protocol):
-    """What a configuration takes of an index: its LLMs, their margins and the index's hash."""
+    """What a configuration takes of an index: its LLMs, their margins, the index's hash and its kinds of queries."""
 
     @property
     def llms(self) -> tuple[str, ...]: ...
@@ -30,6 +32,8 @@ class Estimates(Protocol):
     def margins(self) -> tuple[float, ...]: ...
     @property
     def index(self) -> str: ...
+    @property
+    def kinds(self) -> Kinds | UnsetType | None: ...
 
 
 # An inference worker completes a call when its timeout is over. So much longer may a dispatch wait for its call.
@@ -75,6 +79,7 @@ def configuration(
         dialects={llm: spoken for llm in manifest.llms if (spoken := settings.llms[llm].spoken) is not None},
         unknown_model=routing.unknown_model,
         exploration_share=routing.exploration_share,
+        kinds=(manifest.kinds or None) if routing.forecast else None,
     )
     budgets = tuple(replace(one, amount=share(one.amount, partitions, partition)) for one in whole.budgets)
     horizon = share(whole.horizon_queries, partitions, partition)

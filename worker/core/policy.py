@@ -21,6 +21,7 @@ from worker.contract.accounts import Budget
 from worker.contract.errors import FixSetting
 from worker.contract.messages import Configuration, Fit
 from worker.core.draws import Draws
+from worker.core.forecast import weights
 from worker.core.market import Market, market_of
 from worker.core.solver import certificate, dual, ended, in_units, solve
 from worker.core.window import Sample
@@ -38,7 +39,8 @@ class View:
 
     `seen` counts the first-time queries priced so far by this lane. `window` has the newest estimates, `prior` those
     that come from history. `amount` and `balance` float64 [B] are in whole units of each budget; the balance is the
-    amount less spent less reserved, >= 0. `prices` [B] are those in force, in quality per unit.
+    amount less spent less reserved, >= 0. `prices` [B] are those in force, in quality per unit. `to_come` is the share
+    of each kind of query among those to come; None: nothing is forecast.
     """
 
     seen: int
@@ -47,6 +49,7 @@ class View:
     amount: Float64
     balance: Float64
     prices: tuple[float, ...]
+    to_come: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,10 @@ def make_policy(config: Configuration, partition: int) -> Policy:
 class PricedPolicy:
     """Score = quality - charge; every LLM scoring above 0 is worth trying, best first.
 
-    Re-solved every `resolve_every_queries` on the newest `window_queries` estimates, topped up from history, for what
-    is left of each budget: balance / (horizon - seen). When the horizon is unknown (0) or used up, as if
-    `horizon_floor_queries` were still to come, however many came: the price stays finite and the balance lasts.
+    Re-solved every `resolve_every_queries` on what is forecast, or else on the newest `window_queries` estimates, and
+    history's as far as they do not suffice, for what is left of each budget: balance / (horizon - seen). When the
+    horizon is unknown (0) or used up, as if `horizon_floor_queries` were still to come, however many came: the price
+    stays finite and the balance lasts.
     """
 
     config: Configuration
@@ -135,11 +139,14 @@ class PricedPolicy:
         return 0.0 if here is None else dual(here, in_units(here, prices))
 
     def _market(self, view: View) -> Market | None:
-        newest = self.config.window_queries
-        sample = view.window.newest(newest).topped_up(view.prior, newest)
-        if not len(sample.quality):
+        newest = view.window.newest(self.config.window_queries)
+        prior, per_query = view.prior, np.maximum(view.balance, 0.0) / self.remaining_queries(view.seen)
+        if not len(newest.quality) + len(prior.quality):
             return None
-        return market_of(sample, self._draws, np.maximum(view.balance, 0.0) / self.remaining_queries(view.seen))
+        if view.to_come is None:
+            return market_of(newest.topped_up(prior, self.config.window_queries), self._draws, per_query)
+        sample = newest.topped_up(prior.tagged_as(newest), len(newest.quality) + len(prior.quality))
+        return market_of(sample, self._draws, per_query, weights(view.to_come, sample.kinds))
 
     def remaining_queries(self, seen: int) -> int:
         """The queries still to be paid from the balance; at least 1."""

@@ -15,6 +15,7 @@ from worker.contract.messages import AccountRow, Configuration, Fit, WindowBlock
 from worker.core.candidates import exclusions
 from worker.core.draws import Cell, Draws
 from worker.core.events import Arrived
+from worker.core.forecast import Forecast
 from worker.core.ledger import Ledger
 from worker.core.policy import Policy, Reason, Solution, View
 from worker.core.window import Sample, Window
@@ -57,6 +58,7 @@ class Pricing:
         self.window_from = self.seen = seen
         self.prices: tuple[float, ...] = ()
         self.fit = OBSERVING
+        self.forecast = None if config.kinds is None else Forecast(config.kinds, prior.quality, prior.cost_micros)
         self._rates: dict[Cell, Rates] = {}
 
     @classmethod
@@ -67,6 +69,8 @@ class Pricing:
         pricing = cls(policy, config, prior, row.seen)
         pricing.window_from = row.window_from
         pricing.prices, pricing.fit = tuple(row.prices.values()), row.fit
+        if pricing.forecast is not None and row.kinds is not None:
+            pricing.forecast.seen = row.kinds
         for number, block in window.items():
             pricing.window.restore(number, block)
         return pricing
@@ -76,6 +80,8 @@ class Pricing:
         if _window_shape(old.config) != _window_shape(self.config):
             return False
         self.window, self.window_from = old.window, old.window_from
+        if self.forecast is not None and old.forecast is not None:
+            self.forecast.seen = old.forecast.seen
         return True
 
     def is_due(self) -> bool:
@@ -84,6 +90,8 @@ class Pricing:
 
     def solve(self, ledger: Ledger) -> None:
         """Put new prices in force, or keep the old ones with the reason in `fit`."""
+        if self.forecast is not None:
+            self.forecast.seen = self.forecast.look(self._horizon)
         self.put(self.policy.solve(self._view(ledger)))
 
     def put(self, solution: Solution) -> None:
@@ -164,23 +172,35 @@ class Pricing:
         if excluded:
             quality = [0.0 if llm in excluded else q for llm, q in zip(self.config.llms, quality, strict=True)]
         cell = self.draws.cell(query.tags)
-        self.window.put(self.seen, quality, query.cost_micros, cell, query.input_tokens)
+        kind = 0 if self.forecast is None else self.forecast.count(query.quality, query.cost_micros)
+        self.window.put(self.seen, quality, query.cost_micros, cell, query.input_tokens, kind)
         self.seen += 1
 
     def _view(self, ledger: Ledger) -> View:
+        forecast = self.forecast
         accounts = [ledger.accounts[(budget.name, 0)] for budget in self.config.budgets]
         return View(
             seen=self.seen,
             window=self.window.newest(self.seen - self.window_from, self.seen),
-            prior=Sample.untagged(self.prior.quality, self.prior.cost_micros),
+            prior=Sample.untagged(
+                self.prior.quality, self.prior.cost_micros, None if forecast is None else forecast.rows
+            ),
             amount=np.array([account.amount for account in accounts], dtype=np.float64),
             balance=np.array([account.available for account in accounts], dtype=np.float64),
             prices=self.prices or (0.0,) * len(accounts),
+            to_come=None if forecast is None else forecast.shares(self._horizon),
         )
+
+    @property
+    def _horizon(self) -> int:
+        """The queries that will have come in all since their kinds are counted; 0: nobody knows."""
+        if self.forecast is None or not self.config.horizon_queries:
+            return 0
+        return max(1, self.config.horizon_queries - self.seen + sum(self.forecast.seen.counts))
 
 
 def _window_shape(config: Configuration) -> tuple[object, ...]:
     """What the rows of a window depend on. Their cells are numbers of budgets with tags."""
     tags = tuple((number, budget.tags) for number, budget in enumerate(config.budgets) if budget.tags)
     counts_tokens = any(budget.resource == "tokens" for budget in config.budgets)
-    return config.llms, config.index, config.window_queries, tags, counts_tokens
+    return config.llms, config.index, config.window_queries, tags, counts_tokens, config.kinds

@@ -370,6 +370,7 @@ class Router:
             settings=pricing.config.settings,
             breakers=self._breakers.all(),
             tags=self._tags.totals(),
+            kinds=None if pricing.forecast is None else pricing.forecast.seen,
         )
 
     @property

@@ -1,10 +1,10 @@
 """Finds the price of each budget. Pure: numpy and scipy.
 
-    min over y >= 0 of   sum_b y_b B_b  +  mean_j max(0, max_i (q_ji - sum_b y_b use_b,ji))
+    min over y >= 0 of   sum_b y_b B_b  +  sum_j w_j max(0, max_i (q_ji - sum_b y_b use_b,ji))
 
-is the dual of the routing LP with B_b of each budget per query (arXiv 2509.02718, section 4.2, with the gate at 0, and
-with a sum over all budgets that a query draws on). It is solved in units of mean use, without which L-BFGS-B does not
-move.
+is the dual of the routing LP for queries of weight w_j, 1 in sum, with B_b of each budget per query (arXiv 2509.02718,
+section 4.2, with the gate at 0, and with a sum over all budgets that a query draws on). It is solved in units of mean
+use, without which L-BFGS-B does not move.
 
 The inner maximum has kinks, and where several LLMs are alike L-BFGS-B stops at the first one. So the maximum is
 smoothed: t * log(1 + sum_i exp(score_ji / t)) is above it by at most t * log(1 + M), and falls to it as the temperature
@@ -128,7 +128,7 @@ def smoothed(here: Market, prices: Float64, temperature: float) -> tuple[float, 
     """The smoothed dual objective at prices [B] in units of mean use, and its gradient [B]."""
     shares, top = _shares(here, prices, temperature)
     slope = here.budget - sum(use.draws.T @ here.spent(use, shares) for use in here.uses)
-    return float(prices @ here.budget + top.mean()), slope
+    return float(prices @ here.budget + top @ here.weight), slope
 
 
 def _shares(here: Market, prices: Float64, temperature: float) -> tuple[Float64, Float64]:
@@ -144,7 +144,7 @@ def _shares(here: Market, prices: Float64, temperature: float) -> tuple[Float64,
 def dual(here: Market, prices: Float64) -> float:
     """The dual objective at prices [B] in units of mean use."""
     top = (here.quality - here.charge(prices)).max(axis=0)
-    return float(prices @ here.budget + np.maximum(top, 0.0).mean())
+    return float(prices @ here.budget + np.maximum(top, 0.0) @ here.weight)
 
 
 def certificate(here: Market, prices: Float64) -> Certificate:

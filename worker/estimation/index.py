@@ -20,6 +20,7 @@ from msgspec import UNSET
 
 from worker.contract.errors import FixSetting
 from worker.estimation.calibration import Fitted, fit
+from worker.estimation.clusters import find_kinds
 from worker.estimation.embedder import DIMENSIONS
 from worker.estimation.estimator import Estimates, Estimator
 from worker.estimation.features import Float32, Float64, LinearMap
@@ -242,6 +243,7 @@ def _manifest(
         margins=fitted.margins,
         similarity_quantiles=fitted.similarity_quantiles,
         files={file.name: _digest(file) for file in sorted(work.iterdir())},
+        kinds=find_kinds(fitted.prior.quality, fitted.prior.cost_micros, seed),
     )
 
 

@@ -8,6 +8,8 @@ from hashlib import sha256
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from worker.contract.kinds import Kinds
+
 FORMAT = 4
 
 
@@ -80,7 +82,8 @@ class Manifest(Struct, frozen=True):
     covers nine of ten true costs. `similarity_quantiles` are the 0, 1, 5, 25, 50 and 75 % quantiles of the similarity
     of history rows to their nearest other row: below the 5 % one, a query lies outside history.
 
-    `newcomers` are LLMs that the settings add to an index in memory, absent if there are none and in every file.
+    `newcomers` are LLMs that the settings add to an index in memory, absent if there are none and in every file. An
+    index that an older version built has no `kinds` of queries: then nothing is forecast.
     """
 
     format: int
@@ -96,6 +99,7 @@ class Manifest(Struct, frozen=True):
     files: dict[str, str]
     index: str = ""
     newcomers: tuple[Newcomer, ...] | UnsetType = UNSET
+    kinds: Kinds | UnsetType = UNSET
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -11,7 +11,18 @@ from worker.evaluation.partial import partial
 from worker.evaluation.price_sizes import price_sizes
 from worker.evaluation.stress import failures, shift
 from worker.evaluation.study import Finding, Study
-from worker.evaluation.sweeps import arrivals, budget, frontier, llms, observation, partitions, queries, resolve, splits
+from worker.evaluation.sweeps import (
+    arrivals,
+    budget,
+    forecast,
+    frontier,
+    llms,
+    observation,
+    partitions,
+    queries,
+    resolve,
+    splits,
+)
 
 EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "estimator": estimator,
@@ -22,6 +33,7 @@ EXPERIMENTS: dict[str, Callable[[Study], Finding]] = {
     "frontier": frontier,
     "budget": budget,
     "arrivals": arrivals,
+    "forecast": forecast,
     "queries": queries,
     "observation": observation,
     "resolve": resolve,

@@ -51,7 +51,9 @@ class Company:
         estimates, draws = self.scenario.estimates, self.draws
         cells = tuple(draws.cell(tags) for tags in self.tags)
         nothing = np.zeros(len(cells), np.int64)
-        return Sample(estimates.quality.astype(np.float64), estimates.cost_micros.astype(np.float64), cells, nothing)
+        return Sample(
+            estimates.quality.astype(np.float64), estimates.cost_micros.astype(np.float64), cells, nothing, nothing
+        )
 
 
 def company_of(scenario: Scenario) -> Company:
@@ -157,7 +159,7 @@ class _Router:
     def _view(self, number: int, balance: Float64) -> View:
         budgets, sample = self._pricing.config.budgets, self._sample
         rows = slice(max(0, number - self._pricing.config.window_queries), number)
-        seen = Sample(sample.quality[rows], sample.cost_micros[rows], sample.cells[rows], sample.input_tokens[rows])
+        seen = sample.part(rows)
         amounts = np.array([budget.amount for budget in budgets], dtype=np.float64)
         prices = self._pricing.prices or (0.0,) * len(budgets)
         return View(number, seen, self._prior, amounts, balance[self._numbers], prices)

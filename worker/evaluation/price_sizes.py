@@ -55,7 +55,8 @@ def made_up(llms: int, teams: int, queries: int, share: float, seed: int = 0) ->
     per_query = np.concatenate([2 * share * mean / llms, *totals])
     draws = Draws(_configuration(names, tuple(_budgets(names, teams))))
     cells = tuple(draws.cell({"team": str(team)}) for team in of_query)
-    sample = Sample(quality, cost, cells, np.zeros(queries, np.int64))
+    unknown = np.zeros(queries, np.int64)
+    sample = Sample(quality, cost, cells, unknown, unknown)
     return MadeUp(draws, sample, per_query * random.uniform(0.5, 1.5, len(per_query)))
 
 

@@ -37,7 +37,8 @@ class Plan:
     """The options of an evaluation.
 
     `test` None takes 45 % of the rows. `budget` is a multiple of the cheapest LLM's cost for all queries. `horizon` is
-    the setting of the horizon, as a share of the true number of queries.
+    the setting of the horizon, as a share of the true number of queries. Without `forecast`, prices are solved on
+    the newest queries.
     """
 
     test: int | None = None
@@ -49,6 +50,7 @@ class Plan:
     observe_share: float = 0.025
     settle_lag: int = 100
     horizon: float = 1.0
+    forecast: bool = True
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Scenario:
             seed=self.seed,
             max_cost_micros=10**12,
             index=self.estimator.manifest.index,
+            kinds=(self.estimator.manifest.kinds or None) if self.plan.forecast else None,
         )
 
 

@@ -20,12 +20,14 @@ from worker.contract.accounts import Hold
 from worker.contract.completions import UsableCompletion
 from worker.contract.messages import Configuration, Dispatch, Fit, Reservation
 from worker.core.events import Arrived, Completed, Effects, Event, Reconfigured
+from worker.core.forecast import Forecast
 from worker.core.lane_view import LaneView
 from worker.core.ledger import Ledger
 from worker.core.policy import Policy, View, make_policy
 from worker.core.router import Prior, Router
 from worker.core.settlement import Charge
 from worker.core.window import Sample
+from worker.estimation.clusters import Clusters
 from worker.estimation.estimator import Estimates
 from worker.estimation.features import Float64
 from worker.evaluation.baselines import Chooser
@@ -71,9 +73,19 @@ class Online:
     prices: tuple[float, ...] = ()
     solved: list[tuple[tuple[float, ...], Fit]] = field(default_factory=list)
     _rows: tuple[list[list[float]], list[list[int]]] = field(init=False)
+    _forecast: Forecast | None = field(init=False)
+    _kinds: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         self._rows = (self.estimates.quality.tolist(), self.estimates.cost_micros.tolist())
+        kinds, cost_micros = self.config.kinds, self.estimates.cost_micros.astype(np.float64)
+        prior = self.prior.quality, self.prior.cost_micros.astype(np.float64)
+        self._forecast = None if kinds is None else Forecast(kinds, *prior)
+        self._kinds = (
+            np.zeros(len(cost_micros), np.int64)
+            if kinds is None
+            else Clusters(kinds).of(self.estimates.quality, cost_micros)
+        )
 
     def ranking(self, number: int, balance_micros: Float64) -> list[int]:
         """The LLMs that the policy tries, best first."""
@@ -87,18 +99,24 @@ class Online:
     def _view(self, number: int, balance_micros: Float64) -> View:
         newest = slice(max(0, number - self.config.window_queries), number)
         amount = np.array([budget.amount for budget in self.config.budgets], dtype=np.float64)
+        forecast, horizon = self._forecast, self.config.horizon_queries
+        if forecast is not None:
+            counts = np.bincount(self._kinds[:number], minlength=len(forecast.seen.counts)).tolist()
+            forecast.seen = msgspec.structs.replace(forecast.seen, counts=tuple(counts))
+            forecast.seen = forecast.look(horizon)
         return View(
             seen=number,
-            window=_sample(self.estimates.quality[newest], self.estimates.cost_micros[newest]),
-            prior=_sample(self.prior.quality, self.prior.cost_micros),
+            window=_sample(self.estimates.quality[newest], self.estimates.cost_micros[newest], self._kinds[newest]),
+            prior=_sample(self.prior.quality, self.prior.cost_micros, None if forecast is None else forecast.rows),
             amount=amount,
             balance=balance_micros,
             prices=self.prices or (0.0,) * len(amount),
+            to_come=None if forecast is None else forecast.shares(horizon),
         )
 
 
-def _sample(quality: Float64, cost_micros: NDArray[np.int64] | Float64) -> Sample:
-    return Sample.untagged(quality, cost_micros.astype(np.float64))
+def _sample(quality: Float64, cost_micros: NDArray[np.int64] | Float64, kinds: NDArray[np.int64] | None) -> Sample:
+    return Sample.untagged(quality, cost_micros.astype(np.float64), kinds)
 
 
 def online(scenario: Scenario, policy: str, estimates: Estimates) -> Online:

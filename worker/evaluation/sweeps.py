@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,6 +75,21 @@ def arrivals(study: Study) -> Finding:
     )
 
 
+def forecast(study: Study) -> Finding:
+    """Prices for the queries that are forecast, against prices for the newest ones, by the order of arrival."""
+    rows = []
+    for order in ORDERS:
+        if order == "source" and study.history.categories is None:
+            continue
+        cells = []
+        for forecasts in (False, True):
+            scenarios = study.scenarios(replace(study.plan, order=order, forecast=forecasts))
+            reached = [of_reference(study, each, online(each, "priced", each.estimates)) for each in scenarios]
+            cells.append(f"{np.mean(reached):.1%} ± {np.std(reached):.1%}")
+        rows.append((order, *cells))
+    return Finding("what prices are solved on", ("order", "the newest queries", "the forecast"), rows)
+
+
 def queries(study: Study) -> Finding:
     """Quality by the number of queries (the paper's figure 3)."""
     whole = study.scenario(study.all_seeds[0]).queries
@@ -127,7 +143,8 @@ class UnpreparedPolicy(PricedPolicy):
 
 
 def _unprepared(scenario: Scenario, share: float) -> Online:
-    config, llms = scenario.configuration("priced"), len(scenario.live.llms)
+    config = msgspec.structs.replace(scenario.configuration("priced"), kinds=None)
+    llms = len(scenario.live.llms)
     nothing = Estimates(np.empty((0, llms)), np.empty((0, llms), dtype=np.int64), np.empty(0, dtype=np.float32))
     policy = UnpreparedPolicy(config, observed=max(1, round(share * scenario.queries)))
     return Online(policy, config, scenario.estimates, nothing)
