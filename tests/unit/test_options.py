@@ -94,6 +94,7 @@ VERBS = [(verb,) for verb in main.VERBS] + [
     ("topics", "check"),
     ("index", "build"),
     ("index", "inspect"),
+    ("budget", "suggest"),
 ]
 WITH_RESULTS = ["demo", "bench", "chaos", "verify", "replay", "what-if", "evaluate", "send x", "explain x", "status"]
 

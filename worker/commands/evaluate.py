@@ -170,7 +170,7 @@ def command(
         _list_experiments()
         return
     plan = Plan(test=test, budget=budget, order=order, split=split)
-    study = Study(_history(data, embeddings), plan, seeds, rule)
+    study = Study(history_of(data, embeddings), plan, seeds, rule)
     if experiment:
         _run_experiments(study, list(EXPERIMENTS) if "all" in experiment else experiment, json, output, plot)
     elif is_log(study.history):
@@ -181,7 +181,8 @@ def command(
         _compare(study, list(POLICIES) if every else policy or list(USUAL), json, output, plot)
 
 
-def _history(data: Path | None, embeddings: Path | None) -> History:
+def history_of(data: Path | None, embeddings: Path | None) -> History:
+    """The table of DATA, or the package's data."""
     if data is None:
         return demo_data.load()
     place = data if data.is_dir() else data.parent
@@ -191,7 +192,7 @@ def _history(data: Path | None, embeddings: Path | None) -> History:
 
 def _compare(study: Study, policies: list[str], json: bool, output: Path | None, plot: Path | None) -> None:
     started = perf_counter()
-    scores = _followed(study, study.seeds * (2 + len(policies)), lambda: list(study.scores(policies)))
+    scores = followed(study, study.seeds * (2 + len(policies)), lambda: list(study.scores(policies)))
     seconds = perf_counter() - started
 
     def show(screen: Console) -> None:
@@ -213,7 +214,7 @@ def _judge(history: History, json: bool, output: Path | None, plot: Path | None)
         plots().draw_finding("log", worth.picture(report), plot)
 
 
-def _followed(study: Study, steps: int | None, work: Callable[[], T]) -> T:
+def followed(study: Study, steps: int | None, work: Callable[[], T]) -> T:
     """Do the work while a terminal shows each step of the study."""
     screen = errors()
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
@@ -279,7 +280,7 @@ def _list_experiments() -> None:
 def _run_experiments(study: Study, names: list[str], json: bool, output: Path | None, plot: Path | None) -> None:
     found = {}
     for name in names:
-        found[name] = _followed(study, None, partial(EXPERIMENTS[name], study))
+        found[name] = followed(study, None, partial(EXPERIMENTS[name], study))
         if not json:
             console().print(_finding(found[name]))
         if plot:

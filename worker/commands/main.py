@@ -31,6 +31,7 @@ VERBS = {
     "topics": "Create the topics, or check them.",
     "history": "Make history out of what other tools recorded.",
     "ledger": "Mend the ledger when a topic was lost or changed.",
+    "budget": "Say what a budget would buy.",
     "index": "Build the index of past queries, or inspect it.",
     "broker": "Start and stop a Kafka broker for development.",
     "status": "Show budgets, prices and the progress of each partition.",

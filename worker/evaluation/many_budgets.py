@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
@@ -88,10 +89,10 @@ def many_budgets(study: Study) -> Finding:
     for scenario in study.scenarios():
         company = company_of(scenario)
         study.listener(f"seed {scenario.seed}: the best routing in hindsight")
-        best = _value(company, _Fixed(hindsight(company)))
+        best = play(company, Fixed(hindsight(company))).quality
         for name, priced in _variants(company):
             study.listener(f"seed {scenario.seed}: {name}")
-            found.setdefault(name, []).append(_value(company, _Router(company, priced)) / best)
+            found.setdefault(name, []).append(play(company, Priced(company, priced)).quality / best)
     rows = [(name, f"{np.mean(shares):.3f} ± {np.std(shares):.3f}") for name, shares in found.items()]
     count = len(company.config.budgets)
     title = f"true quality, as a share of the linear program in hindsight; {count} budgets, {study.seeds} seeds"
@@ -120,7 +121,7 @@ def hindsight(company: Company) -> Choice:
     return np.where(share.max(axis=1) > 0, share.argmax(axis=1), -1)
 
 
-class _Fixed:
+class Fixed:
     """Chosen beforehand."""
 
     def __init__(self, choice: Choice) -> None:
@@ -132,7 +133,7 @@ class _Fixed:
         return [] if chosen < 0 else [chosen]
 
 
-class _Router:
+class Priced:
     """The worker's own policy, with prices of these budgets. None: no budget has a price."""
 
     def __init__(self, company: Company, priced: Configuration | None) -> None:
@@ -173,20 +174,29 @@ def _variants(company: Company) -> Iterator[tuple[str, Configuration | None]]:
     yield "none priced, all filter", None
 
 
-def _value(company: Company, chooser: _Fixed | _Router) -> float:
-    """The true quality of all queries by the paper's rule: an LLM whose budgets cannot all pay the true cost is passed
-    over."""
+class Played(NamedTuple):
+    """Means over all queries: true quality (0 of one that no LLM serves), true cost, and the share that is served."""
+
+    quality: float
+    cost_micros: float
+    served: float
+
+
+def play(company: Company, chooser: Fixed | Priced) -> Played:
+    """Route all queries by the paper's rule: an LLM whose budgets cannot all pay the true cost is passed over."""
     live, matching = company.scenario.live, list(_matching(company))
     balance = np.array([budget.amount for budget in company.config.budgets], dtype=np.float64)
-    value = 0.0
+    value = spent = 0.0
+    served = 0
     for number in range(company.scenario.queries):
         for llm in chooser.ranking(number, balance):
             drawn, cost = matching[number][llm], live.cost_micros[number, llm]
             if (balance[drawn] >= cost).all():
                 balance[drawn] -= cost
-                value += float(live.quality[number, llm])
+                value, spent, served = value + float(live.quality[number, llm]), spent + float(cost), served + 1
                 break
-    return value
+    queries = company.scenario.queries
+    return Played(value / queries, spent / queries, served / queries)
 
 
 def _matching(company: Company) -> Iterator[list[NDArray[np.int64]]]:
