@@ -5,25 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from tests.simulation import shrink, treasury_shrink
 from tests.simulation.quiet import quiet_log
-from tests.simulation.world import plan, simulate
+from tests.simulation.shrink import Simulator
+from tests.simulation.worlds import WORLDS
 
 # So many failing seeds are shrunk; each may take a minute.
 SHRUNK = 3
-
-
-class Simulator(NamedTuple):
-    """How the seeds of one world are run."""
-
-    plan: Callable[[int], list[Any]]
-    failure_of: Callable[..., Exception | None]
-    story: Callable[..., str]
-    report: Callable[[int], str]
-    describe: Callable[[int], str]
 
 
 def main() -> int:
@@ -41,7 +30,7 @@ def main() -> int:
         return one(simulator, chosen.seed, chosen.steps)
 
 
-def one(simulator: Simulator, seed: int, numbers: str | None) -> int:
+def one(simulator: Simulator[Any, Any, Any], seed: int, numbers: str | None) -> int:
     """Run one seed, or some of its steps. Print what happened in it; if it failed, every step."""
     steps = simulator.plan(seed)
     if numbers:
@@ -54,13 +43,15 @@ def one(simulator: Simulator, seed: int, numbers: str | None) -> int:
     return int(simulator.failure_of(seed, steps=steps) is not None)
 
 
-def many(simulator: Simulator, seeds: int) -> int:
+def many(simulator: Simulator[Any, Any, Any], seeds: int) -> int:
     """Run seeds from 0. Shrink the first that fail, name the others, and count them."""
     failed, started = 0, time.monotonic()
     for seed in range(seeds):
         if (error := simulator.failure_of(seed)) is not None:
             failed += 1
-            print(f"seed {seed}: {type(error).__name__}: {str(error)[:300]}  (make simulate SEED={seed})", flush=True)
+            print(
+                f"seed {seed}: {type(error).__name__}: {str(error)[:300]}  ({simulator.again} SEED={seed})", flush=True
+            )
             if failed <= SHRUNK:
                 print(simulator.report(seed), flush=True)
         if sys.stderr.isatty():
@@ -68,32 +59,6 @@ def many(simulator: Simulator, seeds: int) -> int:
     print(f"{seeds} seeds, {failed} failed, {time.monotonic() - started:.0f} s")
     return 1 if failed else 0
 
-
-def describe(seed: int) -> str:
-    """Run one seed; what happened in it."""
-    world = simulate(seed)
-    books = world.auditor.books
-    counts = {
-        "partitions": world.partitions,
-        "processes": len(world.processes),
-        "queries": len(world.traffic.committed),
-        "dispatches": sum(book.dispatches for book in books),
-        "closed": sum(len(book.closed) for book in books),
-        "transactions": sum(book.sequence for book in books),
-    }
-    return f"seed {seed}: {', '.join(f'{count} {name}' for name, count in counts.items())}; every invariant held"
-
-
-WORLDS = {
-    "lanes": Simulator(plan, shrink.failure_of, shrink.story, shrink.report, describe),
-    "treasury": Simulator(
-        treasury_shrink.plan,
-        treasury_shrink.failure_of,
-        treasury_shrink.story,
-        treasury_shrink.report,
-        treasury_shrink.describe,
-    ),
-}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,8 +10,8 @@ from tests.simulation.auditor import Violation, prior_for
 from tests.simulation.planted import BUGS
 from tests.simulation.quiet import quiet_log
 from tests.simulation.reading import replayed
-from tests.simulation.shrink import failure_of, report, shrink, story
 from tests.simulation.world import STEPS, simulate
+from tests.simulation.worlds import LANES
 from worker.contract import codec
 from worker.contract.decisions import Decision, Routed
 from worker.contract.messages import Query
@@ -39,8 +39,8 @@ def test_whatever_happens_every_invariant_holds(first: int) -> None:
     After every transaction the books add up; at the end each query has one outcome and a fresh router decides all of it
     again. A failing seed is shrunk, and its steps are printed.
     """
-    failing = [seed for seed in range(first, first + AT_ONCE) if failure_of(seed) is not None]
-    assert failing == [], report(failing[0])
+    failing = [seed for seed in range(first, first + AT_ONCE) if LANES.failure_of(seed) is not None]
+    assert failing == [], LANES.report(failing[0])
 
 
 # How many seeds each bug gets: at least five times what it took when the simulator was written.
@@ -134,11 +134,11 @@ def test_workers_die_at_every_step_of_a_commit() -> None:
 def test_a_failing_seed_is_shrunk() -> None:
     """The steps that are left fail in the same way, and the report names each of them and the command for them."""
     parts = BUGS["pass over a dropped fetch"]()
-    seed = next(seed for seed in range(FOUND_WITHIN["pass over a dropped fetch"]) if failure_of(seed, parts))
-    steps = shrink(seed, parts, seconds=300)
-    assert isinstance(failure_of(seed, parts, steps), Violation)
+    seed = next(seed for seed in range(FOUND_WITHIN["pass over a dropped fetch"]) if LANES.failure_of(seed, parts))
+    steps = LANES.shrink(seed, parts, seconds=300)
+    assert isinstance(LANES.failure_of(seed, parts, steps), Violation)
     assert len(steps) < 50, f"{len(steps)} of {STEPS} steps are left"
-    told = story(seed, parts, steps).splitlines()
+    told = LANES.story(seed, parts, steps).splitlines()
     assert [int(line.split()[1]) for line in told if line.startswith("step")] == [step.number for step in steps]
     assert told[-1].startswith("Violation: ")
 

@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from tests.simulation.auditor import Violation
 from tests.simulation.treasury_planted import BUGS
-from tests.simulation.treasury_shrink import failure_of, report, shrink, story
 from tests.simulation.treasury_world import TreasuryWorld, simulate
+from tests.simulation.worlds import TREASURY
 from worker.contract.codec import encode
 from worker.contract.leases import decode_report
 from worker.contract.treasury_records import ReportTaken, decode_treasury_decision
@@ -29,8 +29,8 @@ def test_whatever_happens_every_invariant_holds(first: int) -> None:
 
     A failing seed is shrunk, and its steps are printed.
     """
-    failing = [seed for seed in range(first, first + AT_ONCE) if failure_of(seed) is not None]
-    assert failing == [], report(failing[0])
+    failing = [seed for seed in range(first, first + AT_ONCE) if TREASURY.failure_of(seed) is not None]
+    assert failing == [], TREASURY.report(failing[0])
 
 
 # How many seeds each bug gets: at least five times what it took when the simulator was written.
@@ -63,7 +63,7 @@ def violates(seed: int, bug: str) -> bool:
 
     The product's own assertions count: they stop a worker before it writes what is wrong.
     """
-    return isinstance(failure_of(seed, BUGS[bug]), Violation | BrokenInvariant)
+    return isinstance(TREASURY.failure_of(seed, BUGS[bug]), Violation | BrokenInvariant)
 
 
 @pytest.mark.long
@@ -77,11 +77,11 @@ def test_a_planted_bug_is_found(bug: str) -> None:
 def test_a_failing_seed_is_shrunk() -> None:
     """The steps that are left fail in the same way, and the report names each of them."""
     actors = BUGS["lose a recall"]
-    seed = next(seed for seed in range(100) if failure_of(seed, actors) is not None)
-    steps = shrink(seed, actors, seconds=300)
-    assert isinstance(failure_of(seed, actors, steps), Violation)
+    seed = next(seed for seed in range(100) if TREASURY.failure_of(seed, actors) is not None)
+    steps = TREASURY.shrink(seed, actors, seconds=300)
+    assert isinstance(TREASURY.failure_of(seed, actors, steps), Violation)
     assert len(steps) < 60
-    told = story(seed, actors, steps).splitlines()
+    told = TREASURY.story(seed, actors, steps).splitlines()
     assert [int(line.split()[1]) for line in told if line.startswith("step")] == [step.number for step in steps]
     assert told[-1].startswith("Violation: ")
 
