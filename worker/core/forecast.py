@@ -71,8 +71,8 @@ class Forecast:
         return KindCounts(self.seen.counts, min(self.seen.trust, left), max(self.seen.order, order))
 
     def shares(self, horizon: int) -> tuple[float, ...]:
-        """The share of each kind [K] among the queries to come, 1 in sum."""
-        seen = self.look(horizon)
+        """The share of each kind [K] among the queries to come, 1 in sum, by what was seen at the last look."""
+        seen = self.seen
         return tuple(still_to_come(self._kinds, seen.counts, horizon, seen.trust * seen.order))
 
 
